@@ -1,0 +1,33 @@
+"""Whole networks. Importing this loads no concrete model."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from allsight.models.base import MODELS, PlainModel, TaskModel, TaskOfModel, model_for_tasks, num_parameters
+
+if TYPE_CHECKING:
+    from allsight.models.classifier import Classifier
+    from allsight.models.multi_head import MultiHead
+    from allsight.models.parts import Parts
+
+__all__ = [
+    "MODELS",
+    "Classifier",
+    "MultiHead",
+    "Parts",
+    "PlainModel",
+    "TaskModel",
+    "TaskOfModel",
+    "model_for_tasks",
+    "num_parameters",
+]
+
+_LAZY = {"Classifier": "classifier", "MultiHead": "multi_head", "Parts": "parts"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"allsight.models.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'allsight.models' has no attribute {name!r}")

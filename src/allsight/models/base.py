@@ -1,0 +1,86 @@
+"""The contract between a model and the engine: one module, one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from allsight.config import Config, Configured, Family
+from allsight.types import Batch, FeatureSpec, Outputs, Query, State
+
+MODELS = Family(
+    "model",
+    {
+        "classifier": "allsight.models.classifier:Classifier",
+        "multi_head": "allsight.models.multi_head:MultiHead",
+        "parts": "allsight.models.parts:Parts",
+    },
+)
+
+
+class TaskOfModel(Protocol):
+    """What a model may ask of a task. Models never import tasks."""
+
+    def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module: ...
+
+    def cast(self, batch: Batch) -> Query: ...
+
+
+class TaskModel(nn.Module, Configured):
+    """What the engine drives.
+
+    Built as `Class(config, tasks)`. `forward(batch, state)` returns `(outputs, state)`: outputs are tensors in
+    dicts, tuples or dataclasses registered with `torch.export.register_dataclass`; state is None or
+    `dict[str, Tensor]` whose rows are the batch's rows, returned detached. An incoming None means that all
+    streams start here; rows that `batch.starts` marks hold arbitrary values and must be ignored.
+    """
+
+    class Config(Config):
+        pass
+
+    family: ClassVar[Family | None] = MODELS
+
+    def __init__(self, config: Any, tasks: Mapping[str, TaskOfModel]) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def for_tasks(cls, config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
+        """The TaskModel a configuration stands for; plain models override this with their adapter."""
+        return cls(config, tasks)
+
+    def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def after_step(self, step: int) -> None:
+        """What changes once per optimiser step that happened (EMA targets, clamps, queues).
+
+        Runs on the bare module after `optimizer.step()` and before the EMA, the same on every rank, without
+        communication of its own.
+        """
+
+
+class PlainModel(nn.Module, Configured):
+    """Base of models with a natural signature (`classifier(images)`), which an adapter makes a TaskModel."""
+
+    class Config(Config):
+        pass
+
+    family: ClassVar[Family | None] = MODELS
+
+    @classmethod
+    def for_tasks(cls, config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
+        raise NotImplementedError(f"{cls.__name__} has no adapter for training")
+
+
+def model_for_tasks(config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
+    """Build the TaskModel that `config` stands for."""
+    return type(config).of.for_tasks(config, tasks)
+
+
+def num_parameters(module: nn.Module, *, trainable: bool = False) -> int:
+    """How many numbers a module holds as parameters; shared ones count once."""
+    parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad or not trainable]
+    return sum(p.numel() for p in parameters)

@@ -1,0 +1,34 @@
+"""What is asked of a model and how the answers are scored. Importing this loads no concrete task."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from allsight.config import Mixture
+from allsight.tasks.base import TASKS, Metric, Reader, Split, Task, Transform, build_tasks
+
+if TYPE_CHECKING:
+    from allsight.tasks.classification import Classification
+    from allsight.tasks.segmentation import SemanticSegmentation
+
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Metric",
+    "Mixture",
+    "Reader",
+    "SemanticSegmentation",
+    "Split",
+    "Task",
+    "Transform",
+    "build_tasks",
+]
+
+_LAZY = {"Classification": "classification", "SemanticSegmentation": "segmentation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"allsight.tasks.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'allsight.tasks' has no attribute {name!r}")

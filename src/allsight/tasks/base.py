@@ -1,0 +1,162 @@
+"""The contract of a task: what is asked of a model, and how its answers are scored. One class, one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from allsight.config import Config, Configured, Family
+from allsight.types import Answer, Batch, FeatureSpec, Outputs, Query, Sample
+
+TASKS = Family(
+    "task",
+    {
+        "classification": "allsight.tasks.classification:Classification",
+        "semantic_segmentation": "allsight.tasks.segmentation:SemanticSegmentation",
+    },
+)
+
+Split = Literal["train", "val", "predict"]
+Transform = Callable[[Sample, np.random.Generator], Sample]
+Share = float | tuple[tuple[int, float], ...]
+
+
+class Reader(Protocol):
+    """Random access to the samples of one split.
+
+    A reader of streams (video, drives) also has `sequences`: the lengths of its streams, which lie end to
+    end. Reading a broken sample raises `DataError` with the sample's id.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Metric(Protocol):
+    """A score that can be built up batch by batch and merged across processes.
+
+    `merge` of two halves equals one pass over both; `compute` gives `{name: value}`, higher or lower as the
+    name says. State is plain numpy arrays, numbers and tuples, so that it can be sent between processes.
+    """
+
+    def update(self, answers: Sequence[Answer], batch: Batch) -> None: ...
+
+    def merge(self, other: Self) -> None: ...
+
+    def compute(self) -> dict[str, float]: ...
+
+
+class Task(Configured):
+    """Base of all tasks. Override what the task needs; nothing else may be overridden.
+
+    Args:
+        config: Its settings.
+        name: Its name in the run's mixture; goes into batches, answers and events.
+        root: Folder that relative `data` strings start from.
+        classes: Class names that override what the data set says (loading weights without their data).
+
+    A task names losses that are means over something else than samples (words, boxes, valid pixels) in
+    `counted`, and says in `counts` over how many, before the forward pass; the engine scales each micro-batch
+    by count / global count, so results do not depend on how a batch is split.
+    """
+
+    class Config(Config):
+        data: str = ""
+        """`format:path`, relative to `data.root`, such as `imagefolder:tiny_imagenet20`."""
+        share: Share = 1.0
+        """Share of the draws, a number or knots ((step, share), ...) joined by straight lines."""
+        loss_weight: float = Field(1.0, ge=0)
+        """Factor on this task's losses."""
+        batch_size: int = Field(64, ge=1)
+        """Samples per optimiser step over all ranks and micro-batches."""
+        group_size: int = Field(1, ge=1)
+        """Samples that see each other (mixup 2, retrieval its negatives); divides `batch_size`."""
+
+        @field_validator("share")
+        @classmethod
+        def _share_is_positive(cls, share: Share) -> Share:
+            values = [share] if isinstance(share, float) else [value for _, value in share]
+            if not values or min(values) < 0 or max(values) <= 0:
+                raise ValueError(f"expected a share above 0 (or knots that are not all 0), got {share}")
+            return share
+
+    family: ClassVar[Family | None] = TASKS
+    counted: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, config: Any, *, name: str = "", root: Path | None = None, classes: tuple[str, ...] = ()
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.root = root
+        self.classes = classes
+
+    def reader(self, split: Split) -> Reader:
+        """The samples of `train` or `val`."""
+        raise NotImplementedError(f"{type(self).__name__} has no reader")
+
+    def transform(self, split: Split) -> Transform:
+        """A picklable callable (sample, generator) -> sample; random only in `train`, only through the generator."""
+        return _same
+
+    def mix(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sequence[Sample]:
+        """Mix the samples of one group (mixup, cutmix). Called in training where `group_size` > 1."""
+        return samples
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Pure: the rows of a micro-batch. Predict samples may lack targets."""
+        raise NotImplementedError(f"{type(self).__name__} has no collate")
+
+    def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module:
+        """A head that takes the backbone's feature maps (a tuple of [b, c, h, w]) and gives Outputs."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be used with a head; its model must read queries")
+
+    def cast(self, batch: Batch) -> Query:
+        """The batch as a query and its candidates, for generalists."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be cast to a query; its model must have heads")
+
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Named mean losses. A mean over zero items is a zero that keeps its graph."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """For each loss in `counted`, over how many items this batch's mean will be."""
+        return {}
+
+    def decode(self, outputs: Outputs, batch: Batch) -> list[Answer]:
+        """One answer a row, in the user's terms."""
+        raise NotImplementedError(f"{type(self).__name__} has no decode")
+
+    def metric(self) -> Metric:
+        """A fresh metric."""
+        raise NotImplementedError(f"{type(self).__name__} has no metric")
+
+    def main_metric(self) -> str:
+        """Name of the value of `metric().compute()` that says how good the task is; higher is better."""
+        raise NotImplementedError(f"{type(self).__name__} names no main metric")
+
+
+def _same(sample: Sample, rng: np.random.Generator) -> Sample:
+    return sample
+
+
+def build_tasks(
+    configs: Mapping[str, Any], root: Path | None, classes: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, Task]:
+    """The tasks of a mixture, in its order.
+
+    Args:
+        classes: Task -> class names to use in place of the data set's.
+    """
+    given = classes or {}
+    return {
+        name: config.build(name=name, root=root, classes=given.get(name, ()))
+        for name, config in configs.items()
+    }

@@ -1,0 +1,65 @@
+"""The nouns of allsight: samples, batches, queries, answers, camera geometry. No behaviour, no other room."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
+    from allsight.types.batches import Batch, CorruptSample, Outputs, State, Step
+    from allsight.types.errors import CheckpointError, DataError
+    from allsight.types.features import FeatureSpec
+    from allsight.types.geometry import Boxes3D, CameraRig, MultiCameraBatch
+    from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
+    from allsight.types.samples import Image, LabelMap, Modality, Objects, Rig, Sample, Text, Video
+
+_HOME = {
+    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
+    "batches": ("Batch", "CorruptSample", "Outputs", "State", "Step"),
+    "errors": ("CheckpointError", "DataError"),
+    "features": ("FeatureSpec",),
+    "geometry": ("Boxes3D", "CameraRig", "MultiCameraBatch"),
+    "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
+    "samples": ("Image", "LabelMap", "Modality", "Objects", "Rig", "Sample", "Text", "Video"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Among",
+    "Answer",
+    "Batch",
+    "Boxes3D",
+    "CameraRig",
+    "CheckpointError",
+    "ClassScores",
+    "Closed",
+    "CorruptSample",
+    "DataError",
+    "FeatureSpec",
+    "Image",
+    "InBatch",
+    "LabelMap",
+    "LabelMapAnswer",
+    "Modality",
+    "MultiCameraBatch",
+    "Objects",
+    "Outputs",
+    "Query",
+    "Rig",
+    "Sample",
+    "Segment",
+    "State",
+    "Step",
+    "Text",
+    "TextAnswer",
+    "Video",
+    "Vocabulary",
+    "class_name",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(import_module(f"allsight.types.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'allsight.types' has no attribute {name!r}")

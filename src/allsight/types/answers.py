@@ -1,0 +1,71 @@
+"""What a task says about one row, in the user's terms. Predictor, report and metrics read nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+
+def class_name(index: int, classes: tuple[str, ...]) -> str:
+    """The name of a class, or `class 281` where the weights came without names."""
+    return classes[index] if 0 <= index < len(classes) else f"class {index}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Base of all answers: `id` of the sample and name of the task that answered."""
+
+    id: str
+    task: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json` and `predictions/`; large arrays are summarised."""
+        return {"id": self.id, "task": self.task}
+
+
+@dataclass(frozen=True)
+class ClassScores(Answer):
+    """A probability per class, and the class names where known."""
+
+    scores: Float32[np.ndarray, " classes"]
+    classes: tuple[str, ...] = ()
+
+    def top(self, k: int = 1) -> list[tuple[str, float]]:
+        """The `k` likeliest classes with their probabilities, best first."""
+        order = np.argsort(-self.scores, kind="stable")[:k]
+        return [(class_name(int(i), self.classes), float(self.scores[i])) for i in order]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "top": [[name, round(score, 6)] for name, score in self.top(5)]}
+
+
+@dataclass(frozen=True)
+class LabelMapAnswer(Answer):
+    """The class of each pixel."""
+
+    label_map: UInt8[np.ndarray, "h w"]
+    classes: tuple[str, ...] = ()
+
+    def shares(self) -> dict[str, float]:
+        """Class name -> share of the picture, largest first; classes that do not occur are left out."""
+        found, counts = np.unique(self.label_map, return_counts=True)
+        pairs = sorted(zip(found, counts, strict=True), key=lambda pair: -int(pair[1]))
+        return {class_name(int(i), self.classes): float(n) / self.label_map.size for i, n in pairs}
+
+    def to_json(self) -> dict[str, Any]:
+        shares = {name: round(share, 6) for name, share in self.shares().items()}
+        return {**super().to_json(), "size_hw_px": list(self.label_map.shape), "shares": shares}
+
+
+@dataclass(frozen=True)
+class TextAnswer(Answer):
+    """A text, and the log-probability the model gives it."""
+
+    text: str
+    log_probability: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "text": self.text, "log_probability": self.log_probability}

@@ -1,0 +1,142 @@
+"""One sample before it is batched: typed inputs, typed targets, and its identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture, RGB.
+
+    Args:
+        pixels: uint8 as decoded, or floating point already normalised for the model; [3, h, w].
+        original_hw_px: Size of the picture before transforms, so that answers can be given in it.
+        valid_hw_px: Size of the part that holds picture; what lies right of it and below is padding.
+    """
+
+    pixels: Shaped[Tensor, "3 h w"]
+    original_hw_px: tuple[int, int] | None = None
+    valid_hw_px: tuple[int, int] | None = None
+
+    @property
+    def hw_px(self) -> tuple[int, int]:
+        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, as characters (readers) and, once a task's transform has tokenised it, as token ids."""
+
+    string: str
+    tokens: Int64[Tensor, " t"] | None = None
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames of one clip, uint8 [t, 3, h, w], and the time of each in seconds."""
+
+    frames: Shaped[Tensor, "t 3 h w"]
+    times_s: Float[Tensor, " t"]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Pictures that the cameras of one rig took at one reference time, and where those cameras were.
+
+    Args:
+        images: One per camera; sizes may differ.
+        img_from_ref: Pixel = dehomogenise(img_from_ref @ [x y z 1]), with the motion between each exposure
+            and the reference time included.
+        ego_from_ref: Reference frame to the vehicle's frame.
+        world_from_ref: Reference frame to a frame fixed in the world, for temporal alignment.
+        time_s: Reference time.
+        camera_names: For people; order as `images`.
+    """
+
+    images: tuple[Image, ...]
+    img_from_ref: Float[Tensor, "n 3 4"]
+    ego_from_ref: Float[Tensor, "4 4"]
+    world_from_ref: Float[Tensor, "4 4"]
+    time_s: float
+    camera_names: tuple[str, ...] = ()
+
+
+Modality = Image | Text | Video | Rig
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Annotated things in a picture. A target that geometric transforms carry along with the pixels.
+
+    Args:
+        boxes_xyxy_px: Left, top, right, bottom edges in pixels of the current picture.
+        labels: Class index of each.
+        masks: Visible part of each, if annotated.
+        is_crowd: A region of several things that cannot be told apart (COCO `iscrowd`).
+    """
+
+    boxes_xyxy_px: Float[Tensor, "n 4"]
+    labels: Int64[Tensor, " n"]
+    masks: Bool[Tensor, "n h w"] | None = None
+    is_crowd: Bool[Tensor, " n"] | None = None
+
+    def __len__(self) -> int:
+        return int(self.boxes_xyxy_px.shape[0])
+
+    def select(self, keep: Shaped[Tensor, " k"]) -> Self:
+        """The things that `keep` (a boolean mask or indices) picks."""
+        return type(self)(
+            self.boxes_xyxy_px[keep],
+            self.labels[keep],
+            None if self.masks is None else self.masks[keep],
+            None if self.is_crowd is None else self.is_crowd[keep],
+        )
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The class of each pixel; `ignore` marks pixels nobody labelled. Carried along by transforms."""
+
+    pixels: UInt8[Tensor, "h w"]
+    ignore: int = 255
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a data set.
+
+    Args:
+        id: Stable name within its data set, such as `train/cat/0012.jpg`; errors and events use it.
+        inputs: What a model may see, by name (`image`, `text`, `rig`, ...).
+        targets: What it should say: `label` (int, or a float [classes] tensor of soft labels), `objects`
+            (Objects), `label_map` (LabelMap), or whatever the task defines.
+        views: Further inputs of the same item (pre-training looks at a picture more than once).
+    """
+
+    id: str
+    inputs: dict[str, Modality]
+    targets: dict[str, Any] = field(default_factory=dict)
+    views: tuple[dict[str, Modality], ...] = ()
+
+    @classmethod
+    def of_image(
+        cls, id: str, pixels: Shaped[Tensor, "3 h w"], targets: dict[str, Any] | None = None
+    ) -> Self:
+        """A sample whose only input is one picture."""
+        if pixels.dtype is not torch.uint8 and not pixels.is_floating_point():
+            raise ValueError(f"sample {id!r}: pixels must be uint8 or floating point, got {pixels.dtype}")
+        return cls(id, {"image": Image(pixels)}, dict(targets or {}))
+
+    @property
+    def image(self) -> Image:
+        """The input called `image`; KeyError-free shorthand for the many tasks that have just one."""
+        image = self.inputs.get("image")
+        if not isinstance(image, Image):
+            raise ValueError(f"sample {self.id!r} has no input 'image'; it has {sorted(self.inputs)}")
+        return image
