@@ -52,6 +52,10 @@ class Metric(Protocol):
 
     def compute(self) -> dict[str, float]: ...
 
+    def tables(self) -> dict[str, Any]:
+        """Larger results for the report, as plain values: `confusion` (rows truth, columns answer)."""
+        ...
+
 
 class Task(Configured):
     """Base of all tasks. Override what the task needs; nothing else may be overridden.
@@ -96,7 +100,12 @@ class Task(Configured):
         self.config = config
         self.name = name
         self.root = root
-        self.classes = classes
+        self.given_classes = classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names: those given, else those of the data set. Saved with the run (`classes.json`)."""
+        return self.given_classes
 
     def reader(self, split: Split) -> Reader:
         """The samples of `train` or `val`."""
@@ -133,6 +142,10 @@ class Task(Configured):
     def decode(self, outputs: Outputs, batch: Batch) -> list[Answer]:
         """One answer a row, in the user's terms."""
         raise NotImplementedError(f"{type(self).__name__} has no decode")
+
+    def truth(self, batch: Batch) -> list[Answer]:
+        """What `decode` would give if the model were right: the annotations, for reports."""
+        raise NotImplementedError(f"{type(self).__name__} has no truth")
 
     def metric(self) -> Metric:
         """A fresh metric."""

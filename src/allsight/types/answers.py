@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -18,17 +18,25 @@ def class_name(index: int, classes: tuple[str, ...]) -> str:
 class Answer:
     """Base of all answers: `id` of the sample and name of the task that answered."""
 
+    kind: ClassVar[str] = "answer"
+
     id: str
     task: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json` and `predictions/`; large arrays are summarised."""
-        return {"id": self.id, "task": self.task}
+        return {"kind": self.kind, "id": self.id, "task": self.task}
+
+    def arrays(self) -> dict[str, UInt8[np.ndarray, "h w"]]:
+        """Picture-like parts of the answer, which `predictions/` keeps as PNG files."""
+        return {}
 
 
 @dataclass(frozen=True)
 class ClassScores(Answer):
     """A probability per class, and the class names where known."""
+
+    kind: ClassVar[str] = "class_scores"
 
     scores: Float32[np.ndarray, " classes"]
     classes: tuple[str, ...] = ()
@@ -44,10 +52,15 @@ class ClassScores(Answer):
 
 @dataclass(frozen=True)
 class LabelMapAnswer(Answer):
-    """The class of each pixel."""
+    """The class of each pixel; 255 where there is none (truth that nobody labelled)."""
+
+    kind: ClassVar[str] = "label_map"
 
     label_map: UInt8[np.ndarray, "h w"]
     classes: tuple[str, ...] = ()
+
+    def arrays(self) -> dict[str, UInt8[np.ndarray, "h w"]]:
+        return {"label_map": self.label_map}
 
     def shares(self) -> dict[str, float]:
         """Class name -> share of the picture, largest first; classes that do not occur are left out."""
@@ -63,6 +76,8 @@ class LabelMapAnswer(Answer):
 @dataclass(frozen=True)
 class TextAnswer(Answer):
     """A text, and the log-probability the model gives it."""
+
+    kind: ClassVar[str] = "text"
 
     text: str
     log_probability: float = 0.0
