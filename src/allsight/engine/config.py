@@ -1,0 +1,163 @@
+"""The configuration of a run: everything that decides what a training run does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from allsight.config import Config, ConfigError, Mixture
+from allsight.engine.optim import AdamW, Optimiser
+from allsight.engine.schedule import Cosine, Schedule
+from allsight.models.base import TaskModel
+from allsight.tasks.base import Task
+
+FORMAT = 1
+"""Version of the run folder that this code writes; newer ones are refused."""
+
+
+class DataConfig(Config):
+    """Where data lies and how it is fed."""
+
+    root: str = ""
+    """Folder that relative `data` strings start from; empty takes the environment variable ALLSIGHT_DATA."""
+    workers: int = Field(0, ge=0)
+    """Processes that read and transform, per rank; 0 works inside the training process."""
+    prefetch: int = Field(2, ge=1)
+    """Steps that each worker prepares ahead."""
+    max_corrupt_fraction: float = Field(0.01, ge=0, le=1)
+    """Share of unusable samples, of those seen so far, above which the run stops."""
+
+    def folder(self) -> Path | None:
+        """The root as a path; None when neither the setting nor ALLSIGHT_DATA is there."""
+        text = self.root or os.environ.get("ALLSIGHT_DATA", "")
+        return Path(text).expanduser() if text else None
+
+
+class SamplingConfig(Config):
+    """Which task's samples each step holds."""
+
+    layout: Literal["one_task", "mixed_batch", "mixed_lanes"] = "one_task"
+    """All lanes share one draw, or each lane draws for itself and its rows go to all ranks or stay on one."""
+    lanes: int = Field(1, ge=1)
+    """Independent draws per step in the mixed layouts; the number of ranks divides it."""
+    proportional: float | None = Field(None, ge=0, le=1)
+    """If set, shares are (samples / batch_size) ** proportional, and the tasks' `share` is multiplied in."""
+
+
+class TrainConfig(Config):
+    """How a step is run."""
+
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches that a rank splits its part of a step into."""
+    max_skipped_in_a_row: int = Field(20, ge=1)
+    """Steps with a non-finite loss or gradient, one after the other, after which the run stops."""
+    threads: int | None = Field(None, ge=1)
+    """PyTorch threads per process; None leaves PyTorch's choice."""
+    deterministic: bool = True
+    """Refuse operators whose result depends on scheduling, where PyTorch knows them (GPU)."""
+
+
+class EvalConfig(Config):
+    """When and with which weights the validation samples are judged."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Evaluate each so many steps; None does so only after the last step."""
+    weights: Literal["auto", "ema", "raw"] = "auto"
+    """`auto` takes the averaged weights when there are some."""
+    batch_size: int | None = Field(None, ge=1)
+    """Samples per evaluation batch; None takes the task's share of one training micro-batch."""
+    max_samples: int | None = Field(None, ge=1)
+    """Judge only this many validation samples of each task (evenly spread); None takes all."""
+    pictures: int = Field(12, ge=0)
+    """Validation samples per task that are kept with truth and answer for the report."""
+
+
+class CheckpointConfig(Config):
+    """When the training state is written, and how many are kept."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Save each so many steps; None saves at evaluations and at the end."""
+    keep_last: int = Field(2, ge=1)
+    """Newest checkpoints that stay, beside the best one."""
+
+
+class ParallelConfig(Config):
+    """How a step is spread over processes."""
+
+    strategy: Literal["single", "ddp"] = "single"
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds after which ranks that wait for a missing one give up."""
+
+
+class RunConfig(Config):
+    """One training run. Recipes are functions that return one; `resolved.yaml` is one, printed."""
+
+    name: str
+    """Name of the run folder."""
+    model: TaskModel.Config
+    tasks: Mixture[Task.Config]
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optim: Optimiser.Config = AdamW.Config()
+    schedule: Schedule.Config = Cosine.Config(steps=1000)
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """`bf16` is autocast over float32 weights; `fp64` is meant for exactness tests."""
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not name or name in (".", "..") or any(c in name for c in "/\\\0\n"):
+            raise ValueError(f"expected a plain folder name, got {name!r}")
+        return name
+
+    @field_validator("tasks")
+    @classmethod
+    def _has_tasks(cls, tasks: Mixture[Any]) -> Mixture[Any]:
+        if not tasks:
+            raise ValueError("expected at least one task")
+        return tasks
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        schedule, optim = self.schedule, self.optim
+        if len(self.tasks) > 1:
+            if schedule.epochs is not None:
+                raise ValueError(
+                    f"schedule.epochs={schedule.epochs:g} needs exactly one task, since tasks have epochs of "
+                    f"different lengths; there are {len(self.tasks)}: set schedule.steps"
+                )
+            if optim.lr_is_for_batch is not None:
+                raise ValueError(
+                    f"optim.lr_is_for_batch={optim.lr_is_for_batch} needs exactly one task; there are "
+                    f"{len(self.tasks)}: set optim.lr itself"
+                )
+        if self.sampling.lanes > 1 and self.sampling.layout == "one_task":
+            raise ValueError(
+                f"sampling.lanes={self.sampling.lanes} has no meaning with sampling.layout=one_task; "
+                f"set layout to mixed_batch or mixed_lanes"
+            )
+        if self.eval.weights == "ema" and optim.ema_decay is None:
+            raise ValueError("eval.weights=ema needs averaged weights: set optim.ema_decay, such as 0.999")
+        return self
+
+
+def check_format(tree: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """The tree of a saved run without its `format` line.
+
+    Raises:
+        ConfigError: The run folder was written by a newer allsight.
+    """
+    found = tree.get("format", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise ConfigError(
+            f"{where}: format {found!r} is newer than this allsight reads (format {FORMAT}); update allsight"
+        )
+    return {key: value for key, value in tree.items() if key != "format"}

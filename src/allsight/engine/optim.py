@@ -1,0 +1,88 @@
+"""Optimisers: which parameters decay, which rate they get. The maths is PyTorch's."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from allsight.config import Config, Configured, Family
+
+OPTIMISERS = Family(
+    "optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"}
+)
+
+
+class Optimiser(Configured):
+    """Base: the peak learning rate, decay, clipping and the average of the weights."""
+
+    class Config(Config):
+        lr: float = Field(1e-3, gt=0)
+        """Peak learning rate."""
+        lr_is_for_batch: int | None = Field(None, ge=1)
+        """If set, `lr` belongs to this batch size and is scaled linearly to the task's own."""
+        weight_decay: float = Field(0.05, ge=0)
+        """Applied to matrices and kernels; biases, norms and other vectors do not decay."""
+        clip_norm: float | None = Field(None, gt=0)
+        """Upper bound of the norm of all gradients together."""
+        ema_decay: float | None = Field(None, gt=0, lt=1)
+        """If set, keep an average of the weights with this decay per step, and evaluate it."""
+        ema_warmup: bool = True
+        """Use min(decay, (1 + n) / (10 + n)) in step n, so that early weights are forgotten soon."""
+
+    family: ClassVar[Family | None] = OPTIMISERS
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """The PyTorch optimiser over parameter groups."""
+        raise NotImplementedError(f"{type(self).__name__} makes no optimiser")
+
+
+class AdamW(Optimiser):
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101)."""
+
+    class Config(Optimiser.Config):
+        betas: tuple[float, float] = (0.9, 0.999)
+        eps: float = Field(1e-8, gt=0)
+
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=lr, betas=self.config.betas, eps=self.config.eps, foreach=True)
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum."""
+
+    class Config(Optimiser.Config):
+        momentum: float = Field(0.9, ge=0, lt=1)
+        nesterov: bool = False
+
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        c = self.config
+        return torch.optim.SGD(groups, lr=lr, momentum=c.momentum, nesterov=c.nesterov, foreach=True)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: what decays (two or more axes) and what does not (biases, norms, scales).
+
+    A module may name further parameters of its own that must not decay in `no_weight_decay: set[str]`.
+    A parameter shared by two modules is taken once.
+    """
+    spared = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "no_weight_decay", ())
+    }
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (plain if parameter.ndim <= 1 or name in spared else decay).append(parameter)
+    groups = [
+        {"params": decay, "weight_decay": weight_decay, "name": "decay"},
+        {"params": plain, "weight_decay": 0.0, "name": "no_decay"},
+    ]
+    return [group for group in groups if group["params"]]
