@@ -1,0 +1,20 @@
+"""Leaf modules with plain keyword arguments, like those of torch.nn."""
+
+from allsight.layers.activation import ActivationName, make_activation
+from allsight.layers.conv import ConvLast
+from allsight.layers.dcn import DCNv3
+from allsight.layers.drop import DropPath
+from allsight.layers.mlp import MLP
+from allsight.layers.norm import BatchNormLast, NormName, make_norm
+
+__all__ = [
+    "MLP",
+    "ActivationName",
+    "BatchNormLast",
+    "ConvLast",
+    "DCNv3",
+    "DropPath",
+    "NormName",
+    "make_activation",
+    "make_norm",
+]

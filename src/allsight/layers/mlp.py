@@ -1,0 +1,29 @@
+"""Two linear layers with an activation between them."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from allsight.layers.activation import ActivationName, make_activation
+
+
+class MLP(nn.Module):
+    """Linear -> activation -> dropout -> linear -> dropout over the last dimension.
+
+    Args:
+        channels: Width of input and output.
+        hidden: Width in between.
+        act: Activation.
+        drop: Dropout probability after each linear layer's result.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, *, act: ActivationName = "gelu", drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = make_activation(act)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape c"]:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))

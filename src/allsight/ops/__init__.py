@@ -1,0 +1,32 @@
+"""Operators: functions on tensors, each with one or more implementations chosen at run time.
+
+`status()` tells per operator what this machine would use and why; `use_backend(name)` forces a choice.
+"""
+
+from allsight.ops._dispatch import (
+    Availability,
+    Backend,
+    BackendStatus,
+    Operator,
+    current_backend,
+    use_backend,
+)
+from allsight.ops.dcnv3 import DCNV3, dcnv3
+
+_OPERATORS: tuple[Operator, ...] = (DCNV3,)
+
+
+def status() -> dict[str, BackendStatus]:
+    """Return, per operator, the backend that "auto" takes on this machine and the state of all others."""
+    return {operator.name: operator.status() for operator in _OPERATORS}
+
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "BackendStatus",
+    "current_backend",
+    "dcnv3",
+    "status",
+    "use_backend",
+]

@@ -1,0 +1,121 @@
+"""The numbers of a DCNv3 call besides its tensors, checked once for all implementations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sampling pattern of a DCNv3 call; pairs are (height, width)."""
+
+    groups: int
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    offset_scale: float
+    remove_center: bool
+
+    @classmethod
+    def of(
+        cls,
+        groups: int,
+        kernel_size: int | Pair,
+        stride: int | Pair,
+        padding: int | Pair,
+        dilation: int | Pair,
+        offset_scale: float | int,
+        remove_center: bool,
+    ) -> Geometry:
+        """Check the arguments and complete single integers to pairs.
+
+        Raises:
+            ValueError: An argument is out of range; the message names it.
+        """
+        if not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"dcnv3: groups: expected an integer >= 1, got {groups!r}")
+        kernel = _pair("kernel_size", kernel_size, 1)
+        if remove_center and (kernel[0] != kernel[1] or kernel[0] % 2 == 0):
+            raise ValueError(f"dcnv3: remove_center: needs a square odd kernel_size, got {kernel}")
+        if remove_center and kernel == (1, 1):
+            raise ValueError("dcnv3: remove_center: kernel_size 1 has no other point than its center")
+        return cls(
+            groups=groups,
+            kernel_size=kernel,
+            stride=_pair("stride", stride, 1),
+            padding=_pair("padding", padding, 0),
+            dilation=_pair("dilation", dilation, 1),
+            offset_scale=float(offset_scale),
+            remove_center=bool(remove_center),
+        )
+
+    @property
+    def points(self) -> int:
+        """Number of sampling points per output pixel and group."""
+        return self.kernel_size[0] * self.kernel_size[1] - int(self.remove_center)
+
+    @property
+    def reach(self) -> Pair:
+        """Distance from the first to the middle kernel point in input pixels (h of the paper's sheet)."""
+        height, width = (d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        return height, width
+
+    def output_size(self, height: int, width: int) -> Pair:
+        """Size of the output map for an input map of the given size (may be < 1 when nothing fits)."""
+        rows, columns = (
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, p, d, k, s in zip(
+                (height, width), self.padding, self.dilation, self.kernel_size, self.stride, strict=True
+            )
+        )
+        return rows, columns
+
+    def check(self, value: Tensor, offset: Tensor, mask: Tensor) -> None:
+        """Check the tensors against the pattern.
+
+        Raises:
+            ValueError: A shape or device does not fit; the message names argument, expected and got.
+        """
+        if value.ndim != 4:
+            raise ValueError(f"dcnv3: value: expected [b, h, w, c], got shape {tuple(value.shape)}")
+        batch, height, width, channels = value.shape
+        if channels % self.groups:
+            raise ValueError(
+                f"dcnv3: value: expected channels divisible by groups={self.groups}, got {channels}"
+            )
+        rows, columns = self.output_size(height, width)
+        if rows < 1 or columns < 1:
+            raise ValueError(
+                f"dcnv3: value: a map of {height}x{width} with padding {self.padding} is smaller than "
+                f"kernel_size {self.kernel_size} with dilation {self.dilation}"
+            )
+        values = self.groups * self.points
+        for name, tensor, last, meaning in (
+            ("offset", offset, 2 * values, "groups*points*2"),
+            ("mask", mask, values, "groups*points"),
+        ):
+            expected = (batch, rows, columns, last)
+            if tuple(tensor.shape) != expected:
+                raise ValueError(
+                    f"dcnv3: {name}: expected shape {expected} [b, ho, wo, {meaning}], "
+                    f"got {tuple(tensor.shape)}"
+                )
+            if tensor.device != value.device:
+                raise ValueError(f"dcnv3: {name}: expected on {value.device} like value, got {tensor.device}")
+
+
+def _pair(name: str, given: Any, least: int) -> Pair:
+    pair = (
+        (given, given) if isinstance(given, int) else tuple(given) if isinstance(given, list | tuple) else ()
+    )
+    if len(pair) != 2 or not all(isinstance(i, int) and i >= least for i in pair):
+        raise ValueError(
+            f"dcnv3: {name}: expected an integer >= {least} or a (height, width) pair, got {given!r}"
+        )
+    return pair[0], pair[1]
