@@ -1,0 +1,57 @@
+"""The camera of a picture: a pinhole at some height over the ground, looking ahead and a little down.
+
+World frame: x to the right, y ahead, z up, metres, the ground at z = 0, the camera over the origin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera for square pictures.
+
+    Args:
+        size_px: Side of the picture.
+        focal: Focal length as a multiple of the side.
+        height_m: Height over the ground.
+        pitch_rad: How far it looks down; 0 is level.
+    """
+
+    size_px: int
+    focal: float
+    height_m: float
+    pitch_rad: float
+
+    @property
+    def focal_px(self) -> float:
+        return self.focal * self.size_px
+
+    @property
+    def horizon_px(self) -> float:
+        """Row of the horizon, counted from the top; may lie outside the picture."""
+        return self.size_px / 2 - self.focal_px * math.tan(self.pitch_rad)
+
+    def project(self, x: float, y: float, z: float) -> tuple[float, float, float]:
+        """Column and row in pixels and depth along the optical axis of a point of the world."""
+        cos, sin = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
+        down = self.height_m - z
+        depth = y * cos + down * sin
+        row = down * cos - y * sin
+        scale = self.focal_px / max(depth, 1e-3)
+        return self.size_px / 2 + x * scale, self.size_px / 2 + row * scale, depth
+
+    def rays(self, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Directions of `samples` x `samples` rays a pixel, not normalised: t along them is depth.
+
+        Returns:
+            x as one row [1, size * samples]; y and z as columns [size * samples, 1].
+        """
+        steps = (np.arange(self.size_px * samples, dtype=np.float32) + 0.5) * (1.0 / samples)
+        plane = (steps - self.size_px / 2) * (1.0 / self.focal_px)
+        cos, sin = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
+        return plane[None, :], (cos - plane * sin)[:, None], (-sin - plane * cos)[:, None]

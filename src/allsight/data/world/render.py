@@ -1,0 +1,347 @@
+"""A scene as a picture and its truth: layers of toys over a backdrop, nearer ones over farther ones.
+
+Letters in shapes: s side of the picture, h w the window of one toy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from allsight.data.world.backdrop import draw_backdrop
+from allsight.data.world.options import World
+from allsight.data.world.sampling import sample_scene
+from allsight.data.world.scene import Scene, Sun, Toy, with_relations
+from allsight.data.world.shapes import shape
+from allsight.data.world.solids import FAR, Point, Triple
+from allsight.data.world.vocabulary import IGNORE_LABEL, LABEL_CLASSES
+
+SAMPLES = 2
+"""Rays a pixel along each direction; edges of toys are smoothed over their square."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture and its truth.
+
+    Args:
+        picture: RGB.
+        instances: 0 where no toy is seen, else 1 + position in `scene.toys`.
+        labels: Values of `vocabulary.LABEL_CLASSES`, `IGNORE_LABEL` on stones.
+    """
+
+    picture: UInt8[np.ndarray, "s s 3"]
+    instances: UInt8[np.ndarray, "s s"]
+    labels: UInt8[np.ndarray, "s s"]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One toy alone: colours multiplied by their coverage, and coverage, in its window of the picture."""
+
+    top: int
+    left: int
+    colours: Float32[np.ndarray, "h w 3"]
+    cover: Float32[np.ndarray, "h w"]
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        h, w = self.cover.shape
+        return slice(self.top, self.top + h), slice(self.left, self.left + w)
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        return self.cover >= 0.5
+
+
+def compose(config: World.Config, split: str, stream: str, index: int) -> tuple[Scene, Rendered]:
+    """Draw scene number `index` and render it; toys that are hidden more than allowed are left out.
+
+    The scene that is returned says what is to be seen: boxes, visible parts, relations; `render` of it gives the same
+    picture again.
+    """
+    scene = sample_scene(config, split, stream, index)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        layers = _layers(scene)
+        keep = _settle(scene, layers, 1.0 - config.occlusion, least_px=max(12, (config.size_px // 16) ** 2))
+        layers = [layers[k] for k in keep] + layers[len(scene.toys) :]
+        scene = replace(scene, toys=tuple(scene.toys[k] for k in keep))
+        instances = _stack(scene, layers)
+        return _describe(scene, layers, instances), _assemble(scene, layers, instances)
+
+
+def render(scene: Scene) -> Rendered:
+    """Render a scene as it stands."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        layers = _layers(scene)
+        return _assemble(scene, layers, _stack(scene, layers))
+
+
+def _layers(scene: Scene) -> list[_Layer]:
+    """Layers of the toys, then of the stones."""
+    return [_layer(scene, toy) for toy in scene.toys + scene.stones]
+
+
+def _order(toys: tuple[Toy, ...]) -> list[int]:
+    """Positions of toys from the farthest to the nearest."""
+    return sorted(range(len(toys)), key=lambda k: (-math.hypot(toys[k].x_m, toys[k].y_m), k))
+
+
+def _stack(scene: Scene, layers: list[_Layer]) -> UInt8[np.ndarray, "s s"]:
+    """Which toy is seen where; stones hide toys too, but count as nothing."""
+    instances = np.zeros((scene.camera.size_px, scene.camera.size_px), dtype=np.uint8)
+    for k in _order(scene.toys + scene.stones):
+        instances[layers[k].window][layers[k].mask] = k + 1 if k < len(scene.toys) else 0
+    return instances
+
+
+def _settle(scene: Scene, layers: list[_Layer], least_visible: float, least_px: int) -> list[int]:
+    """Positions of the toys that stay; the most hidden goes first, since others may show more without it."""
+    keep = list(range(len(scene.toys)))
+    alone = [int(np.count_nonzero(layer.mask)) for layer in layers]
+    while keep:
+        part = replace(scene, toys=tuple(scene.toys[k] for k in keep))
+        instances = _stack(part, [layers[k] for k in keep] + layers[len(scene.toys) :])
+        seen = np.bincount(instances.ravel(), minlength=len(keep) + 1)[1:]
+        share = [seen[n] / alone[k] if seen[n] >= least_px else -1.0 for n, k in enumerate(keep)]
+        # The main toy of a portrait stays: nothing but stones is ever put before it.
+        candidates = [n for n, k in enumerate(keep) if k != scene.main and share[n] < least_visible]
+        if not candidates:
+            break
+        del keep[min(candidates, key=lambda n: share[n])]
+    return keep
+
+
+def _describe(scene: Scene, layers: list[_Layer], instances: np.ndarray) -> Scene:
+    """The scene with what is seen of each toy, and the relations that follow."""
+    toys, hiding = [], []
+    for k, toy in enumerate(scene.toys):
+        layer = layers[k]
+        window = instances[layer.window]
+        mask = window == k + 1
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = (
+            layer.left + int(columns[0]),
+            layer.top + int(rows[0]),
+            layer.left + int(columns[-1]) + 1,
+            layer.top + int(rows[-1]) + 1,
+        )
+        pixels = int(np.count_nonzero(mask))
+        visible = round(pixels / int(np.count_nonzero(layer.mask)), 4)
+        toys.append(replace(toy, box_xyxy_px=box, pixels=pixels, visible=visible))
+        over = np.bincount(window[layer.mask], minlength=len(scene.toys) + 1)
+        hiding += [(n, k) for n in range(len(scene.toys)) if n != k and over[n + 1] > 0]
+    return with_relations(replace(scene, toys=tuple(toys)), hiding)
+
+
+def _assemble(scene: Scene, layers: list[_Layer], instances: np.ndarray) -> Rendered:
+    canvas, labels = draw_backdrop(scene)
+    _cast_shadows(scene, canvas)
+    everything = scene.toys + scene.stones
+    for k in _order(everything):
+        layer = layers[k]
+        part = canvas[layer.window]
+        part *= (1.0 - layer.cover)[..., None]
+        part += layer.colours
+        value = LABEL_CLASSES.index(everything[k].shape) if k < len(scene.toys) else IGNORE_LABEL
+        labels[layer.window][layer.mask] = value
+    return Rendered(_develop(scene, canvas), instances, labels)
+
+
+def _develop(scene: Scene, canvas: np.ndarray) -> UInt8[np.ndarray, "s s 3"]:
+    """Add the camera's noise (triangular, from integers alone) and round."""
+    if scene.noise:
+        rng = np.random.Generator(np.random.Philox(key=np.array([scene.noise_key, 1], dtype=np.uint64)))
+        size = canvas.size
+        raw = np.frombuffer(rng.bytes(2 * size), dtype=np.uint8).astype(np.float32)
+        canvas = canvas + ((raw[:size] + raw[size:] - 255.0) * np.float32(scene.noise / 255.0)).reshape(canvas.shape)
+    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+
+
+def _local(toy: Toy, scene: Scene, low: Point, high: Point) -> list[tuple[float, float, float]]:
+    """Corners of a box of the toy's frame as columns, rows and depths of the picture."""
+    cos, sin = math.cos(toy.turn_rad), math.sin(toy.turn_rad)
+    places = []
+    for x in (low[0], high[0]):
+        for y in (low[1], high[1]):
+            for z in (low[2], high[2]):
+                world_x = toy.x_m + toy.scale_m * (cos * x - sin * y)
+                world_y = toy.y_m + toy.scale_m * (sin * x + cos * y)
+                places.append(scene.camera.project(world_x, world_y, toy.scale_m * z))
+    return places
+
+
+def _window(places: list[tuple[float, float, float]], side: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of the pixels around projected points: in the picture, and at least one pixel."""
+    columns, rows = [place[0] for place in places], [place[1] for place in places]
+    top = min(max(0, math.floor(min(rows))), side - 1)
+    left = min(max(0, math.floor(min(columns))), side - 1)
+    low, right = min(side, math.ceil(max(rows))), min(side, math.ceil(max(columns)))
+    return top, left, max(low, top + 1), max(right, left + 1)
+
+
+def _turned(toy: Toy, vector: Triple) -> Triple:
+    """A vector of the world in the toy's frame."""
+    cos, sin = math.cos(toy.turn_rad), math.sin(toy.turn_rad)
+    x, y, z = vector
+    return cos * x + sin * y, cos * y - sin * x, z
+
+
+def _layer(scene: Scene, toy: Toy) -> _Layer:
+    """Cast rays at a toy alone."""
+    form, camera = shape(toy.shape), scene.camera
+    side = camera.size_px
+    top, left, low, right = _window(_local(toy, scene, *form.bounds), side)
+    across, ahead, up = camera.rays(SAMPLES)
+    fine = slice(top * SAMPLES, low * SAMPLES), slice(left * SAMPLES, right * SAMPLES)
+    direction = _turned(toy, (across[:, fine[1]], ahead[fine[0]], up[fine[0]]))
+    inverse = 1.0 / toy.scale_m
+    origin = tuple(
+        float(o) * inverse for o in _turned(toy, (-toy.x_m, -toy.y_m, camera.height_m))
+    )
+    direction = tuple(d * np.float32(inverse) for d in direction)  # type: ignore[assignment]
+    grid = (fine[0].stop - fine[0].start, fine[1].stop - fine[1].start)
+    nearest = np.full(grid, FAR, dtype=np.float32)
+    colours = np.zeros((*grid, 3), dtype=np.float32)
+    light = _turned(toy, scene.sun.direction)
+    for part in form.parts:
+        t0, l0, b0, r0 = _window(_local(toy, scene, *part.solid.bounds), side)
+        rows = slice(max(t0 - top, 0) * SAMPLES, max(b0 - top, 0) * SAMPLES)
+        columns = slice(max(l0 - left, 0) * SAMPLES, max(r0 - left, 0) * SAMPLES)
+        here = (direction[0][rows, columns], direction[1][rows, columns], direction[2][rows])  # type: ignore[index]
+        if here[0].size == 0:
+            continue
+        t, faces = part.solid.hit(origin, here)  # type: ignore[arg-type]
+        view = nearest[rows, columns]
+        found = t < view
+        hits = np.nonzero(found)
+        if hits[0].size == 0:
+            continue
+        far = t[hits]
+        view[hits] = far
+        ray = (here[0][hits], here[1][hits], here[2][hits[0], 0])
+        point = tuple(o + far * d for o, d in zip(origin, ray, strict=True))
+        normal = part.solid.normals(point, None if faces is None else np.broadcast_to(faces, t.shape)[hits])
+        colours[rows, columns][hits] = _shade(scene.sun, toy, part.paint, point, normal, light, origin)
+    covered = (nearest < FAR).astype(np.float32)
+    depth = camera.height_m / 26.0
+    haze = 0.0 if scene.place.wall_m else 0.5 * toy.y_m / (toy.y_m + 26.0 / max(depth, 0.1))
+    rgb = _shrink(colours)
+    cover = _shrink(covered)
+    if haze:
+        rgb += (np.array(scene.place.haze_rgb, dtype=np.float32) * cover[..., None] - rgb) * np.float32(haze)
+    return _Layer(top, left, rgb, cover)
+
+
+def _shrink(values: np.ndarray) -> np.ndarray:
+    """Mean over the samples of each pixel."""
+    total = values[::SAMPLES, ::SAMPLES].copy()
+    for row in range(SAMPLES):
+        for column in range(SAMPLES):
+            if row or column:
+                total += values[row::SAMPLES, column::SAMPLES]
+    return total * np.float32(1.0 / SAMPLES**2)
+
+
+def _shade(
+    sun: Sun, toy: Toy, paint: object, point: Triple, normal: Triple, light: Triple, eye: Triple
+) -> Float32[np.ndarray, "n 3"]:
+    """Colours of points of a toy's surface: paint, sunlight, light from above, a soft highlight."""
+    nx, ny, nz = normal
+    facing = nx * np.float32(light[0]) + ny * np.float32(light[1]) + nz * np.float32(light[2])
+    # Light from above falls off towards the ground, where the toy shades itself.
+    low = np.minimum(point[2] * np.float32(2.5), 1)
+    strength = sun.direct * 1.25 * np.maximum(facing, 0) + sun.ambient * (0.78 + 0.22 * nz) * (0.72 + 0.28 * low)
+    if paint is not None:
+        colours = np.array(paint, dtype=np.float32) * strength[:, None]
+    elif toy.texture == "plain":
+        colours = np.array(toy.rgb, dtype=np.float32) * strength[:, None]
+    else:
+        marked = _marked(toy.texture, point, normal)
+        colours = np.where(
+            marked[:, None], np.array(toy.pattern_rgb, dtype=np.float32), np.array(toy.rgb, dtype=np.float32)
+        )
+        colours = colours * strength[:, None]
+    size = math.sqrt(sum(float(e) ** 2 for e in eye))
+    half = [float(l) + float(e) / size for l, e in zip(light, eye, strict=True)]
+    length = math.sqrt(sum(h * h for h in half))
+    shine = np.maximum(nx * (half[0] / length) + ny * (half[1] / length) + nz * (half[2] / length), 0)
+    for _ in range(5):
+        shine = shine * shine
+    return (colours + (shine * np.float32(90.0 * sun.direct))[:, None]).astype(np.float32)
+
+
+def _marked(texture: str, point: Triple, normal: Triple) -> Bool[np.ndarray, " n"]:
+    """Where the second colour of a texture is; patterns are about as fine on every shape."""
+    x, y, z = point
+    if texture == "stripes":
+        band = z * np.float32(4.6)
+        return band - np.floor(band) < 0.45
+    if texture == "checks":
+        # The shifts keep flat faces off the borders between checks.
+        cells = np.floor(x * 3.6 + 0.27) + np.floor(y * 3.6 + 0.27) + np.floor(z * 3.6)
+        return cells - 2.0 * np.floor(cells * 0.5) > 0.5
+    ax, ay, az = (np.abs(n) for n in normal)
+    flat, sideways = (az > ax) & (az > ay), ax > ay
+    u = np.where(flat | ~sideways, x, y) * np.float32(4.2)
+    v = np.where(flat, y, z) * np.float32(4.2)
+    u, v = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
+    return u * u + v * v < 0.085
+
+
+_SHADOW = 0.52
+"""What is left of the light of the ground in full shadow."""
+
+
+def _cast_shadows(scene: Scene, canvas: np.ndarray) -> None:
+    """Darken the ground where toys keep the sun off, with soft edges."""
+    side = scene.camera.size_px
+    sun_x, sun_y, sun_z = scene.sun.direction
+    dark = np.zeros((side, side), dtype=np.float32)
+    across, ahead, up = scene.camera.rays(1)
+    first = int(max(0, math.ceil(scene.camera.horizon_px)))
+    wall_row = scene.camera.project(0.0, scene.place.wall_m, 0.0)[1] if scene.place.wall_m else 0.0
+    first = max(first, round(wall_row))
+    for toy in scene.toys + scene.stones:
+        form = shape(toy.shape)
+        inverse = 1.0 / toy.scale_m
+        light = _turned(toy, (sun_x, sun_y, sun_z))
+        for part in form.parts:
+            low, high = part.solid.bounds
+            # The shadow of a box is the hull of its corners pushed along the light onto the ground.
+            places = []
+            for z in (low[2], high[2]):
+                push = z / sun_z
+                shift_x, shift_y = float(light[0]) * push, float(light[1]) * push
+                places += _local(
+                    toy,
+                    scene,
+                    (low[0] - shift_x, low[1] - shift_y, 0.0),
+                    (high[0] - shift_x, high[1] - shift_y, 0.0),
+                )
+            top, left, bottom, right = _window(places, side)
+            top = max(top, first)
+            if top >= bottom or left >= right:
+                continue
+            depth = scene.camera.height_m / -up[top:bottom]
+            x, y, _ = _turned(
+                toy, (across[:, left:right] * depth - toy.x_m, ahead[top:bottom] * depth - toy.y_m, 0.0)
+            )
+            t, _ = part.solid.hit((x * inverse, y * inverse, 0.0), light)
+            part_dark = dark[top:bottom, left:right]
+            np.maximum(part_dark, t < FAR, out=part_dark)
+    for _ in range(1 + side // 96):
+        dark = _blur(dark)
+    canvas *= (1.0 - (1.0 - _SHADOW) * dark)[..., None]
+
+
+def _blur(values: np.ndarray) -> np.ndarray:
+    """Weights 1 2 1 along columns and rows."""
+    out = values.copy()
+    out[1:-1] = (values[:-2] + values[2:] + 2 * values[1:-1]) * np.float32(0.25)
+    values = out.copy()
+    out[:, 1:-1] = (values[:, :-2] + values[:, 2:] + 2 * values[:, 1:-1]) * np.float32(0.25)
+    return out

@@ -1,0 +1,255 @@
+"""Rays against solids: where each of many rays first meets an ellipsoid, a cone, a polyhedron or a torus.
+
+A ray is origin + t * direction. Origins and directions are triples whose members are floats or arrays that broadcast
+against each other (camera rays share their origin, sun rays their direction), so that the shared part costs nothing.
+Only + - * / and square roots are applied to arrays: these are exactly rounded on every machine, and so the pictures are
+the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+Number = float | np.ndarray
+Triple = tuple[Number, Number, Number]
+Point = tuple[float, float, float]
+
+FAR = np.float32(1e9)
+"""The t of a ray that misses."""
+
+
+class Solid(Protocol):
+    """A closed surface in the frame of its object: x to the right, y away from the viewer, z up."""
+
+    @property
+    def bounds(self) -> tuple[Point, Point]:
+        """Opposite corners of a box around the solid."""
+        ...
+
+    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, np.ndarray | None]:
+        """First t (FAR where missed) and, for polyhedra, the number of the face met there."""
+        ...
+
+    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+        """Outward unit normals at points of the surface."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """Ellipsoid with axes along x, y and z."""
+
+    center: Point
+    radii: Point
+
+    @property
+    def bounds(self) -> tuple[Point, Point]:
+        (x, y, z), (a, b, c) = self.center, self.radii
+        return (x - a, y - b, z - c), (x + a, y + b, z + c)
+
+    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, None]:
+        ox, oy, oz = ((o - c) * (1.0 / r) for o, c, r in zip(origin, self.center, self.radii, strict=True))
+        dx, dy, dz = (d * (1.0 / r) for d, r in zip(direction, self.radii, strict=True))
+        a = dx * dx + dy * dy + dz * dz
+        b = ox * dx + oy * dy + oz * dz
+        c = ox * ox + oy * oy + oz * oz - 1.0
+        root = b * b - a * c
+        t = (-b - np.sqrt(np.maximum(root, 0))) / a
+        return np.where((root > 0) & (t > 0), t, FAR), None
+
+    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+        x, y, z = ((p - c) * (1.0 / (r * r)) for p, c, r in zip(point, self.center, self.radii, strict=True))
+        length = 1.0 / np.sqrt(x * x + y * y + z * z)
+        return x * length, y * length, z * length
+
+
+@dataclass(frozen=True)
+class Frustum:
+    """Cone, truncated cone or cylinder with its two lids, along z or (a wheel) along y.
+
+    `low` and `high` are the places of the lids along the axis, `radius_low` and `radius_high` their radii; `across` is
+    where the axis stands: (x, y) for an axis along z, (x, z) for one along y.
+    """
+
+    across: tuple[float, float]
+    low: float
+    high: float
+    radius_low: float
+    radius_high: float
+    along: str = "z"
+
+    def _turn(self, triple: Sequence) -> tuple:
+        """Put the axis last; its own inverse."""
+        x, y, z = triple
+        return (x, z, y) if self.along == "y" else (x, y, z)
+
+    @property
+    def bounds(self) -> tuple[Point, Point]:
+        (u, v), r = self.across, max(self.radius_low, self.radius_high)
+        return self._turn((u - r, v - r, self.low)), self._turn((u + r, v + r, self.high))
+
+    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, None]:
+        ox, oy, oz = self._turn(origin)
+        dx, dy, dz = self._turn(direction)
+        ox, oy = ox - self.across[0], oy - self.across[1]
+        slope = (self.radius_high - self.radius_low) / (self.high - self.low)
+        at_origin = self.radius_low + slope * (oz - self.low)
+        kz = slope * dz
+        a = dx * dx + dy * dy - kz * kz
+        b = ox * dx + oy * dy - at_origin * kz
+        c = ox * ox + oy * oy - at_origin * at_origin
+        root = b * b - a * c
+        s = np.sqrt(np.maximum(root, 0))
+        inverse = 1.0 / a
+        best = FAR
+        # A ray may miss the near sheet within the lids and still meet the far one (seen from inside a shallow cone).
+        for t in ((-b - s) * inverse, (s - b) * inverse):
+            z = oz + t * dz
+            fine = (root > 0) & (t > 0) & (z >= self.low) & (z <= self.high)
+            best = np.minimum(best, np.where(fine, t, FAR))
+        for height, radius in ((self.low, self.radius_low), (self.high, self.radius_high)):
+            if radius > 0:
+                t = (height - oz) / dz
+                x, y = ox + t * dx, oy + t * dy
+                best = np.minimum(best, np.where((x * x + y * y < radius * radius) & (t > 0), t, FAR))
+        return best, None
+
+    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+        x, y, z = self._turn(point)
+        x, y = x - self.across[0], y - self.across[1]
+        slope = (self.radius_high - self.radius_low) / (self.high - self.low)
+        margin = (self.high - self.low) * 1e-3
+        length = 1.0 / np.sqrt((x * x + y * y) * (1.0 + slope * slope) + 1e-12)
+        top, bottom = (z > self.high - margin) & (self.radius_high > 0), (z < self.low + margin)
+        lid = top | bottom
+        nz = -slope * np.sqrt(x * x + y * y) * length
+        nz = np.where(top, np.float32(1), np.where(bottom, np.float32(-1), nz))
+        return self._turn((np.where(lid, 0, x * length), np.where(lid, 0, y * length), nz))
+
+
+@dataclass(frozen=True)
+class Polyhedron:
+    """Convex polyhedron: the points below all its planes (unit normal, distance from the origin)."""
+
+    planes: tuple[tuple[float, float, float, float], ...]
+    corners: tuple[Point, ...]
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        return np.array(self.planes, dtype=np.float32)
+
+    @property
+    def bounds(self) -> tuple[Point, Point]:
+        xs, ys, zs = zip(*self.corners, strict=True)
+        return (min(xs), min(ys), min(zs)), (max(xs), max(ys), max(zs))
+
+    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, np.ndarray]:
+        enter, leave, face = -FAR, FAR, None
+        for number, (nx, ny, nz, height) in enumerate(self.planes):
+            # Faces along the axes are the most common ones by far and need a third of the arithmetic.
+            toward = _dot((nx, ny, nz), direction)
+            gap = height - _dot((nx, ny, nz), origin)
+            t = gap / toward
+            entering = toward < 0
+            later = entering & (t > enter)
+            enter = np.where(later, t, enter)
+            face = np.where(later, np.uint8(number), np.uint8(0) if face is None else face)
+            leave = np.minimum(leave, np.where(entering, FAR, t))
+        return np.where((enter < leave) & (enter > 0), enter, FAR), face
+
+    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+        table = self._table[faces]
+        return table[..., 0], table[..., 1], table[..., 2]
+
+
+def _dot(normal: Point, vector: Triple) -> Number:
+    total: Number | None = None
+    for n, v in zip(normal, vector, strict=True):
+        if n != 0:
+            term = v if n == 1 else n * v
+            total = term if total is None else total + term
+    assert total is not None, "a plane without a normal"
+    return total
+
+
+@dataclass(frozen=True)
+class Torus:
+    """Ring that stands upright: its axis is along y."""
+
+    center: Point
+    major: float
+    minor: float
+
+    @property
+    def bounds(self) -> tuple[Point, Point]:
+        (x, y, z), r, m = self.center, self.major + self.minor, self.minor
+        return (x - r, y - m, z - r), (x + r, y + m, z + r)
+
+    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, None]:
+        ox, oy, oz = (o - c for o, c in zip(origin, self.center, strict=True))
+        dx, dy, dz = direction
+        length = dx * dx + dy * dy + dz * dz
+        b = ox * dx + oy * dy + oz * dz
+        around = self.major + self.minor
+        c = ox * ox + oy * oy + oz * oz - around * around
+        root = b * b - length * c
+        inverse = 1.0 / np.sqrt(length)
+        start = (-b - np.sqrt(np.maximum(root, 0))) / length
+        t = np.maximum(start, 0)
+        for _ in range(_TORUS_STEPS):
+            t = t + self._distance(ox + t * dx, oy + t * dy, oz + t * dz) * inverse
+        near = self._distance(ox + t * dx, oy + t * dy, oz + t * dz) < 0.02 * self.minor
+        end = (-b + np.sqrt(np.maximum(root, 0))) / length
+        return np.where((root > 0) & near & (t < end), t, FAR), None
+
+    def _distance(self, x: Number, y: Number, z: Number) -> Number:
+        q = np.sqrt(x * x + z * z) - self.major
+        return np.sqrt(q * q + y * y) - self.minor
+
+    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+        x, y, z = (p - c for p, c in zip(point, self.center, strict=True))
+        rim = np.sqrt(x * x + z * z) + 1e-9
+        q = (rim - self.major) / rim
+        nx, nz = x * q, z * q
+        length = 1.0 / np.sqrt(nx * nx + y * y + nz * nz + 1e-12)
+        return nx * length, y * length, nz * length
+
+
+_TORUS_STEPS = 12
+
+
+def box(low: Point, high: Point) -> Polyhedron:
+    """Box between two corners."""
+    (x0, y0, z0), (x1, y1, z1) = low, high
+    planes = ((0, 0, 1, z1), (0, -1, 0, -y0), (1, 0, 0, x1), (-1, 0, 0, -x0), (0, 1, 0, y1), (0, 0, -1, -z0))
+    corners = tuple((x, y, z) for x in (x0, x1) for y in (y0, y1) for z in (z0, z1))
+    return Polyhedron(tuple(tuple(map(float, plane)) for plane in planes), corners)
+
+
+def hull(corners: Sequence[Point]) -> Polyhedron:
+    """Convex hull of a few points, by trying all planes through three of them."""
+    planes: list[tuple[float, float, float, float]] = []
+    for i in range(len(corners)):
+        for j in range(i + 1, len(corners)):
+            for k in range(j + 1, len(corners)):
+                u = [corners[j][axis] - corners[i][axis] for axis in range(3)]
+                v = [corners[k][axis] - corners[i][axis] for axis in range(3)]
+                n = (u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0])
+                size = math.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2)
+                if size < 1e-9:
+                    continue
+                for sign in (1.0 / size, -1.0 / size):
+                    normal = (n[0] * sign, n[1] * sign, n[2] * sign)
+                    height = sum(a * b for a, b in zip(normal, corners[i], strict=True))
+                    outside = (sum(a * b for a, b in zip(normal, c, strict=True)) - height > 1e-7 for c in corners)
+                    if not any(outside):
+                        plane = tuple(round(value, 6) + 0.0 for value in (*normal, height))
+                        if plane not in planes:
+                            planes.append(plane)
+    return Polyhedron(tuple(planes), tuple(corners))
