@@ -1,0 +1,67 @@
+"""From a configuration to its parts: tasks, model, plan, schedule. Training and prediction share this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
+from allsight.data.corrupt import Ledger
+from allsight.data.sampler import Plan
+from allsight.engine.config import RunConfig
+from allsight.engine.distributed import Ranks
+from allsight.engine.precision import Precision
+from allsight.engine.schedule import Schedule, build_schedule
+from allsight.engine.streams import seeded
+from allsight.models.base import TaskModel, model_for_tasks
+from allsight.tasks.base import Task, build_tasks
+
+
+@dataclass(frozen=True)
+class Built:
+    """The parts of a training run."""
+
+    tasks: dict[str, Task]
+    model: TaskModel
+    plan: Plan
+    schedule: Schedule
+    peak_lr: float
+    ledger: Ledger
+
+
+def build_run(config: RunConfig, ranks: Ranks) -> Built:
+    """All parts of a training run.
+
+    Raises:
+        ConfigError: Settings contradict each other, the data or the number of ranks.
+        DataError: A data set cannot be read.
+    """
+    tasks = build_tasks(config.tasks, config.data.folder())
+    readers = {name: task.reader("train") for name, task in tasks.items()}
+    for name, reader in readers.items():
+        if len(reader) == 0:
+            raise ConfigError(f"config.tasks.{name}.data: '{tasks[name].config.data}' holds no training samples")
+    plan = build_plan(config, tasks, readers, ranks)
+    only = next(iter(tasks)) if len(tasks) == 1 else None
+    per_epoch = len(readers[only]) / tasks[only].config.batch_size if only else None
+    schedule = build_schedule(config.schedule, steps_per_epoch=per_epoch)
+    model = build_model(config, tasks, ranks.device)
+    model.train()
+    return Built(tasks, model, plan, schedule, _peak_lr(config, only), Ledger())
+
+
+def build_model(config: RunConfig, tasks: Mapping[str, Task], device: torch.device) -> TaskModel:
+    """The model with its initial weights, a function of the seed alone."""
+    with seeded(config.seed, "initialisation"):
+        model = model_for_tasks(config.model, tasks)
+    Precision(config.precision, device).prepare(model)
+    return model.to(device)
+
+
+def _peak_lr(config: RunConfig, only: str | None) -> float:
+    if config.optim.lr_is_for_batch is None or only is None:
+        return config.optim.lr
+    return config.optim.lr * config.tasks[only].batch_size / config.optim.lr_is_for_batch

@@ -1,0 +1,225 @@
+"""Checkpoints: PyTorch's distributed format, made whole or not at all, with a checksum of every file.
+
+A checkpoint is written to a hidden folder, checked off in `manifest.json`, marked `COMPLETE`, and only then
+renamed to `step-00000100`. The state is a flat dict of tensors, so it does not depend on how many ranks wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from allsight.engine.distributed import Ranks
+from allsight.types import CheckpointError
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk."""
+
+    step: int
+    path: Path
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Tensors, ranks: Ranks) -> Saved:
+    """Write one checkpoint; every rank calls this with its tensors.
+
+    Args:
+        folder: `checkpoints/` of the run.
+        tensors: What all ranks hold alike under the same keys; what one rank alone holds under keys of its own.
+    Raises:
+        OSError: It could not be written. Older checkpoints are as before and nothing half-written stays.
+    """
+    target, temporary = _path_of(folder, step), folder / f".tmp-step-{step:08d}"
+    problem = ""
+    if ranks.is_first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        except OSError as error:
+            problem = str(error)
+    _raise_together(problem, ranks)
+    try:
+        writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
+        with _one_process_is_meant():
+            dcp.save(tensors, storage_writer=writer, no_dist=ranks.world == 1)
+        if ranks.is_first:
+            _seal(temporary, step)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+            _sync_folder(folder)
+    except (OSError, CheckpointException, RuntimeError) as error:
+        problem = _first_line(error)
+        if ranks.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _raise_together(problem, ranks)
+    return Saved(step, target)
+
+
+def newest_whole(folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> Saved | None:
+    """The newest checkpoint that is complete and whose files have their checksums.
+
+    Args:
+        tell: Hears of each newer one that is not, and why.
+    """
+    for saved in reversed(list_checkpoints(folder)):
+        fault = find_fault(saved.path)
+        if fault is None:
+            return saved
+        tell(f"checkpoint {saved.path.name} cannot be used: {fault}")
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Saved]:
+    """The checkpoints in `folder`, oldest first, whether whole or not."""
+    found = [
+        Saved(int(path.name.removeprefix("step-")), path)
+        for path in folder.glob("step-*")
+        if path.is_dir() and path.name.removeprefix("step-").isdigit()
+    ]
+    return sorted(found, key=lambda saved: saved.step)
+
+
+def find_fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    if not (path / "COMPLETE").is_file():
+        return "it has no COMPLETE mark, so writing it was interrupted"
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        return f"manifest.json cannot be read: {error}"
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            return f"file {name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"file {name} has {file.stat().st_size} bytes in place of {expected['bytes']}"
+        if _digest(file) != expected["sha256"]:
+            return f"file {name} has changed since it was written (checksum)"
+    return None
+
+
+def load_tensors(path: Path, wanted: Callable[[str], bool]) -> Tensors:
+    """The tensors of a checkpoint whose keys are wanted, with the shapes they were saved in.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    try:
+        reader = FileSystemReader(path)
+        stored = reader.read_metadata().state_dict_metadata
+        tensors = {
+            key: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for key, entry in stored.items()
+            if isinstance(entry, TensorStorageMetadata) and wanted(key)
+        }
+        # Each rank asks for what it needs, so no plan is agreed on between ranks.
+        with _one_process_is_meant():
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
+    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+    return tensors
+
+
+def prune(folder: Path, *, keep_last: int, keep: set[int]) -> None:
+    """Remove all but the newest `keep_last` checkpoints and those of the steps in `keep`."""
+    for saved in list_checkpoints(folder)[:-keep_last]:
+        if saved.step not in keep:
+            # Renamed first, so that a kill in the middle leaves nothing that looks like a checkpoint.
+            doomed = folder / f".old-{saved.path.name}"
+            os.replace(saved.path, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+    for leftover in folder.glob(".old-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_best(folder: Path, step: int, metric: str, value: float) -> None:
+    """Note which checkpoint scored best so far."""
+    text = json.dumps({"step": step, "metric": metric, "value": value})
+    temporary = folder / ".best.json"
+    temporary.write_text(text)
+    os.replace(temporary, folder / "best.json")
+
+
+def read_best(folder: Path) -> tuple[int, float] | None:
+    """(step, value) of the best checkpoint; None if nothing was judged yet."""
+    try:
+        best = json.loads((folder / "best.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'best.json'}: cannot be read: {error}") from error
+    return int(best["step"]), float(best["value"])
+
+
+@contextmanager
+def _one_process_is_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
+
+
+def _path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def _seal(path: Path, step: int) -> None:
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        for file in sorted(path.iterdir())
+        if file.is_file()
+    }
+    for name, text in (
+        ("manifest.json", json.dumps({"step": step, "files": files}, indent=1)),
+        ("COMPLETE", ""),
+    ):
+        with (path / name).open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _raise_together(problem: str, ranks: Ranks) -> None:
+    """All ranks go on, or all raise; else one would wait for the others for ever."""
+    problems = [text for text in ranks.gather(problem) if text]
+    if problems:
+        raise OSError(problems[0])
+
+
+def _first_line(error: BaseException) -> str:
+    """The cause in one line; PyTorch's checkpoint errors hold one traceback per rank."""
+    if isinstance(error, CheckpointException):
+        causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
+        return str(causes[0]).strip().split("\n")[-1] if causes else "unknown"
+    return str(error).strip().split("\n")[-1]

@@ -1,0 +1,102 @@
+"""The processes of a run and the few things they say to each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from allsight.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run: `rank` of `world`, and the device it works on."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Each rank's `value`, in rank order, on every rank. For small and rare things."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite `tensors` on all ranks with those of rank 0."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+
+def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ranks:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        strategy: `parallel.strategy`.
+        timeout_s: How long to wait for a missing rank.
+        device: `cpu`, `cuda`, ...; None takes the GPU of this rank if there is one.
+    Raises:
+        ConfigError: Several processes were started for a strategy that uses one.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and strategy == "single":
+        raise ConfigError(
+            f"parallel.strategy: 'single' uses one process, but {world} were started; set parallel.strategy=ddp"
+        )
+    if world == 1:
+        return Ranks(device=pick_device(device, 0))
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    picked = pick_device(device, local)
+    if not dist.is_initialized():
+        _start_group(rank, world, picked, timedelta(seconds=timeout_s))
+    return Ranks(rank, world, picked)
+
+
+def _start_group(rank: int, world: int, device: torch.device, timeout: timedelta) -> None:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        # torchrun's store outlives an attempt; without a prefix, restarted ranks read dead ranks' addresses.
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.PrefixStore(
+            f"try{os.environ['TORCHELASTIC_RESTART_COUNT']}",
+            dist.TCPStore(host, port, is_master=False, timeout=timeout),
+        )
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    else:
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timeout)
+
+
+def pick_device(device: str | None, local_rank: int) -> torch.device:
+    """The device a rank works on."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        picked = torch.device("cuda", local_rank)
+        torch.cuda.set_device(picked)
+        return picked
+    return torch.device("cpu")

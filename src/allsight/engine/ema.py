@@ -1,0 +1,51 @@
+"""An average of the weights over steps (Polyak averaging), kept in float32 or wider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Averages the trainable parameters; buffers and frozen parameters are the model's own.
+
+    Args:
+        model: The bare model, already on its device.
+        decay: Weight of the old average per step.
+        warmup: Use min(decay, (1 + n) / (10 + n)) in step n.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float, warmup: bool) -> None:
+        self.decay, self.warmup = decay, warmup
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averages: dict[str, Tensor] = {
+            name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True)
+            for name, p in self._parameters.items()
+        }
+        self._average_list = list(self.averages.values())
+        self._parameter_list = list(self._parameters.values())
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the weights; `step` counts from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        sources = [
+            p if p.dtype is a.dtype else p.to(a.dtype)
+            for p, a in zip(self._parameter_list, self._average_list, strict=True)
+        ]
+        torch._foreach_lerp_(self._average_list, sources, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the model has the averaged weights."""
+        kept = {name: p.data for name, p in self._parameters.items()}
+        try:
+            for name, parameter in self._parameters.items():
+                parameter.data = self.averages[name].to(parameter.dtype)
+            yield
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data = kept[name]

@@ -1,0 +1,42 @@
+"""In which number format the model runs. Losses, metrics and the optimiser are always float32 or wider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from allsight.types import Outputs
+from allsight.types.batches import map_tensors
+
+
+class Precision:
+    """`fp32`; `bf16`: autocast over float32 weights; `fp64`: everything in float64, for exactness tests."""
+
+    def __init__(self, kind: Literal["fp32", "bf16", "fp64"], device: torch.device) -> None:
+        self.kind, self.device = kind, device
+
+    def prepare(self, model: nn.Module) -> None:
+        """Give the model's weights their format."""
+        if self.kind == "fp64":
+            model.double()
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Around the forward pass of the model."""
+        if self.kind == "bf16":
+            with torch.autocast(self.device.type, torch.bfloat16):
+                yield
+        else:
+            yield
+
+    def widen(self, outputs: Outputs) -> Outputs:
+        """Outputs as losses and metrics need them: half-precision tensors become float32."""
+        return outputs if self.kind != "bf16" else map_tensors(_to_float32, outputs)
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

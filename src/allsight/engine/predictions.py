@@ -1,0 +1,72 @@
+"""Keeps a few validation samples with truth and answer in the run folder, so that a report needs no data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image as PillowImage
+from torch import Tensor
+
+from allsight.engine.distributed import Ranks
+from allsight.engine.run_folder import write_text
+from allsight.tasks.base import Metric, Task
+from allsight.types import Answer, Batch
+
+
+class PredictionWriter:
+    """Writes `predictions/step-N/TASK/`: pictures as PNG, `index.json`, `tables.json`."""
+
+    def __init__(self, folder: Path, step: int, task: str) -> None:
+        self._folder = folder / "predictions" / f"step-{step:08d}" / task
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, batch: Batch, answers: Sequence[Answer], task: Task, shown: frozenset[int]) -> None:
+        """Keep the rows of a batch whose slots (positions in the validation set) are in `shown`."""
+        rows = [row for row, slot in enumerate(batch.slots.tolist()) if slot in shown]
+        if not rows:
+            return
+        truths = task.truth(batch)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            number = int(batch.slots[row])
+            entry: dict[str, Any] = {"id": batch.ids[row], "position": number}
+            picture = batch.inputs.get("image")
+            if isinstance(picture, Tensor):
+                entry["image"] = f"{number:06d}.png"
+                PillowImage.fromarray(_as_uint8(picture[row])).save(self._folder / entry["image"])
+            entry["truth"] = self._keep(truths[row], f"{number:06d}-truth")
+            entry["answer"] = self._keep(answers[row], f"{number:06d}-answer")
+            self._rows.append(entry)
+
+    def finish(self, values: dict[str, float], metric: Metric, task: Task, ranks: Ranks) -> None:
+        """Write the index of all ranks' rows and the metric's tables."""
+        rows = [row for theirs in ranks.gather(self._rows) for row in theirs]
+        if not ranks.is_first:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        rows.sort(key=lambda row: row["position"])
+        write_text(self._folder / "index.json", json.dumps(rows, indent=1, ensure_ascii=False))
+        tables = {"values": values, **metric.tables(), "classes": list(task.classes)}
+        write_text(self._folder / "tables.json", json.dumps(tables, ensure_ascii=False))
+
+    def _keep(self, answer: Answer, stem: str) -> dict[str, Any]:
+        kept = answer.to_json()
+        files = {}
+        for name, array in answer.arrays().items():
+            files[name] = f"{stem}-{name}.png"
+            PillowImage.fromarray(array).save(self._folder / files[name])
+        return {**kept, "files": files} if files else kept
+
+
+def _as_uint8(picture: Shaped[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as people see it; what was normalised already is stretched to its own range."""
+    array = picture.detach().cpu().permute(1, 2, 0).numpy()
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    low, high = float(array.min()), float(array.max())
+    return ((array - low) / max(high - low, 1e-9) * 255).astype(np.uint8)

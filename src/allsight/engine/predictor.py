@@ -1,0 +1,196 @@
+"""Using trained weights: pictures in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from allsight.config import ConfigError, did_you_mean
+from allsight.data.decode import read_picture
+from allsight.engine.building import build_model
+from allsight.engine.checkpoint import find_fault, list_checkpoints, load_tensors, newest_whole, read_best
+from allsight.engine.config import RunConfig
+from allsight.engine.distributed import Ranks, pick_device
+from allsight.engine.evaluator import Evaluator
+from allsight.engine.precision import Precision
+from allsight.engine.run_folder import read_classes, read_run_config
+from allsight.engine.training_state import load_weights
+from allsight.models.base import TaskModel
+from allsight.tasks.base import Task, build_tasks
+from allsight.types import Answer, CheckpointError, Image, Sample
+from allsight.weights import read_weights
+
+_BATCH = 16
+"""Pictures that `predict_many` runs at once."""
+
+
+class Predictor:
+    """A model with weights, ready to answer.
+
+    Args:
+        config: The run the weights belong to.
+        model: The bare model with its weights.
+        tasks: Its tasks, with class names.
+        device: Where the model is.
+        weights: Which weights these are, for people.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: TaskModel,
+        tasks: Mapping[str, Task],
+        device: torch.device,
+        *,
+        weights: str,
+        folder: Path | None = None,
+    ) -> None:
+        self.config, self.model, self.tasks = config, model.eval(), dict(tasks)
+        self.device, self.weights, self.folder = device, weights, folder
+        self._precision = Precision(config.precision, device)
+        self._transforms = {name: task.transform("predict") for name, task in self.tasks.items()}
+
+    def predict(self, x: Any, task: str | None = None) -> Answer:
+        """The answer for one picture.
+
+        Args:
+            x: Path, PIL image, [h, w, 3] uint8 array or [3, h, w] tensor.
+            task: Which of the model's tasks; may be left out where there is one.
+        Raises:
+            ConfigError: No such task.
+            DataError: The picture cannot be read.
+        """
+        return next(self.predict_many([x], task))
+
+    def predict_many(self, xs: Iterable[Any], task: str | None = None) -> Iterator[Answer]:
+        """Answers for many pictures, as they become ready, in order."""
+        name = self._task_name(task)
+        waiting: list[Sample] = []
+        for number, x in enumerate(xs):
+            sample = self._transforms[name](_sample(x, number), np.random.default_rng(0))
+            # Pictures of one size go through the model together.
+            if waiting and (len(waiting) == _BATCH or not _same_size(waiting[0], sample)):
+                yield from self._answer(name, waiting)
+                waiting = []
+            waiting.append(sample)
+        if waiting:
+            yield from self._answer(name, waiting)
+
+    def evaluate(self, names: list[str] | None = None) -> dict[str, float]:
+        """`{"task/metric": value}` over the validation samples, which must be at hand."""
+        for name in names or []:
+            self._task_name(name)
+        evaluator = Evaluator(self.config, self.tasks, self._precision, Ranks(device=self.device), None)
+        scores = evaluator.evaluate(self.model, 0, names)
+        return {f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()}
+
+    @torch.inference_mode()
+    def _answer(self, name: str, samples: list[Sample]) -> list[Answer]:
+        task = self.tasks[name]
+        batch = task.collate(samples).to(self.device)
+        with self._precision.forward():
+            outputs, _ = self.model(batch)
+        return task.decode(self._precision.widen(outputs), batch)
+
+    def _task_name(self, task: str | None) -> str:
+        if task is None:
+            if len(self.tasks) == 1:
+                return next(iter(self.tasks))
+            raise ConfigError(f"task: this model has several tasks, name one of: {', '.join(self.tasks)}")
+        if task not in self.tasks:
+            raise ConfigError(f"task: no task '{task}'{did_you_mean(task, self.tasks)}")
+        return task
+
+
+def load(
+    run: RunConfig | Path | str,
+    weights: str | Path | None = None,
+    classes: str | Path | Mapping[str, tuple[str, ...]] | None = None,
+    *,
+    device: str | None = None,
+    trust: bool = False,
+) -> Predictor:
+    """A predictor from a run folder, or from a configuration and weights.
+
+    Args:
+        run: Run folder, or a configuration.
+        weights: `best` (default: the best evaluated ones, averaged if the run kept an average), `last`, `raw`
+            (newest, not averaged), `random`, or a file of weights.
+        classes: File with one class name a line (or a JSON list), or names per task; default those of the run.
+        trust: Allow the run folder to name code outside allsight.
+    Raises:
+        ConfigError: Not a run, or a configuration without weights.
+        CheckpointError: The weights cannot be read or do not fit.
+    """
+    folder = None if isinstance(run, RunConfig) else Path(run)
+    config = run if isinstance(run, RunConfig) else read_run_config(Path(run), trust=trust)
+    names = dict(read_classes(folder)) if folder is not None else {}
+    names |= _given_classes(classes, list(config.tasks))
+    place = pick_device(device, 0)
+    tasks = build_tasks(config.tasks, config.data.folder(), names)
+    if folder is None and weights is None:
+        raise ConfigError(
+            f"weights: recipe '{config.name}' alone has no weights; give --weights FILE (or weights=\"random\")"
+        )
+    model = build_model(config, tasks, place)
+    said = _load_weights(model, config, folder, str(weights or "best"))
+    return Predictor(config, model, tasks, place, weights=said, folder=folder)
+
+
+def _load_weights(model: TaskModel, config: RunConfig, folder: Path | None, which: str) -> str:
+    """Put the chosen weights into the model; what they are, in words."""
+    if which == "random":
+        return "random"
+    if which not in ("best", "last", "raw"):
+        load_weights(model, read_weights(Path(which)), where=which)
+        return which
+    if folder is None:
+        raise ConfigError(f"weights: '{which}' needs a run folder; give a file")
+    checkpoints = folder / "checkpoints"
+    path = None
+    best = read_best(checkpoints) if which == "best" else None
+    if best is not None:
+        path = next((saved.path for saved in list_checkpoints(checkpoints) if saved.step == best[0]), None)
+        fault = f"checkpoint of the best step {best[0]} is gone" if path is None else find_fault(path)
+        if fault is not None:
+            raise CheckpointError(f"{checkpoints}: {fault}; use weights=last")
+    if path is None:
+        newest = newest_whole(checkpoints)
+        if newest is None:
+            raise CheckpointError(f"{checkpoints}: no whole checkpoint; was the run stopped before it saved one?")
+        path = newest.path
+    tensors = load_tensors(path, lambda key: key.startswith(("model/", "ema/")))
+    found = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
+    use_ema = which != "raw" and config.eval.weights != "raw"
+    if use_ema:
+        found |= {key.removeprefix("ema/"): value for key, value in tensors.items() if key.startswith("ema/")}
+    load_weights(model, found, where=str(path))
+    return f"{path.name} ({which})"
+
+
+def _given_classes(
+    classes: str | Path | Mapping[str, tuple[str, ...]] | None, tasks: list[str]
+) -> dict[str, tuple[str, ...]]:
+    if classes is None:
+        return {}
+    if isinstance(classes, Mapping):
+        return dict(classes)
+    if len(tasks) != 1:
+        raise ConfigError(f"classes: one file of names needs one task; this model has {', '.join(tasks)}")
+    file = Path(classes)
+    if not file.is_file():
+        raise ConfigError(f"classes: {file}: no such file; expected one class name a line")
+    return {tasks[0]: tuple(line.strip() for line in file.read_text().splitlines() if line.strip())}
+
+
+def _sample(x: Any, number: int) -> Sample:
+    image: Image = read_picture(x)
+    return Sample(str(x) if isinstance(x, str | Path) else f"input {number}", {"image": image})
+
+
+def _same_size(a: Sample, b: Sample) -> bool:
+    return a.image.hw_px == b.image.hw_px

@@ -1,0 +1,117 @@
+"""The run folder: what was run on what, and whether it may be written to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allsight import ops
+from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
+from allsight.engine.config import FORMAT, RunConfig, check_format
+from allsight.engine.distributed import Ranks
+from allsight.tasks.base import Task
+
+
+def open_run_folder(folder: Path, config: RunConfig, *, resume: bool, ranks: Ranks) -> None:
+    """Refuse a folder that holds another run, or, when resuming, none.
+
+    Raises:
+        ConfigError: The same on all ranks.
+    """
+    problem = ""
+    if ranks.is_first:
+        if resume and not (folder / "resolved.yaml").is_file():
+            problem = f"{folder}: there is no run to resume (no resolved.yaml)"
+        elif not resume and folder.exists() and any(folder.iterdir()):
+            problem = f"{folder}: a run of this name exists; resume it with --resume or choose another --name"
+    problem = ranks.gather(problem)[0]
+    if problem:
+        raise ConfigError(problem)
+
+
+def create_run_folder(
+    folder: Path, config: RunConfig, tasks: Mapping[str, Task], command: Sequence[str]
+) -> None:
+    """Write `resolved.yaml`, `environment.json` and `classes.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "environment.json", json.dumps(environment(command), indent=1) + "\n")
+    names = {name: list(task.classes) for name, task in tasks.items()}
+    write_text(folder / "classes.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+    # Last, since it is what makes a folder a run.
+    write_text(folder / "resolved.yaml", f"format: {FORMAT}\n{dump_yaml(dump(config))}")
+
+
+def read_run_config(folder: Path, *, trust: bool = False) -> RunConfig:
+    """The configuration of a saved run.
+
+    Raises:
+        ConfigError: Not a run folder, written by a newer allsight, or it needs code that is not trusted.
+    """
+    file = folder / "resolved.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{folder}: not a run folder (it has no resolved.yaml)")
+    tree = check_format(parse_yaml(file.read_text(), where=str(file)), where=str(file))
+    return build(RunConfig, tree, path=str(file), trust=trust)
+
+
+def read_classes(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Class names per task, as the run saved them; empty where it did not."""
+    file = folder / "classes.json"
+    if not file.is_file():
+        return {}
+    return {task: tuple(names) for task, names in json.loads(file.read_text()).items()}
+
+
+def environment(command: Sequence[str]) -> dict[str, Any]:
+    """What a run ran on."""
+    return {
+        "allsight": version("allsight"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "command": list(command) or sys.argv,
+        "git": _git_hash(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ops": {name: {"backend": s.backend, "reason": s.reason} for name, s in ops.status().items()},
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor()
+    return platform.processor()
+
+
+def _git_hash() -> str:
+    """The commit of the code this process was started from; empty outside a checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -1,0 +1,28 @@
+"""Separate streams of randomness: initialisation, and the stochastic layers of each forward pass.
+
+Seeds are pure functions of the run's seed and the place of use; rank and worker appear nowhere. Python's
+`hash` of strings differs between processes, hence the digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def stream_seed(seed: int, *place: str | int) -> int:
+    """A 63-bit seed for one place of use."""
+    text = "\x1f".join([str(seed), *map(str, place)]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, *place: str | int, device: torch.device | None = None) -> Iterator[None]:
+    """Within, PyTorch's global generators start from this place's seed; afterwards they are as before."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(stream_seed(seed, *place))
+        yield
