@@ -1,15 +1,18 @@
 """Leaf modules with plain keyword arguments, like those of torch.nn."""
 
 from allsight.layers.activation import ActivationName, make_activation
+from allsight.layers.attention import AttentionPool
 from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3
 from allsight.layers.drop import DropPath
 from allsight.layers.mlp import MLP
-from allsight.layers.norm import BatchNormLast, NormName, make_norm
+from allsight.layers.norm import BatchNormLast, NormName, make_norm, without_statistics
+from allsight.layers.remat import recompute
 
 __all__ = [
     "MLP",
     "ActivationName",
+    "AttentionPool",
     "BatchNormLast",
     "ConvLast",
     "DCNv3",
@@ -17,4 +20,6 @@ __all__ = [
     "NormName",
     "make_activation",
     "make_norm",
+    "recompute",
+    "without_statistics",
 ]

@@ -4,13 +4,33 @@ Maps stay channels last throughout the InternImage family: linear layers and lay
 contiguous rows, and a convolution sees the same memory as a `channels_last` tensor without a copy.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 NormName = Literal["layer", "batch"]
 LAYER_NORM_EPS = 1e-6
+
+
+_statistics_frozen = False
+
+
+@contextmanager
+def without_statistics() -> Iterator[None]:
+    """Let batch norms of this block (all threads) leave their running statistics alone.
+
+    For a forward pass that is run a second time to recompute activations.
+    """
+    global _statistics_frozen
+    before, _statistics_frozen = _statistics_frozen, True
+    try:
+        yield
+    finally:
+        _statistics_frozen = before
 
 
 class BatchNormLast(nn.BatchNorm2d):
@@ -20,7 +40,13 @@ class BatchNormLast(nn.BatchNorm2d):
     """
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x.permute(0, 3, 1, 2)
+        if self.training and _statistics_frozen:
+            mean, var = self.running_mean, self.running_var
+            x = F.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=0.0, eps=self.eps)
+        else:
+            x = super().forward(x)
+        return x.permute(0, 2, 3, 1)
 
 
 def make_norm(name: NormName, channels: int) -> nn.Module:

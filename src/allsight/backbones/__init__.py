@@ -1,0 +1,20 @@
+"""Backbones: images to feature maps. Importing this loads no concrete family."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from allsight.backbones._base import BACKBONES, Backbone
+    from allsight.backbones.internimage import InternImage
+
+__all__ = ["BACKBONES", "Backbone", "InternImage"]
+
+_LAZY = {"BACKBONES": "_base", "Backbone": "_base", "InternImage": "internimage"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"allsight.backbones.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'allsight.backbones' has no attribute {name!r}")

@@ -1,0 +1,82 @@
+"""What every backbone offers: announced feature maps and the normalisation of its input."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from allsight.config import Config, Configured, Family
+from allsight.types import FeatureSpec
+from allsight.weights import LoadReport
+
+BACKBONES = Family("backbone", {"internimage": "allsight.backbones.internimage:InternImage"})
+
+Triple = tuple[float, float, float]
+
+
+class Backbone(nn.Module, Configured):
+    """Images in, feature maps out, fine to coarse.
+
+    A subclass sets `feature_specs` and implements `forward`.
+
+    Attributes:
+        feature_specs: Channels and stride of every map that `forward` returns, in its order.
+        load_report: What became of every tensor where the backbone came from published weights, else None.
+    """
+
+    family: ClassVar[Family | None] = BACKBONES
+
+    class Config(Config):
+        """Settings of every backbone.
+
+        Attributes:
+            mean: Mean of red, green and blue with pixel values scaled to 0..1, for uint8 input.
+            std: Standard deviation, likewise.
+        """
+
+        mean: Triple = (0.485, 0.456, 0.406)
+        std: Triple = (0.229, 0.224, 0.225)
+
+        @field_validator("std")
+        @classmethod
+        def _positive(cls, std: Triple) -> Triple:
+            if min(std) <= 0:
+                raise ValueError(f"expected three numbers > 0, got {std}")
+            return std
+
+    feature_specs: tuple[FeatureSpec, ...]
+    load_report: LoadReport | None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.load_report = None
+
+    def forward(self, images: Shaped[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
+        """Compute the feature maps.
+
+        Args:
+            images: RGB; uint8 is normalised here with `mean` and `std`, floating point is taken as normalised.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def normalise(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Turn uint8 RGB into normalised floating point of the parameters' type; pass floating point through.
+
+        Raises:
+            ValueError: Integers other than uint8, whose range nobody knows.
+        """
+        if images.is_floating_point():
+            return images
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images: expected uint8 or floating point, got {images.dtype}")
+        dtype = next(self.parameters()).dtype
+        mean, std = (
+            torch.tensor(v, dtype=dtype, device=images.device).mul_(255).view(3, 1, 1)
+            for v in (self.config.mean, self.config.std)
+        )
+        return (images.to(dtype) - mean) / std

@@ -1,0 +1,364 @@
+"""InternImage: a convolutional backbone whose operator is DCNv3.
+
+Letters: b batch, h w map, c channels. Maps are channels last [b, h, w, c] inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from allsight.backbones import internimage_official as official
+from allsight.backbones._base import Backbone
+from allsight.config import Variants
+from allsight.layers import (
+    MLP,
+    ActivationName,
+    ConvLast,
+    DCNv3,
+    DropPath,
+    NormName,
+    make_activation,
+    make_norm,
+    recompute,
+)
+from allsight.types import FeatureSpec
+from allsight.weights import Source, load_mapped, read_weights, select_part, write_weights
+
+
+def _variant(channels: int, depths: tuple[int, ...], group_channels: int, **changes: Any) -> dict[str, Any]:
+    """The fields that all variants set, so that one can replace another."""
+    return {
+        "channels": channels,
+        "depths": depths,
+        "groups": tuple(channels * 2**i // group_channels for i in range(len(depths))),
+        "block_norm": "pre",
+        "layer_scale": None,
+        "offset_scale": 1.0,
+        "dw_kernel_size": 3,
+        "center_feature_scale": False,
+        "third_stage_norm_after": (),
+        **changes,
+    }
+
+
+_POST = {"block_norm": "post", "layer_scale": 1e-5}
+_LARGE = {**_POST, "offset_scale": 2.0}
+_HUGE = {"dw_kernel_size": 5, "center_feature_scale": True}
+
+
+class InternImage(Backbone):
+    """The InternImage family, T to G, and smaller ones.
+
+    Maps are taken after each stage's closing norm, where it has one, and before its downsampling. Stages with
+    `block_norm="post"` and no center feature scale close without a norm: S, B, L and XL give raw residual sums.
+
+    Source: InternImage, arXiv:2211.05778; OpenGVLab/InternImage:classification/models/intern_image.py.
+    """
+
+    variants: ClassVar[Variants] = {
+        "nano": _variant(16, (1, 1, 2, 1), 16),
+        "micro": _variant(32, (1, 1, 3, 1), 16),
+        "tiny": _variant(64, (4, 4, 18, 4), 16),
+        "small": _variant(80, (4, 4, 21, 4), 16, **_POST),
+        "base": _variant(112, (4, 4, 21, 4), 16, **_POST),
+        "large": _variant(160, (5, 5, 22, 5), 16, **_LARGE),
+        "xlarge": _variant(192, (5, 5, 24, 5), 16, **_LARGE),
+        "huge": _variant(
+            320, (6, 6, 32, 6), 32, **_HUGE, block_norm="res_post", third_stage_norm_after=(5, 11, 17, 23, 29)
+        ),
+        "giant": _variant(
+            512, (2, 2, 48, 4), 32, **_HUGE, block_norm="post", third_stage_norm_after=tuple(range(5, 48, 6))
+        ),
+    }
+
+    class Config(Backbone.Config):
+        """Settings of an InternImage.
+
+        Attributes:
+            operator: What mixes pixels.
+            channels: Width of the first stage; each further stage doubles it.
+            depths: Blocks per stage.
+            groups: Groups of the operator per stage; each divides its stage's channels.
+            mlp_ratio: Hidden width of a block's MLP in units of its channels.
+            block_norm: Where a block normalises: before each branch, after it, or (res_post) both.
+            idle_res_post_norm: Keep the norms of "res_post" as parameters although they are never used. Official
+                networks with `res_post_norm` have them where `post_norm` or `layer_scale` outranks that flag.
+            layer_scale: Initial value of a learned factor per channel on every branch; None: no such factor.
+            offset_scale: Factor on the sampling grid and on the offsets.
+            dw_kernel_size: Size of the depth-wise convolution that predicts offsets and weights; odd.
+            center_feature_scale: Blend sampled and un-sampled features by a learned gate per group.
+            remove_center: Do not sample the middle point of the kernel.
+            third_stage_norm_after: Blocks of the third stage that are followed by a further layer norm.
+            norm: Norm of stem, downsampling and depth-wise branch; the blocks' own norms are always layer norms.
+            act: Activation.
+            drop: Dropout probability after the stem and in the MLPs.
+            drop_path: Probability of stochastic depth, in [0, 1).
+            drop_path_rule: Linear: rising from 0 in the first block to `drop_path` in the last; uniform: the
+                same in all.
+            stem_stride: Input pixels per cell of the first map; 2 or 1 for small pictures.
+            out_stages: Stages whose maps are returned, rising, from 0; stages after the last one are not built.
+            remat: Recompute the inside of every block in the backward pass, to save memory.
+        """
+
+        operator: Literal["dcnv3"] = "dcnv3"
+        channels: int = Field(64, ge=2, multiple_of=2)
+        depths: tuple[int, ...] = Field((4, 4, 18, 4), min_length=1)
+        groups: tuple[int, ...] = (4, 8, 16, 32)
+        mlp_ratio: float = Field(4.0, gt=0)
+        block_norm: Literal["pre", "post", "res_post"] = "pre"
+        idle_res_post_norm: bool = False
+        layer_scale: float | None = None
+        offset_scale: float = Field(1.0, gt=0)
+        dw_kernel_size: int = Field(3, ge=1)
+        center_feature_scale: bool = False
+        remove_center: bool = False
+        third_stage_norm_after: tuple[int, ...] = ()
+        norm: NormName = "layer"
+        act: ActivationName = "gelu"
+        drop: float = Field(0.0, ge=0, lt=1)
+        drop_path: float = Field(0.0, ge=0, lt=1)
+        drop_path_rule: Literal["linear", "uniform"] = "linear"
+        stem_stride: Literal[4, 2, 1] = 4
+        out_stages: tuple[int, ...] = Field((0, 1, 2, 3), min_length=1)
+        remat: Literal["none", "block"] = "none"
+
+        @model_validator(mode="after")
+        def _fits_together(self) -> Self:
+            stages = len(self.depths)
+            if len(self.groups) != stages:
+                raise ValueError(f"groups: expected one number per stage ({stages}), got {self.groups}")
+            for i, groups in enumerate(self.groups):
+                if groups < 1 or self.stage_channels(i) % groups:
+                    raise ValueError(
+                        f"groups: stage {i} has {self.stage_channels(i)} channels, not divisible by {groups}"
+                    )
+            if min(self.depths) < 1:
+                raise ValueError(f"depths: expected at least one block per stage, got {self.depths}")
+            if self.dw_kernel_size % 2 == 0:
+                raise ValueError(f"dw_kernel_size: expected an odd size, got {self.dw_kernel_size}")
+            if self.block_norm == "res_post" and (self.layer_scale is not None or self.idle_res_post_norm):
+                raise ValueError(
+                    "block_norm: 'res_post' has no layer_scale and no idle norms; officially layer_scale "
+                    "switches it off, which is block_norm='pre' with idle_res_post_norm=True"
+                )
+            _check_rising("out_stages", self.out_stages, stages)
+            third = self.depths[2] if stages > 2 else 0
+            _check_rising("third_stage_norm_after", self.third_stage_norm_after, third)
+            return self
+
+        def stage_channels(self, stage: int) -> int:
+            """Width of a stage."""
+            return self.channels * 2**stage
+
+        @classmethod
+        def from_official_args(cls, args: Mapping[str, Any]) -> Self:
+            """Translate constructor arguments or the YAML block of the official repository.
+
+            Args:
+                args: Arguments of the official `InternImage` class (classification, detection or segmentation),
+                    or its YAML: the whole file, its `MODEL` part, or `MODEL.INTERN_IMAGE`. What is not given
+                    has the official default of that form. Settings of the head are left to the classifier.
+
+            Raises:
+                ConfigError: An argument that InternImage does not have, or one that is not supported.
+            """
+            return cls(**official.backbone_fields(args))
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        built = max(config.out_stages) + 1
+        chances = _drop_path_chances(config)
+        self.stem = Stem(config)
+        self.stages = nn.ModuleList(
+            Stage(config, i, chances[sum(config.depths[:i]) :][: config.depths[i]]) for i in range(built)
+        )
+        self.downsamples = nn.ModuleList(Downsample(config, i) for i in range(built - 1))
+        self.feature_specs = tuple(
+            FeatureSpec(config.stage_channels(i), config.stem_stride * 2**i) for i in config.out_stages
+        )
+        self.apply(_init_weights)
+
+    def forward(self, images: Shaped[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
+        """Compute the maps of `out_stages`, each [b, c, ceil(h / stride), ceil(w / stride)].
+
+        Args:
+            images: RGB of any size; uint8 is normalised here, floating point is taken as normalised.
+
+        Returns:
+            One map per entry of `feature_specs`; channels last in memory (`torch.channels_last`).
+        """
+        x = self.stem(self.normalise(images))
+        maps = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.config.out_stages:
+                maps.append(x.permute(0, 3, 1, 2))
+            if i < len(self.downsamples):
+                x = self.downsamples[i](x)
+        return tuple(maps)
+
+    @classmethod
+    def from_official(cls, source: Source, config: Config | None = None) -> InternImage:
+        """Build the backbone of published weights; heads and other parts of the file are skipped.
+
+        Args:
+            source: File or state dict of the official repository (classification, or a detector or segmenter
+                with `backbone.` in front of the names).
+            config: What to build; None: recognise the variant from names and shapes. Settings that leave no trace
+                in the weights (drop path, remat, stem stride 4, offset scale of a foreign size) need a config.
+
+        Returns:
+            The backbone in float32 with its `load_report`.
+
+        Raises:
+            CheckpointError: The weights do not fit; names the tensors.
+        """
+        weights, outside = select_part(read_weights(source), "backbone.")
+        if config is None:
+            config = cls.Config(**official.recognise(weights, cls.variants))
+        with torch.device("meta"):
+            model = cls(config)
+        names = official.official_names(model.state_dict(), config.norm)
+
+        def skip(name: str) -> bool:
+            return official.is_head(name) or official.stage_of(name) > max(config.out_stages)
+
+        report = load_mapped(model, weights, names, what="InternImage", skip=skip)
+        model.load_report = report.with_skipped(outside)
+        return model
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """Return the weights under the official names."""
+        state = self.state_dict()
+        return {name: state[own] for own, name in official.official_names(state, self.config.norm).items()}
+
+    def save_official(self, path: Any) -> None:
+        """Write the weights under the official names: `.safetensors`, else a torch file with `model` inside."""
+        write_weights(self.official_state_dict(), path)
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions that take the picture to `stem_stride`."""
+
+    def __init__(self, config: InternImage.Config) -> None:
+        super().__init__()
+        first, second = {4: (2, 2), 2: (2, 1), 1: (1, 1)}[config.stem_stride]
+        half = config.channels // 2
+        self.conv1 = ConvLast(3, half, 3, first, 1)
+        self.norm1 = make_norm(config.norm, half)
+        self.act = make_activation(config.act)
+        self.conv2 = ConvLast(half, config.channels, 3, second, 1)
+        self.norm2 = make_norm(config.norm, config.channels)
+        self.drop = nn.Dropout(config.drop)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ho wo c"]:
+        x = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        x = self.act(self.norm1(self.conv1(x)))
+        return self.drop(self.norm2(self.conv2(x)))
+
+
+class Downsample(nn.Module):
+    """Half the size, twice the channels."""
+
+    def __init__(self, config: InternImage.Config, stage: int) -> None:
+        super().__init__()
+        channels = config.stage_channels(stage)
+        self.conv = ConvLast(channels, 2 * channels, 3, 2, 1, bias=False)
+        self.norm = make_norm(config.norm, 2 * channels)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c2"]:
+        return self.norm(self.conv(x))
+
+
+class Stage(nn.Module):
+    """The blocks at one resolution, with further norms among them and a closing one."""
+
+    def __init__(self, config: InternImage.Config, stage: int, drop_path: list[float]) -> None:
+        super().__init__()
+        channels = config.stage_channels(stage)
+        self.remat = config.remat
+        self.blocks = nn.ModuleList(Block(config, stage, chance) for chance in drop_path)
+        self.norm_after = config.third_stage_norm_after if stage == 2 else ()
+        self.extra_norms = nn.ModuleList(make_norm("layer", channels) for _ in self.norm_after)
+        closes = config.block_norm != "post" or config.center_feature_scale
+        self.norm = make_norm("layer", channels) if closes else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        for i, block in enumerate(self.blocks):
+            x = recompute(block, x) if self.remat == "block" else block(x)
+            if i in self.norm_after:
+                x = self.extra_norms[self.norm_after.index(i)](x)
+        return self.norm(x)
+
+
+class Block(nn.Module):
+    """Two residual branches: the operator, then the MLP."""
+
+    def __init__(self, config: InternImage.Config, stage: int, drop_path: float) -> None:
+        super().__init__()
+        channels = config.stage_channels(stage)
+        self.block_norm = config.block_norm
+        self.norm1 = make_norm("layer", channels)
+        self.dcn = DCNv3(
+            channels,
+            config.groups[stage],
+            offset_scale=config.offset_scale,
+            dw_kernel_size=config.dw_kernel_size,
+            act=config.act,
+            norm=config.norm,
+            center_feature_scale=config.center_feature_scale,
+            remove_center=config.remove_center,
+        )
+        self.norm2 = make_norm("layer", channels)
+        self.mlp = MLP(channels, int(channels * config.mlp_ratio), act=config.act, drop=config.drop)
+        self.drop_path = DropPath(drop_path)
+        scale = config.layer_scale
+        self.gamma1 = None if scale is None else nn.Parameter(torch.full((channels,), scale))
+        self.gamma2 = None if scale is None else nn.Parameter(torch.full((channels,), scale))
+        if config.block_norm == "res_post" or config.idle_res_post_norm:
+            self.res_norm1 = make_norm("layer", channels)
+            self.res_norm2 = make_norm("layer", channels)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        if self.block_norm == "pre":
+            x = x + self._branch(self.dcn(self.norm1(x)), self.gamma1)
+            return x + self._branch(self.mlp(self.norm2(x)), self.gamma2)
+        if self.block_norm == "post":
+            x = x + self._branch(self.norm1(self.dcn(x)), self.gamma1)
+            return x + self._branch(self.norm2(self.mlp(x)), self.gamma2)
+        x = x + self._branch(self.res_norm1(self.dcn(self.norm1(x))), None)
+        return x + self._branch(self.res_norm2(self.mlp(self.norm2(x))), None)
+
+    def _branch(self, x: Float[Tensor, "b h w c"], gamma: Tensor | None) -> Float[Tensor, "b h w c"]:
+        return self.drop_path(x if gamma is None else gamma * x)
+
+
+def _drop_path_chances(config: InternImage.Config) -> list[float]:
+    """Probability of every block, first to last."""
+    blocks = sum(config.depths)
+    if config.drop_path_rule == "uniform":
+        return [config.drop_path] * blocks
+    return [config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Linear layers start near zero, but those inside the operator as the operator says (it comes after them)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, DCNv3):
+        module.reset_parameters()
+
+
+def _check_rising(name: str, numbers: tuple[int, ...], end: int) -> None:
+    if list(numbers) != sorted(set(numbers)) or any(not 0 <= n < end for n in numbers):
+        raise ValueError(f"{name}: expected rising numbers from 0 to {end - 1}, got {numbers}")

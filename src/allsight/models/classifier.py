@@ -1,0 +1,235 @@
+"""Image classification: a backbone, a pooling head and a linear layer.
+
+Letters: b batch, c channels, h w map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from allsight.backbones import Backbone, InternImage
+from allsight.backbones import internimage_official as official
+from allsight.config import ConfigError, Variants
+from allsight.layers import AttentionPool, make_activation
+from allsight.layers.norm import LAYER_NORM_EPS
+from allsight.models.base import PlainModel
+from allsight.types import CheckpointError, FeatureSpec
+from allsight.weights import LoadReport, Source, load_mapped, read_weights, select_part, write_weights
+
+# Widths of the attention-pooling head; fixed in the official code.
+_TOKENS, _POOLED, _HEADS = 1024, 768, 16
+
+
+def _variant(name: str) -> dict[str, Any]:
+    head = "attention" if name in ("huge", "giant") else "conv"
+    return {"backbone": InternImage.Config.variant(name), "head": head}
+
+
+class Classifier(PlainModel):
+    """Logits of a picture.
+
+    Two heads, both official: "conv" (1x1 convolution, batch norm, mean over the last map; T to XL) and
+    "attention" (the last two maps as tokens at the stride of the finer, pooled by attention; H and G, where it is
+    called CLIP projector).
+
+    Source: OpenGVLab/InternImage:classification/models/intern_image.py.
+    """
+
+    variants: ClassVar[Variants] = {name: _variant(name) for name in InternImage.variants}
+
+    class Config(PlainModel.Config):
+        """Settings of a classifier.
+
+        Attributes:
+            backbone: The backbone; its coarsest map must be among those it returns.
+            num_classes: Number of logits; 0: no linear layer, the pooled features come out instead.
+            head: How the maps are pooled.
+            head_ratio: Width of the "conv" head in units of the last map's channels.
+        """
+
+        backbone: Backbone.Config
+        num_classes: int = Field(1000, ge=0)
+        head: Literal["conv", "attention"] = "conv"
+        head_ratio: float = Field(1.5, gt=0)
+
+        @model_validator(mode="after")
+        def _fits_together(self) -> Self:
+            net = self.backbone
+            if self.head == "attention" and isinstance(net, InternImage.Config):
+                last = len(net.depths) - 1
+                if net.norm != "layer":
+                    raise ValueError("head: 'attention' needs a backbone with norm='layer'")
+                if net.out_stages[-2:] != (last - 1, last):
+                    raise ValueError(
+                        f"head: 'attention' needs the last two stages in backbone.out_stages, got {net.out_stages}"
+                    )
+            return self
+
+        @classmethod
+        def from_official_args(cls, args: Mapping[str, Any]) -> Self:
+            """Translate constructor arguments or the YAML block of the official InternImage classifier.
+
+            See `InternImage.Config.from_official_args` for the accepted forms.
+
+            Raises:
+                ConfigError: An argument that InternImage does not have, or one that is not supported.
+            """
+            given = official.official_args(args)
+            if given["use_clip_projector"] and given["norm_layer"] == "BN":
+                raise ConfigError("official InternImage: use_clip_projector does not work with norm_layer BN")
+            return cls(
+                backbone=InternImage.Config(**official.backbone_fields(args)),
+                num_classes=given["num_classes"],
+                head="attention" if given["use_clip_projector"] else "conv",
+                head_ratio=given["cls_scale"],
+            )
+
+    config: Config
+    load_report: LoadReport | None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.load_report = None
+        self.backbone: Backbone = config.backbone.build()
+        specs = self.backbone.feature_specs
+        act = config.backbone.act if isinstance(config.backbone, InternImage.Config) else "gelu"
+        self.pool: ConvPool | MapAttentionPool
+        if config.head == "conv":
+            self.pool = ConvPool(specs[-1].channels, int(specs[-1].channels * config.head_ratio), act=act)
+        else:
+            self.pool = MapAttentionPool(specs[-2], specs[-1])
+        width = self.pool.out_channels
+        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+        for module in (*self.pool.modules(), self.head):
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def feature_specs(self) -> tuple[FeatureSpec, ...]:
+        """Channels and stride of the maps of `classifier.backbone(images)`."""
+        return self.backbone.feature_specs
+
+    def forward(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+        """Compute the logits.
+
+        Args:
+            images: RGB; uint8 is normalised with the backbone's `mean` and `std`, floating point is taken as
+                normalised. The "attention" head needs a last map exactly half as large as the one before,
+                so sides divisible by the last stride (32).
+        """
+        return self.head(self.pool(self.backbone(images)))
+
+    @classmethod
+    def from_official(cls, source: Source, config: Config | None = None) -> Classifier:
+        """Build the classifier of published weights.
+
+        Args:
+            source: File or state dict of the official classification code.
+            config: What to build; None: recognise variant, head and classes from names and shapes.
+
+        Returns:
+            The classifier in float32 with its `load_report`.
+
+        Raises:
+            CheckpointError: The weights do not fit; names the tensors.
+        """
+        weights, outside = select_part(read_weights(source), "")
+        if config is None:
+            config = _recognise(weights)
+        with torch.device("meta"):
+            model = cls(config)
+        report = load_mapped(model, weights, model._official_names(), what="Classifier")
+        model.load_report = report.with_skipped(outside)
+        return model
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """Return the weights under the official names.
+
+        Raises:
+            CheckpointError: The backbone is not an InternImage.
+        """
+        state = self.state_dict()
+        return {name: state[own] for own, name in self._official_names().items()}
+
+    def save_official(self, path: Any) -> None:
+        """Write the weights under the official names: `.safetensors`, else a torch file with `model` inside."""
+        write_weights(self.official_state_dict(), path)
+
+    def _official_names(self) -> dict[str, str]:
+        """Own name -> official name for every entry of the state dict."""
+        if not isinstance(self.backbone, InternImage):
+            raise CheckpointError(
+                f"Classifier: {type(self.backbone).__name__} has no official classifier weights"
+            )
+        inner = official.official_names(self.backbone.state_dict(), self.backbone.config.norm)
+        names = {f"backbone.{own}": name for own, name in inner.items()}
+        for own in self.state_dict():
+            if own not in names:
+                names[own] = official.official_head_name(own, self.config.head)
+        return names
+
+
+class ConvPool(nn.Module):
+    """1x1 convolution, batch norm, activation, mean over the last map."""
+
+    def __init__(self, channels: int, out_channels: int, *, act: Literal["gelu", "silu", "relu"]) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.proj = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = make_activation(act)
+
+    def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> Float[Tensor, "b c"]:
+        return self.act(self.norm(self.proj(maps[-1]))).mean((2, 3))
+
+
+class MapAttentionPool(nn.Module):
+    """Lift the last two maps to the finer one's size, add them and pool their pixels by attention."""
+
+    def __init__(self, fine: FeatureSpec, coarse: FeatureSpec) -> None:
+        super().__init__()
+        self.out_channels = _POOLED
+        self.coarse = nn.Conv2d(coarse.channels, _TOKENS * 4, 1)
+        self.fine = nn.Conv2d(fine.channels, _TOKENS, 1)
+        self.attention = AttentionPool(_TOKENS, _POOLED, heads=_HEADS)
+        self.norm = nn.LayerNorm(_POOLED, eps=LAYER_NORM_EPS)
+        self.stride = coarse.stride
+
+    def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> Float[Tensor, "b c"]:
+        fine, coarse = maps[-2:]
+        height, width = coarse.shape[2:]
+        if tuple(fine.shape[2:]) != (2 * height, 2 * width):
+            raise ValueError(
+                f"images: the attention head needs sides divisible by {self.stride}; the last two maps are "
+                f"{tuple(fine.shape[2:])} and {(height, width)} instead of one twice the other"
+            )
+        x = F.pixel_shuffle(self.coarse(coarse), 2) + self.fine(fine)
+        return self.norm(self.attention(x.flatten(2).transpose(1, 2)))
+
+
+def _recognise(weights: Mapping[str, Tensor]) -> Classifier.Config:
+    """Read variant, head and number of classes off official weights."""
+    backbone = InternImage.Config(**official.recognise(weights, InternImage.variants))
+    attention = "clip_projector.cross_dcn.proj.weight" in weights
+    if not attention and "conv_head.0.weight" not in weights:
+        raise CheckpointError(
+            "Classifier: the weights have neither head; load them as a backbone (InternImage)"
+        )
+    width = (
+        1.5 if attention else weights["conv_head.0.weight"].shape[0] / weights["conv_head.0.weight"].shape[1]
+    )
+    return Classifier.Config(
+        backbone=backbone,
+        num_classes=weights["head.weight"].shape[0] if "head.weight" in weights else 0,
+        head="attention" if attention else "conv",
+        head_ratio=width,
+    )
