@@ -4,7 +4,7 @@
     options      World.Config: size, counts, difficulty
     sampling     (seed, split, stream, index) -> scene graph
     scene        the scene graph: plain data, to and from JSON
-    render       scene graph -> picture, instance map, label map (solids, shapes, backdrop, camera)
+    rendering    scene graph -> picture, instance map, label map (solids, shapes, backdrop, camera)
     export       scene graph -> ImageFolder, COCO json, label maps
     generate     all of it into a folder, all or nothing
 """
@@ -12,7 +12,7 @@
 from allsight.data.world.export import read_scenes
 from allsight.data.world.generate import generate_world
 from allsight.data.world.options import World
-from allsight.data.world.render import Rendered, compose, render
+from allsight.data.world.rendering import Rendered, compose, render
 from allsight.data.world.scene import Scene
 
 __all__ = ["Rendered", "Scene", "World", "compose", "generate_world", "read_scenes", "render"]

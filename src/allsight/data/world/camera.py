@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,6 +46,26 @@ class Camera:
         scale = self.focal_px / max(depth, 1e-3)
         return self.size_px / 2 + x * scale, self.size_px / 2 + row * scale, depth
 
+    def windows(self, points: np.ndarray) -> list[tuple[int, int, int, int]]:
+        """Pixels around groups of points of the world.
+
+        Args:
+            points: [groups, points, 3].
+        Returns:
+            Top, left, bottom, right of each group, inside the picture and not empty.
+        """
+        cos, sin = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
+        ahead, down = points[..., 1], self.height_m - points[..., 2]
+        scale = self.focal_px / np.maximum(ahead * cos + down * sin, 1e-3)
+        columns = points[..., 0] * scale + self.size_px / 2
+        rows = (down * cos - ahead * sin) * scale + self.size_px / 2
+        last = self.size_px - 1
+        top, left = np.clip(np.floor((rows.min(1), columns.min(1))), 0, last).astype(int)
+        low, right = np.clip(np.ceil((rows.max(1), columns.max(1))), 1, self.size_px).astype(int)
+        edges = (top, left, np.maximum(low, top + 1), np.maximum(right, left + 1))
+        return list(zip(*(edge.tolist() for edge in edges), strict=True))
+
+    @lru_cache(maxsize=4)  # noqa: B019 (cameras are small values, and few are kept)
     def rays(self, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Directions of `samples` x `samples` rays a pixel, not normalised: t along them is depth.
 

@@ -24,7 +24,7 @@ from PIL import Image
 from allsight.config import ConfigError
 from allsight.data.world.masks import to_segmentation
 from allsight.data.world.options import World
-from allsight.data.world.render import Rendered, compose
+from allsight.data.world.rendering import Rendered, compose
 from allsight.data.world.sampling import SPLITS
 from allsight.data.world.scene import Scene
 from allsight.data.world.vocabulary import IGNORE_LABEL, LABEL_CLASSES, SHAPES

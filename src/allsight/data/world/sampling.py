@@ -57,7 +57,7 @@ def mix(first: Rgb, second: Rgb, share: float) -> Rgb:
 
 
 def sample_scene(config: World.Config, split: str, stream: str, index: int) -> Scene:
-    """Draw a scene as it is intended; `render.compose` then leaves out objects that turn out to be hidden.
+    """Draw a scene as it is intended; `rendering.compose` then leaves out objects that turn out to be hidden.
 
     Args:
         config: Options of the world.
@@ -150,7 +150,7 @@ def _camera(draws: Draws, config: World.Config, stream: str) -> tuple[Camera, tu
     size = draws.choice(tuple(SIZES))
     height = SIZES[size]
     depth = height * focal / draws.number(0.4, 0.66)
-    above = height * draws.number(0.8, 1.6)
+    above = height * draws.number(0.75, 1.4)
     pitch = math.atan2(above - 0.5 * height, depth) + draws.number(-0.08, 0.06)
     return Camera(config.size_px, focal, round(above, 4), round(pitch, 4)), (size, round(depth, 4))
 
@@ -214,11 +214,17 @@ def _covered(back: Rect, front: Rect) -> float:
     return max(width, 0.0) * max(height, 0.0) / area
 
 
-def _fits(config: World.Config, camera: Camera, toy: Toy, others: list[Toy], least_px: float) -> bool:
-    """Whether a toy is in view, large enough, on free ground, and hides no other more than is allowed."""
-    rect = outline_px(camera, toy)
-    inside = _covered(rect, (0, 0, camera.size_px, camera.size_px))
-    if inside < 0.85 or rect[3] - rect[1] < least_px or rect[2] - rect[0] < least_px:
+_LEAST, _MOST = 0.085, 0.62
+"""Smallest and largest extent of a toy in the picture, as parts of its side (portraits aside)."""
+
+
+def _fits(config: World.Config, camera: Camera, toy: Toy, others: list[Toy]) -> bool:
+    """Whether a toy is in view at a fair size, on free ground, and neither hides nor is hidden more than allowed."""
+    rect, side = outline_px(camera, toy), camera.size_px
+    extents = rect[2] - rect[0], rect[3] - rect[1]
+    if min(extents) < max(5.0, _LEAST * side) or max(extents) > _MOST * side:
+        return False
+    if _covered(rect, (0, 0, side, side)) < 0.85:
         return False
     radius = shape(toy.shape).radius * toy.scale_m
     for other in others:
@@ -232,7 +238,7 @@ def _fits(config: World.Config, camera: Camera, toy: Toy, others: list[Toy], lea
     return True
 
 
-_TRIES = 24
+_TRIES = 40
 _NEAREST_M, _FARTHEST_M = 2.6, 9.0
 
 
@@ -244,8 +250,8 @@ def _group(draws: Draws, config: World.Config, place: Place, camera: Camera, toy
         kind, size = draws.choice(SHAPES), draws.choice(tuple(SIZES))
         scale = round(SIZES[size] * draws.number(0.94, 1.06), 4)
         overlap = draws.chance(config.occlusion)
-        for _ in range(_TRIES):
-            if overlap and toys:
+        for attempt in range(_TRIES):
+            if overlap and toys and attempt < _TRIES // 2:
                 other = toys[draws.integer(0, len(toys) - 1)]
                 y = other.y_m + draws.number(-2.0, 2.5)
                 x = other.x_m / other.y_m * y + draws.number(-0.8, 0.8) * (scale + other.scale_m) * 0.5
@@ -256,7 +262,7 @@ def _group(draws: Draws, config: World.Config, place: Place, camera: Camera, toy
             if not _NEAREST_M <= y <= farthest:
                 continue
             toy = _toy(draws, config, place, x, y, kind=kind, size=size, scale=scale)
-            if _fits(config, camera, toy, toys, least_px=max(5.0, 0.085 * camera.size_px)):
+            if _fits(config, camera, toy, toys):
                 toys.append(toy)
                 break
     return toys
@@ -281,7 +287,7 @@ def _portrait(
             far = y * max(1.0, other_scale / scale) * draws.number(1.7, 2.6)
             x = far * draws.number(-0.5, 0.5) / camera.focal
             toy = _toy(draws, config, place, x, far, kind=draws.choice(SHAPES), size=other_size, scale=other_scale)
-            if _fits(config, camera, toy, toys, least_px=max(5.0, 0.085 * camera.size_px)):
+            if _fits(config, camera, toy, toys):
                 toys.append(toy)
                 break
     return toys

@@ -6,7 +6,7 @@ equal to the one that was written and renders to the same picture. How scenes ar
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from allsight.data.world.camera import Camera
@@ -119,7 +119,14 @@ class Scene:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data for one JSON line."""
-        return asdict(self)
+        return {
+            **vars(self),
+            "place": vars(self.place),
+            "camera": vars(self.camera),
+            "sun": vars(self.sun),
+            "toys": [vars(toy) for toy in self.toys],
+            "stones": [vars(stone) for stone in self.stones],
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Scene:

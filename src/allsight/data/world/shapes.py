@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
-from allsight.data.world.solids import Ellipsoid, Frustum, Point, Solid, Torus, box, hull
+import numpy as np
+
+from allsight.data.world.solids import Ellipsoid, Frustum, Point, Polyhedron, Solid, Torus, box, hull
 from allsight.data.world.vocabulary import SHAPES, Rgb
 
 
 @dataclass(frozen=True)
 class Part:
-    """A solid and its paint: a fixed colour, or None for the colour and the texture of the object."""
+    """A solid and its paint.
+
+    Args:
+        solid: The surface.
+        paint: A fixed colour, or None for the colour and the texture of the object.
+        flat: It lies on another part and needs no shadow of its own.
+    """
 
     solid: Solid
     paint: Rgb | None = None
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,21 +40,69 @@ class Shape:
     parts: tuple[Part, ...]
     turn_rad: float = math.pi
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[Point, Point]:
         lows, highs = zip(*(part.solid.bounds for part in self.parts), strict=True)
         low = tuple(min(corner[axis] for corner in lows) for axis in range(3))
         high = tuple(max(corner[axis] for corner in highs) for axis in range(3))
         return low, high  # type: ignore[return-value]
 
-    @property
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """Corners of the boxes around the parts [parts, 8, 3]."""
+        boxes = [part.solid.bounds for part in self.parts]
+        return np.array([[(x, y, z) for x in (l[0], h[0]) for y in (l[1], h[1]) for z in (l[2], h[2])] for l, h in boxes])
+
+    @cached_property
+    def codes(self) -> tuple[int, ...]:
+        """Every face of the shape has a number from 1, a curved part one for itself: the first number of each part,
+        and last one more than the largest."""
+        codes = [1]
+        for part in self.parts:
+            codes.append(codes[-1] + (len(part.solid.planes) if isinstance(part.solid, Polyhedron) else 1))
+        assert codes[-1] < 256, "codes are kept in a byte"
+        return tuple(codes)
+
+    @cached_property
+    def face_normals(self) -> np.ndarray:
+        """Outward normals by number of face [3, codes]; of curved parts any."""
+        table = np.zeros((3, self.codes[-1]), dtype=np.float32)
+        for part, first in zip(self.parts, self.codes, strict=False):
+            if isinstance(part.solid, Polyhedron):
+                table[:, first : first + len(part.solid.planes)] = np.array(part.solid.planes)[:, :3].T
+        return table
+
+    @cached_property
+    def textured(self) -> np.ndarray:
+        """Whether a face takes the object's texture, by its number [codes]."""
+        flags = [False]
+        for part, first, after in zip(self.parts, self.codes, self.codes[1:], strict=False):
+            flags += [part.paint is None] * (after - first)
+        return np.array(flags)
+
+    def paints(self, rgb: Rgb, channel: int) -> np.ndarray:
+        """One channel of the colour of every face, by its number, of an object of this colour [codes]."""
+        table = self._fixed_paints[:, channel].copy()
+        table[self.textured] = rgb[channel]
+        return table
+
+    @cached_property
+    def _fixed_paints(self) -> np.ndarray:
+        rows: list[Rgb] = [(0, 0, 0)]
+        for part, first, after in zip(self.parts, self.codes, self.codes[1:], strict=False):
+            rows += [part.paint or (0, 0, 0)] * (after - first)
+        return np.array(rows, dtype=np.float32)
+
+    @cached_property
     def radius(self) -> float:
         """Radius of the round place that the shape needs on the ground, however it is turned."""
         (x0, y0, _), (x1, y1, _) = self.bounds
         corner = math.hypot(max(-x0, x1), max(-y0, y1))
-        return max(-x0, x1) if len(self.parts) == 1 and isinstance(self.parts[0].solid, Ellipsoid) else corner
+        solids = [part.solid for part in self.parts]
+        round_about = all(isinstance(s, Ellipsoid) or (isinstance(s, Frustum) and s.along == "z") for s in solids)
+        return max(-x0, x1, -y0, y1) if round_about else corner
 
-    @property
+    @cached_property
     def height(self) -> float:
         return self.bounds[1][2]
 
@@ -84,9 +141,9 @@ def _house() -> Shape:
     parts = (
         Part(box((-0.45, -0.38, 0), (0.45, 0.38, 0.54))),
         Part(gable, ROOF),
-        Part(box((-0.06, -0.395, 0), (0.14, -0.37, 0.34)), WOOD),
-        Part(box((-0.36, -0.395, 0.2), (-0.16, -0.37, 0.4)), LAMP),
-        Part(box((0.24, -0.395, 0.2), (0.4, -0.37, 0.4)), LAMP),
+        Part(box((-0.06, -0.395, 0), (0.14, -0.37, 0.34)), WOOD, flat=True),
+        Part(box((-0.36, -0.395, 0.2), (-0.16, -0.37, 0.4)), LAMP, flat=True),
+        Part(box((0.24, -0.395, 0.2), (0.4, -0.37, 0.4)), LAMP, flat=True),
         Part(box((0.22, 0.04, 0.7), (0.36, 0.18, 1.06)), ROOF),
     )
     return Shape(parts, math.radians(38))
@@ -103,7 +160,7 @@ def _car() -> Shape:
         for y in (-0.33, 0.21)
     )
     caps = tuple(
-        Part(Frustum((x, 0.16), y, y + 0.02, 0.075, 0.075, along="y"), STEEL)
+        Part(Frustum((x, 0.16), y, y + 0.02, 0.075, 0.075, along="y"), STEEL, flat=True)
         for x in (-0.44, 0.44)
         for y in (-0.345, 0.325)
     )
@@ -113,8 +170,8 @@ def _car() -> Shape:
         Part(box((-0.34, -0.235, 0.64), (0.22, 0.235, 0.7))),
         *wheels,
         *caps,
-        Part(box((0.7, -0.26, 0.26), (0.735, -0.12, 0.36)), LAMP),
-        Part(box((0.7, 0.12, 0.26), (0.735, 0.26, 0.36)), LAMP),
+        Part(box((0.7, -0.26, 0.26), (0.735, -0.12, 0.36)), LAMP, flat=True),
+        Part(box((0.7, 0.12, 0.26), (0.735, 0.26, 0.36)), LAMP, flat=True),
     )
     return Shape(parts)
 
@@ -127,8 +184,8 @@ def _robot() -> Shape:
         Part(box((-0.4, -0.09, 0.3), (-0.28, 0.09, 0.62)), STEEL),
         Part(box((0.28, -0.09, 0.3), (0.4, 0.09, 0.62)), STEEL),
         Part(box((-0.2, -0.16, 0.68), (0.2, 0.16, 0.98))),
-        Part(box((-0.13, -0.18, 0.8), (-0.04, -0.15, 0.9)), LAMP),
-        Part(box((0.04, -0.18, 0.8), (0.13, -0.15, 0.9)), LAMP),
+        Part(box((-0.13, -0.18, 0.8), (-0.04, -0.15, 0.9)), LAMP, flat=True),
+        Part(box((0.04, -0.18, 0.8), (0.13, -0.15, 0.9)), LAMP, flat=True),
         Part(Frustum((0, 0), 0.97, 1.14, 0.03, 0.03), STEEL),
     )
     return Shape(parts, math.radians(45))

@@ -1,7 +1,8 @@
 """Rays against solids: where each of many rays first meets an ellipsoid, a cone, a polyhedron or a torus.
 
-A ray is origin + t * direction. Origins and directions are triples whose members are floats or arrays that broadcast
-against each other (camera rays share their origin, sun rays their direction), so that the shared part costs nothing.
+A ray is origin + t * direction. Origins and directions are triples; either the origin is shared and its members are
+floats (rays of a camera), or the direction is (rays to the sun), so that the shared part costs nothing. The members of
+the other are arrays that broadcast against each other.
 Only + - * / and square roots are applied to arrays: these are exactly rounded on every machine, and so the pictures are
 the same everywhere.
 """
@@ -25,7 +26,10 @@ FAR = np.float32(1e9)
 
 
 class Solid(Protocol):
-    """A closed surface in the frame of its object: x to the right, y away from the viewer, z up."""
+    """A closed surface in the frame of its object: x to the right, y away from the viewer, z up.
+
+    Curved ones also have `normals(point)`: outward unit normals at points of the surface.
+    """
 
     @property
     def bounds(self) -> tuple[Point, Point]:
@@ -36,9 +40,6 @@ class Solid(Protocol):
         """First t (FAR where missed) and, for polyhedra, the number of the face met there."""
         ...
 
-    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
-        """Outward unit normals at points of the surface."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Ellipsoid:
     center: Point
     radii: Point
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[Point, Point]:
         (x, y, z), (a, b, c) = self.center, self.radii
         return (x - a, y - b, z - c), (x + a, y + b, z + c)
@@ -63,7 +64,7 @@ class Ellipsoid:
         t = (-b - np.sqrt(np.maximum(root, 0))) / a
         return np.where((root > 0) & (t > 0), t, FAR), None
 
-    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+    def normals(self, point: Triple) -> Triple:
         x, y, z = ((p - c) * (1.0 / (r * r)) for p, c, r in zip(point, self.center, self.radii, strict=True))
         length = 1.0 / np.sqrt(x * x + y * y + z * z)
         return x * length, y * length, z * length
@@ -89,7 +90,7 @@ class Frustum:
         x, y, z = triple
         return (x, z, y) if self.along == "y" else (x, y, z)
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[Point, Point]:
         (u, v), r = self.across, max(self.radius_low, self.radius_high)
         return self._turn((u - r, v - r, self.low)), self._turn((u + r, v + r, self.high))
@@ -120,7 +121,7 @@ class Frustum:
                 best = np.minimum(best, np.where((x * x + y * y < radius * radius) & (t > 0), t, FAR))
         return best, None
 
-    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+    def normals(self, point: Triple) -> Triple:
         x, y, z = self._turn(point)
         x, y = x - self.across[0], y - self.across[1]
         slope = (self.radius_high - self.radius_low) / (self.high - self.low)
@@ -135,37 +136,38 @@ class Frustum:
 
 @dataclass(frozen=True)
 class Polyhedron:
-    """Convex polyhedron: the points below all its planes (unit normal, distance from the origin)."""
+    """Convex polyhedron: the points below all its planes (x y z of the unit normal, distance from the origin)."""
 
     planes: tuple[tuple[float, float, float, float], ...]
     corners: tuple[Point, ...]
 
     @cached_property
-    def _table(self) -> np.ndarray:
-        return np.array(self.planes, dtype=np.float32)
-
-    @property
     def bounds(self) -> tuple[Point, Point]:
         xs, ys, zs = zip(*self.corners, strict=True)
         return (min(xs), min(ys), min(zs)), (max(xs), max(ys), max(zs))
 
     def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, np.ndarray]:
-        enter, leave, face = -FAR, FAR, None
+        enter: Number = -FAR
+        leave: Number = FAR
+        face = np.zeros(1, dtype=np.uint8)
         for number, (nx, ny, nz, height) in enumerate(self.planes):
-            # Faces along the axes are the most common ones by far and need a third of the arithmetic.
             toward = _dot((nx, ny, nz), direction)
             gap = height - _dot((nx, ny, nz), origin)
-            t = gap / toward
-            entering = toward < 0
-            later = entering & (t > enter)
-            enter = np.where(later, t, enter)
-            face = np.where(later, np.uint8(number), np.uint8(0) if face is None else face)
-            leave = np.minimum(leave, np.where(entering, FAR, t))
+            if isinstance(gap, float):
+                # Seen from outside a plane is a way in, from inside a way out, for all rays alike.
+                t = np.where((toward < 0) if gap < 0 else (toward > 0), gap / toward, FAR)
+                if gap >= 0:
+                    leave = np.minimum(leave, t)
+                    continue
+                face = np.where(t > enter, np.uint8(number), face)
+                enter = np.maximum(enter, t)
+            elif toward < 0:
+                enter = np.maximum(enter, gap * (1.0 / toward))
+            elif toward > 0:
+                leave = np.minimum(leave, gap * (1.0 / toward))
+            else:
+                leave = np.where(gap > 0, leave, -FAR)
         return np.where((enter < leave) & (enter > 0), enter, FAR), face
-
-    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
-        table = self._table[faces]
-        return table[..., 0], table[..., 1], table[..., 2]
 
 
 def _dot(normal: Point, vector: Triple) -> Number:
@@ -186,7 +188,7 @@ class Torus:
     major: float
     minor: float
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[Point, Point]:
         (x, y, z), r, m = self.center, self.major + self.minor, self.minor
         return (x - r, y - m, z - r), (x + r, y + m, z + r)
@@ -212,7 +214,7 @@ class Torus:
         q = np.sqrt(x * x + z * z) - self.major
         return np.sqrt(q * q + y * y) - self.minor
 
-    def normals(self, point: Triple, faces: np.ndarray | None) -> Triple:
+    def normals(self, point: Triple) -> Triple:
         x, y, z = (p - c for p, c in zip(point, self.center, strict=True))
         rim = np.sqrt(x * x + z * z) + 1e-9
         q = (rim - self.major) / rim

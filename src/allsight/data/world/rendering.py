@@ -16,7 +16,7 @@ from allsight.data.world.options import World
 from allsight.data.world.sampling import sample_scene
 from allsight.data.world.scene import Scene, Sun, Toy, with_relations
 from allsight.data.world.shapes import shape
-from allsight.data.world.solids import FAR, Point, Triple
+from allsight.data.world.solids import FAR, Polyhedron, Triple
 from allsight.data.world.vocabulary import IGNORE_LABEL, LABEL_CLASSES
 
 SAMPLES = 2
@@ -161,26 +161,17 @@ def _develop(scene: Scene, canvas: np.ndarray) -> UInt8[np.ndarray, "s s 3"]:
     return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
 
 
-def _local(toy: Toy, scene: Scene, low: Point, high: Point) -> list[tuple[float, float, float]]:
-    """Corners of a box of the toy's frame as columns, rows and depths of the picture."""
-    cos, sin = math.cos(toy.turn_rad), math.sin(toy.turn_rad)
-    places = []
-    for x in (low[0], high[0]):
-        for y in (low[1], high[1]):
-            for z in (low[2], high[2]):
-                world_x = toy.x_m + toy.scale_m * (cos * x - sin * y)
-                world_y = toy.y_m + toy.scale_m * (sin * x + cos * y)
-                places.append(scene.camera.project(world_x, world_y, toy.scale_m * z))
-    return places
+def _on_ground(toy: Toy, corners: np.ndarray) -> np.ndarray:
+    """Points of the toy's frame in the world's [..., 3]."""
+    cos, sin = math.cos(toy.turn_rad) * toy.scale_m, math.sin(toy.turn_rad) * toy.scale_m
+    x, y = corners[..., 0], corners[..., 1]
+    columns = (toy.x_m + cos * x - sin * y, toy.y_m + sin * x + cos * y, toy.scale_m * corners[..., 2])
+    return np.stack(columns, axis=-1)
 
 
-def _window(places: list[tuple[float, float, float]], side: int) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of the pixels around projected points: in the picture, and at least one pixel."""
-    columns, rows = [place[0] for place in places], [place[1] for place in places]
-    top = min(max(0, math.floor(min(rows))), side - 1)
-    left = min(max(0, math.floor(min(columns))), side - 1)
-    low, right = min(side, math.ceil(max(rows))), min(side, math.ceil(max(columns)))
-    return top, left, max(low, top + 1), max(right, left + 1)
+def _union(windows: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    tops, lefts, lows, rights = zip(*windows, strict=True)
+    return min(tops), min(lefts), max(lows), max(rights)
 
 
 def _turned(toy: Toy, vector: Triple) -> Triple:
@@ -193,47 +184,49 @@ def _turned(toy: Toy, vector: Triple) -> Triple:
 def _layer(scene: Scene, toy: Toy) -> _Layer:
     """Cast rays at a toy alone."""
     form, camera = shape(toy.shape), scene.camera
-    side = camera.size_px
-    top, left, low, right = _window(_local(toy, scene, *form.bounds), side)
+    windows = camera.windows(_on_ground(toy, form.corners))
+    top, left, low, right = _union(windows)
     across, ahead, up = camera.rays(SAMPLES)
     fine = slice(top * SAMPLES, low * SAMPLES), slice(left * SAMPLES, right * SAMPLES)
-    direction = _turned(toy, (across[:, fine[1]], ahead[fine[0]], up[fine[0]]))
     inverse = 1.0 / toy.scale_m
-    origin = tuple(
-        float(o) * inverse for o in _turned(toy, (-toy.x_m, -toy.y_m, camera.height_m))
-    )
-    direction = tuple(d * np.float32(inverse) for d in direction)  # type: ignore[assignment]
-    grid = (fine[0].stop - fine[0].start, fine[1].stop - fine[1].start)
-    nearest = np.full(grid, FAR, dtype=np.float32)
-    colours = np.zeros((*grid, 3), dtype=np.float32)
-    light = _turned(toy, scene.sun.direction)
-    for part in form.parts:
-        t0, l0, b0, r0 = _window(_local(toy, scene, *part.solid.bounds), side)
-        rows = slice(max(t0 - top, 0) * SAMPLES, max(b0 - top, 0) * SAMPLES)
-        columns = slice(max(l0 - left, 0) * SAMPLES, max(r0 - left, 0) * SAMPLES)
-        here = (direction[0][rows, columns], direction[1][rows, columns], direction[2][rows])  # type: ignore[index]
-        if here[0].size == 0:
-            continue
-        t, faces = part.solid.hit(origin, here)  # type: ignore[arg-type]
+    x, y, z = _turned(toy, (-toy.x_m * inverse, -toy.y_m * inverse, camera.height_m * inverse))
+    eye = (float(x), float(y), float(z))
+    dx, dy, dz = _turned(toy, (across[:, fine[1]] * inverse, ahead[fine[0]] * inverse, up[fine[0]] * inverse))
+    nearest = np.full(dx.shape, FAR, dtype=np.float32)
+    codes = np.zeros(dx.shape, dtype=np.uint8)
+    for part, code, (first, start, last, end) in zip(form.parts, form.codes, windows, strict=False):
+        rows = slice((first - top) * SAMPLES, (last - top) * SAMPLES)
+        columns = slice((start - left) * SAMPLES, (end - left) * SAMPLES)
+        t, faces = part.solid.hit(eye, (dx[rows, columns], dy[rows, columns], dz[rows]))
         view = nearest[rows, columns]
         found = t < view
-        hits = np.nonzero(found)
-        if hits[0].size == 0:
-            continue
-        far = t[hits]
-        view[hits] = far
-        ray = (here[0][hits], here[1][hits], here[2][hits[0], 0])
-        point = tuple(o + far * d for o, d in zip(origin, ray, strict=True))
-        normal = part.solid.normals(point, None if faces is None else np.broadcast_to(faces, t.shape)[hits])
-        colours[rows, columns][hits] = _shade(scene.sun, toy, part.paint, point, normal, light, origin)
-    covered = (nearest < FAR).astype(np.float32)
-    depth = camera.height_m / 26.0
-    haze = 0.0 if scene.place.wall_m else 0.5 * toy.y_m / (toy.y_m + 26.0 / max(depth, 0.1))
-    rgb = _shrink(colours)
-    cover = _shrink(covered)
-    if haze:
-        rgb += (np.array(scene.place.haze_rgb, dtype=np.float32) * cover[..., None] - rgb) * np.float32(haze)
-    return _Layer(top, left, rgb, cover)
+        np.copyto(view, t, where=found)
+        np.copyto(codes[rows, columns], code if faces is None else faces + np.uint8(code), where=found)
+    hits = np.flatnonzero(codes)
+    t, code_of = nearest.take(hits), codes.take(hits)
+    point = (eye[0] + t * dx.take(hits), eye[1] + t * dy.take(hits), eye[2] + t * dz.ravel().take(hits // dx.shape[1]))
+    normals = form.face_normals.take(code_of, axis=1)
+    for part, code in zip(form.parts, form.codes, strict=False):
+        if not isinstance(part.solid, Polyhedron):
+            of_part = np.flatnonzero(code_of == code)
+            normals[:, of_part] = part.solid.normals(tuple(p.take(of_part) for p in point))
+    light = _turned(toy, scene.sun.direction)
+    strength, shine = _shade(scene.sun, point, normals, light, eye)
+    marked = None
+    if toy.texture != "plain":
+        marked = form.textured.take(code_of) & _marked(toy.texture, point, normals)
+    cover = _shrink((codes > 0).astype(np.float32))
+    haze = 0.0 if scene.place.wall_m else 0.5 * toy.y_m / (toy.y_m + 40.0)
+    colours = np.empty((*cover.shape, 3), dtype=np.float32)
+    for channel in range(3):
+        paint = form.paints(toy.rgb, channel).take(code_of)
+        if marked is not None:
+            np.copyto(paint, toy.pattern_rgb[channel], where=marked)
+        fine_colours = np.zeros(codes.size, dtype=np.float32)
+        fine_colours[hits] = paint * strength + shine
+        mean = _shrink(fine_colours.reshape(codes.shape))
+        colours[..., channel] = mean * (1.0 - haze) + cover * (haze * scene.place.haze_rgb[channel])
+    return _Layer(top, left, colours, cover)
 
 
 def _shrink(values: np.ndarray) -> np.ndarray:
@@ -243,38 +236,28 @@ def _shrink(values: np.ndarray) -> np.ndarray:
         for column in range(SAMPLES):
             if row or column:
                 total += values[row::SAMPLES, column::SAMPLES]
-    return total * np.float32(1.0 / SAMPLES**2)
+    return total * (1.0 / SAMPLES**2)
 
 
 def _shade(
-    sun: Sun, toy: Toy, paint: object, point: Triple, normal: Triple, light: Triple, eye: Triple
-) -> Float32[np.ndarray, "n 3"]:
-    """Colours of points of a toy's surface: paint, sunlight, light from above, a soft highlight."""
-    nx, ny, nz = normal
-    facing = nx * np.float32(light[0]) + ny * np.float32(light[1]) + nz * np.float32(light[2])
+    sun: Sun, point: Triple, normals: Float32[np.ndarray, "3 n"], light: Triple, eye: Triple
+) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Light on points of a surface from the sun and from above, and the grey levels of a soft highlight."""
+    nx, ny, nz = normals
+    facing = nx * light[0] + ny * light[1] + nz * light[2]
     # Light from above falls off towards the ground, where the toy shades itself.
-    low = np.minimum(point[2] * np.float32(2.5), 1)
-    strength = sun.direct * 1.25 * np.maximum(facing, 0) + sun.ambient * (0.78 + 0.22 * nz) * (0.72 + 0.28 * low)
-    if paint is not None:
-        colours = np.array(paint, dtype=np.float32) * strength[:, None]
-    elif toy.texture == "plain":
-        colours = np.array(toy.rgb, dtype=np.float32) * strength[:, None]
-    else:
-        marked = _marked(toy.texture, point, normal)
-        colours = np.where(
-            marked[:, None], np.array(toy.pattern_rgb, dtype=np.float32), np.array(toy.rgb, dtype=np.float32)
-        )
-        colours = colours * strength[:, None]
+    low = np.minimum(point[2] * 0.7 + 0.72, 1)
+    strength = 1.25 * sun.direct * np.maximum(facing, 0) + sun.ambient * (0.78 + 0.22 * nz) * low
     size = math.sqrt(sum(float(e) ** 2 for e in eye))
     half = [float(l) + float(e) / size for l, e in zip(light, eye, strict=True)]
     length = math.sqrt(sum(h * h for h in half))
     shine = np.maximum(nx * (half[0] / length) + ny * (half[1] / length) + nz * (half[2] / length), 0)
     for _ in range(5):
         shine = shine * shine
-    return (colours + (shine * np.float32(90.0 * sun.direct))[:, None]).astype(np.float32)
+    return strength, shine * (90.0 * sun.direct)
 
 
-def _marked(texture: str, point: Triple, normal: Triple) -> Bool[np.ndarray, " n"]:
+def _marked(texture: str, point: Triple, normals: Float32[np.ndarray, "3 n"]) -> Bool[np.ndarray, " n"]:
     """Where the second colour of a texture is; patterns are about as fine on every shape."""
     x, y, z = point
     if texture == "stripes":
@@ -284,7 +267,7 @@ def _marked(texture: str, point: Triple, normal: Triple) -> Bool[np.ndarray, " n
         # The shifts keep flat faces off the borders between checks.
         cells = np.floor(x * 3.6 + 0.27) + np.floor(y * 3.6 + 0.27) + np.floor(z * 3.6)
         return cells - 2.0 * np.floor(cells * 0.5) > 0.5
-    ax, ay, az = (np.abs(n) for n in normal)
+    ax, ay, az = np.abs(normals)
     flat, sideways = (az > ax) & (az > ay), ax > ay
     u = np.where(flat | ~sideways, x, y) * np.float32(4.2)
     v = np.where(flat, y, z) * np.float32(4.2)
@@ -309,20 +292,12 @@ def _cast_shadows(scene: Scene, canvas: np.ndarray) -> None:
         form = shape(toy.shape)
         inverse = 1.0 / toy.scale_m
         light = _turned(toy, (sun_x, sun_y, sun_z))
-        for part in form.parts:
-            low, high = part.solid.bounds
-            # The shadow of a box is the hull of its corners pushed along the light onto the ground.
-            places = []
-            for z in (low[2], high[2]):
-                push = z / sun_z
-                shift_x, shift_y = float(light[0]) * push, float(light[1]) * push
-                places += _local(
-                    toy,
-                    scene,
-                    (low[0] - shift_x, low[1] - shift_y, 0.0),
-                    (high[0] - shift_x, high[1] - shift_y, 0.0),
-                )
-            top, left, bottom, right = _window(places, side)
+        # The shadow of a box is the hull of its corners pushed along the light onto the ground.
+        pushed = form.corners - form.corners[..., 2:] * (np.array(light) / sun_z)
+        windows = scene.camera.windows(_on_ground(toy, pushed))
+        for part, (top, left, bottom, right) in zip(form.parts, windows, strict=True):
+            if part.flat:
+                continue
             top = max(top, first)
             if top >= bottom or left >= right:
                 continue
