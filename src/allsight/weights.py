@@ -76,10 +76,11 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors and is not opened, since that would run code from it; if you "
-            f"trust its origin, save torch.load(path, weights_only=False)['model'] to a new file and load that"
+            f"trust its origin, save torch.load(path, weights_only=False)['model'] to a new file and use that"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path}: not a torch file: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or "it ends too early"
+        raise CheckpointError(f"{path}: not a torch file: {reason}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, got {type(content).__name__}")
     return _unpack(content, str(path))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from allsight.layers import MLP, BatchNormLast, ConvLast, DropPath, make_norm
+from allsight.layers import MLP, AttentionPool, BatchNormLast, ConvLast, DropPath, make_norm, recompute
+from allsight.ops import current_backend, use_backend
 
 
 def test_layer_norm_divides_by_a_deviation_with_eps_1e_6():
@@ -57,3 +58,46 @@ def test_drop_path_does_nothing_in_evaluation():
 def test_drop_path_refuses_impossible_probabilities(probability):
     with pytest.raises(ValueError, match="probability: expected 0 <= p < 1"):
         DropPath(probability)
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_pool_lets_the_mean_token_ask(bias, scale):
+    pool = AttentionPool(8, 5, heads=2, bias=bias, scale=scale).double()
+    tokens = torch.randn(3, 7, 8, dtype=torch.float64)
+    query = pool.q(pool.norm_q(tokens.mean(1)))
+    keys, values = pool.k(pool.norm_k(tokens)), pool.v(pool.norm_v(tokens))
+    heads = []
+    for h in (slice(0, 4), slice(4, 8)):
+        logits = torch.einsum("bc,btc->bt", query[:, h], keys[..., h]) * (scale or 4**-0.5)
+        heads.append(torch.einsum("bt,btc->bc", logits.softmax(-1), values[..., h]))
+    torch.testing.assert_close(pool(tokens), pool.proj(torch.cat(heads, -1)))
+    assert (pool.k.bias is not None) == bias
+
+
+class Spy(nn.Module):
+    """Notes the backend of every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        self.seen.append(current_backend())
+        return self.linear(x).relu()
+
+
+def test_the_second_pass_uses_the_backend_of_the_first():
+    spy = Spy()
+    with use_backend("reference"):
+        output = recompute(spy, torch.randn(3, 2))
+    output.sum().backward()
+    assert spy.seen == ["reference", "reference"]
+
+
+def test_without_gradients_nothing_is_recomputed():
+    spy = Spy()
+    with torch.no_grad():
+        recompute(spy, torch.randn(3, 2))
+    assert len(spy.seen) == 1

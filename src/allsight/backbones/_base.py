@@ -60,7 +60,7 @@ class Backbone(nn.Module, Configured):
         """Compute the feature maps.
 
         Args:
-            images: RGB; uint8 is normalised here with `mean` and `std`, floating point is taken as normalised.
+            images: RGB; uint8 is normalised here with `mean` and `std`, floating point is normalised already.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 

@@ -56,7 +56,7 @@ class InternImage(Backbone):
     """The InternImage family, T to G, and smaller ones.
 
     Maps are taken after each stage's closing norm, where it has one, and before its downsampling. Stages with
-    `block_norm="post"` and no center feature scale close without a norm: S, B, L and XL give raw residual sums.
+    `block_norm="post"` and no center feature scale close without one: S, B, L and XL give raw residual sums.
 
     Source: InternImage, arXiv:2211.05778; OpenGVLab/InternImage:classification/models/intern_image.py.
     """
@@ -87,22 +87,22 @@ class InternImage(Backbone):
             groups: Groups of the operator per stage; each divides its stage's channels.
             mlp_ratio: Hidden width of a block's MLP in units of its channels.
             block_norm: Where a block normalises: before each branch, after it, or (res_post) both.
-            idle_res_post_norm: Keep the norms of "res_post" as parameters although they are never used. Official
-                networks with `res_post_norm` have them where `post_norm` or `layer_scale` outranks that flag.
+            idle_res_post_norm: Keep the norms of "res_post" as parameters although they are never used.
+                Official networks with `res_post_norm` have them where `post_norm` or `layer_scale` outranks it.
             layer_scale: Initial value of a learned factor per channel on every branch; None: no such factor.
             offset_scale: Factor on the sampling grid and on the offsets.
             dw_kernel_size: Size of the depth-wise convolution that predicts offsets and weights; odd.
             center_feature_scale: Blend sampled and un-sampled features by a learned gate per group.
             remove_center: Do not sample the middle point of the kernel.
             third_stage_norm_after: Blocks of the third stage that are followed by a further layer norm.
-            norm: Norm of stem, downsampling and depth-wise branch; the blocks' own norms are always layer norms.
+            norm: Norm of stem, downsampling and depth-wise branch; the blocks' own are always layer norms.
             act: Activation.
             drop: Dropout probability after the stem and in the MLPs.
             drop_path: Probability of stochastic depth, in [0, 1).
             drop_path_rule: Linear: rising from 0 in the first block to `drop_path` in the last; uniform: the
                 same in all.
             stem_stride: Input pixels per cell of the first map; 2 or 1 for small pictures.
-            out_stages: Stages whose maps are returned, rising, from 0; stages after the last one are not built.
+            out_stages: Stages whose maps are returned, rising, from 0; those after the last are not built.
             remat: Recompute the inside of every block in the backward pass, to save memory.
         """
 
@@ -161,7 +161,7 @@ class InternImage(Backbone):
             """Translate constructor arguments or the YAML block of the official repository.
 
             Args:
-                args: Arguments of the official `InternImage` class (classification, detection or segmentation),
+                args: Arguments of the official `InternImage` class (classification, detection, segmentation),
                     or its YAML: the whole file, its `MODEL` part, or `MODEL.INTERN_IMAGE`. What is not given
                     has the official default of that form. Settings of the head are left to the classifier.
 
@@ -212,8 +212,8 @@ class InternImage(Backbone):
         Args:
             source: File or state dict of the official repository (classification, or a detector or segmenter
                 with `backbone.` in front of the names).
-            config: What to build; None: recognise the variant from names and shapes. Settings that leave no trace
-                in the weights (drop path, remat, stem stride 4, offset scale of a foreign size) need a config.
+            config: What to build; None: recognise the variant from names and shapes. Settings that leave no
+                trace in the weights (drop path, remat, another stem stride) need a config.
 
         Returns:
             The backbone in float32 with its `load_report`.
@@ -241,7 +241,7 @@ class InternImage(Backbone):
         return {name: state[own] for own, name in official.official_names(state, self.config.norm).items()}
 
     def save_official(self, path: Any) -> None:
-        """Write the weights under the official names: `.safetensors`, else a torch file with `model` inside."""
+        """Write the weights under the official names: `.safetensors`, else a torch file with `model`."""
         write_weights(self.official_state_dict(), path)
 
 
@@ -350,7 +350,7 @@ def _drop_path_chances(config: InternImage.Config) -> list[float]:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Linear layers start near zero, but those inside the operator as the operator says (it comes after them)."""
+    """Linear layers start near zero, but those inside the operator as it says (`apply` reaches it later)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from allsight.config import ConfigError, did_you_mean
 from allsight.types import CheckpointError
 
-# Own name -> official name, applied in turn. {slot} is the place of the norm in the official Sequential: a layout
-# change before a layer norm takes slot 0; a batch norm needs none in front.
+# Own name -> official name, applied in turn. {slot} is the place of the norm in the official Sequential: a
+# layout change before a layer norm takes slot 0; a batch norm needs none in front.
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"^stem\.norm(\d)\.", r"patch_embed.norm\1.{slot}."),
     (r"^stem\.", r"patch_embed."),
@@ -120,7 +120,7 @@ def is_head(name: str) -> bool:
 
 
 def stage_of(name: str) -> int:
-    """Return the stage an official name is needed for (a downsampling serves the next one), -1 for the stem."""
+    """Return the stage an official name serves (a downsampling serves the next one), -1 for the stem."""
     match = _STAGE.match(name)
     return -1 if match is None else int(match[1]) + (match[2] is not None)
 
@@ -208,8 +208,8 @@ def recognise(weights: Mapping[str, Tensor], variants: Mapping[str, Mapping[str,
         variants, key=lambda v: (abs(variants[v]["channels"] - channels), _distance(variants[v], depths))
     )
     raise CheckpointError(
-        f"InternImage: no variant has channels={channels} and depths={depths}; the nearest is '{nearest}' with "
-        f"channels={variants[nearest]['channels']} and depths={variants[nearest]['depths']}; pass config="
+        f"InternImage: no variant has channels={channels} and depths={depths}; the nearest is '{nearest}' "
+        f"with channels={variants[nearest]['channels']} and depths={variants[nearest]['depths']}; pass config="
     )
 
 

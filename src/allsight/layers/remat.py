@@ -16,8 +16,8 @@ from allsight.ops import current_backend, use_backend
 def recompute(module: nn.Module, x: Tensor) -> Tensor:
     """Return `module(x)`, keeping only `x` for the backward pass.
 
-    Outputs, gradients, random draws and running statistics are those of a plain call, and the second pass uses
-    the operator backend of the first.
+    Outputs, gradients, random draws and running statistics are those of a plain call, and the second pass
+    uses the operator backend of the first.
     """
     if not torch.is_grad_enabled():
         return module(x)

@@ -36,8 +36,8 @@ class Classifier(PlainModel):
     """Logits of a picture.
 
     Two heads, both official: "conv" (1x1 convolution, batch norm, mean over the last map; T to XL) and
-    "attention" (the last two maps as tokens at the stride of the finer, pooled by attention; H and G, where it is
-    called CLIP projector).
+    "attention" (the last two maps as tokens at the stride of the finer, pooled by attention; H and G, where it
+    is called CLIP projector).
 
     Source: OpenGVLab/InternImage:classification/models/intern_image.py.
     """
@@ -68,7 +68,7 @@ class Classifier(PlainModel):
                     raise ValueError("head: 'attention' needs a backbone with norm='layer'")
                 if net.out_stages[-2:] != (last - 1, last):
                     raise ValueError(
-                        f"head: 'attention' needs the last two stages in backbone.out_stages, got {net.out_stages}"
+                        f"head: 'attention' needs the last two stages in out_stages, got {net.out_stages}"
                     )
             return self
 
@@ -161,7 +161,7 @@ class Classifier(PlainModel):
         return {name: state[own] for own, name in self._official_names().items()}
 
     def save_official(self, path: Any) -> None:
-        """Write the weights under the official names: `.safetensors`, else a torch file with `model` inside."""
+        """Write the weights under the official names: `.safetensors`, else a torch file with `model`."""
         write_weights(self.official_state_dict(), path)
 
     def _official_names(self) -> dict[str, str]:

@@ -1,0 +1,211 @@
+"""The classifier: official numbers, sizes and names, both heads, weights in and out."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from allsight.backbones import InternImage
+from allsight.config import ConfigError, build, dump
+from allsight.models import Classifier
+from allsight.types import CheckpointError
+
+# Parameters with 1000 classes and with 21841.
+SIZES = {
+    "tiny": (29_918_424, 45_945_153),
+    "small": (50_079_880, 70_108_081),
+    "base": (97_461_832, 125_492_977),
+    "large": (223_334_810, 263_370_371),
+    "xlarge": (334_819_780, 382_858_285),
+    "huge": (1_089_636_760, 1_105_663_489),
+    "giant": (3_076_373_352, 3_092_400_081),
+}
+LIMITS = {"f64": (1e-9, 1e-8), "f32": (2e-5, 5e-4)}
+SMALL = InternImage.Config(channels=8, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8))
+HUGE_LIKE = InternImage.Config(
+    channels=16,
+    depths=(1, 1, 2, 1),
+    groups=(1, 2, 4, 8),
+    block_norm="res_post",
+    dw_kernel_size=5,
+    center_feature_scale=True,
+    third_stage_norm_after=(1,),
+)
+
+
+def official_file(name):
+    if "ALLSIGHT_PARITY" not in os.environ:
+        pytest.skip("ALLSIGHT_PARITY is not set: folder with numbers of the official implementations")
+    return Path(os.environ["ALLSIGHT_PARITY"]) / "internimage" / name
+
+
+def relative(actual, expected):
+    return float((actual - expected).detach().norm() / expected.norm().clamp_min(1e-300))
+
+
+def on_meta(name, **changes):
+    with torch.device("meta"):
+        return Classifier(Classifier.Config.variant(name, **changes))
+
+
+def classifier(head="conv", backbone=SMALL, classes=5):
+    torch.manual_seed(0)
+    return Classifier(Classifier.Config(backbone=backbone, num_classes=classes, head=head))
+
+
+def cases():
+    """Names of the official networks at hand."""
+    folder = Path(os.environ.get("ALLSIGHT_PARITY", "")) / "internimage"
+    return sorted(f.stem for f in folder.glob("[a-i]_*.json")) or ["(no ALLSIGHT_PARITY)"]
+
+
+@pytest.mark.parametrize("precision", ["f64", "f32"])
+@pytest.mark.parametrize("case", cases())
+def test_network_matches_the_official_one(case, precision):
+    """Logits, maps, gradients and running statistics of whole networks made by OpenGVLab/InternImage."""
+    about = json.loads(official_file(f"{case}.json").read_text())
+    tensors = load_file(official_file(f"{case}.safetensors"))
+    dtype = {"f64": torch.float64, "f32": torch.float32}[precision]
+    forward, gradient = LIMITS[precision]
+    config = Classifier.Config.from_official_args(about["constructor"])
+    prefix = "state_dict."
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    def run(loss_of):
+        """One fresh network, forward and backward; train mode changes its buffers."""
+        model = Classifier.from_official(state, config).to(dtype).train(about["mode"] == "train")
+        assert sum(p.numel() for p in model.parameters()) == about["parameter_count"]
+        images = tensors["input"].to(dtype, copy=True).requires_grad_()
+        loss_of(model, images).backward()
+        for module in model.parameters():
+            module.data = torch.zeros_like(module) if module.grad is None else module.grad
+        # With every weight replaced by its gradient, the official names give the gradients.
+        return model.official_state_dict() | {"input": images.grad}
+
+    def expect(actual, name, limit):
+        assert relative(actual, tensors[name].to(dtype)) < limit, name
+
+    def loss_of_logits(model, images):
+        logits = model(images)
+        expect(logits, f"{precision}.logits", forward)
+        state_now = model.official_state_dict()
+        for name in tensors:
+            if name.startswith(f"{precision}.after_train_step_forward."):
+                key = name.removeprefix(f"{precision}.after_train_step_forward.")
+                expect(state_now[key].to(dtype), name, forward)
+        return (logits * tensors["loss_weight.logits"].to(dtype)).sum()
+
+    def loss_of_maps(model, images):
+        maps = model.backbone(images)
+        for i, feature in enumerate(maps):
+            expect(feature, f"{precision}.feat{i}", forward)
+        return sum((f * tensors[f"loss_weight.feat{i}"].to(dtype)).sum() for i, f in enumerate(maps))
+
+    for what, loss_of in (("logits", loss_of_logits), ("feats", loss_of_maps)):
+        gradients = run(loss_of)
+        for key in (*about["gradient_keys"], "input"):
+            if f"f64.grad_{what}.{key}" in tensors:
+                expect(gradients[key], f"f64.grad_{what}.{key}", gradient)
+
+
+@pytest.mark.parametrize(("variant", "letter"), [("tiny", "t"), ("huge", "h")])
+def test_official_names_and_shapes_are_those_of_the_published_networks(variant, letter):
+    about = json.loads(official_file(f"keys_{letter}.json").read_text())
+    ours = {name: list(tensor.shape) for name, tensor in on_meta(variant).official_state_dict().items()}
+    assert ours == about["state_dict"]
+
+
+@pytest.mark.parametrize("variant", SIZES)
+def test_variant_has_its_published_size(variant):
+    def size(model):
+        return sum(p.numel() for p in model.parameters())
+
+    assert (size(on_meta(variant)), size(on_meta(variant, num_classes=21841))) == SIZES[variant]
+
+
+@pytest.mark.parametrize("variant", Classifier.variants)
+def test_config_of_every_variant_round_trips_through_plain_data(variant):
+    config = Classifier.Config.variant(variant, num_classes=7)
+    assert build(Classifier.Config, dump(config)) == config
+
+
+@pytest.mark.parametrize(("head", "backbone"), [("conv", SMALL), ("attention", HUGE_LIKE)])
+def test_gradients_reach_every_parameter(head, backbone):
+    model = classifier(head, backbone).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_logits_and_maps_of_any_size():
+    model = classifier().eval()
+    images = torch.randint(0, 256, (2, 3, 45, 33), dtype=torch.uint8)
+    assert model(images).shape == (2, 5)
+    maps = model.backbone(images)
+    assert [m.shape[1] for m in maps] == [spec.channels for spec in model.feature_specs]
+
+
+def test_without_classes_pooled_features_come_out():
+    assert classifier(classes=0).eval()(torch.randn(1, 3, 32, 32)).shape == (1, 96)
+
+
+def test_attention_head_refuses_sizes_it_cannot_pair():
+    model = classifier("attention", HUGE_LIKE).eval()
+    with pytest.raises(ValueError, match=r"images: the attention head needs sides divisible by 32"):
+        model(torch.randn(1, 3, 40, 64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(backbone=dict(norm="batch")), "head: 'attention' needs a backbone with norm='layer'"),
+        (dict(backbone=dict(out_stages=(0, 3))), "head: 'attention' needs the last two stages"),
+    ],
+)
+def test_attention_head_refuses_backbones_it_cannot_serve(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Classifier.Config(backbone=InternImage.Config(**changes["backbone"]), head="attention")
+
+
+@pytest.mark.parametrize(("head", "backbone"), [("conv", SMALL), ("attention", HUGE_LIKE)])
+@pytest.mark.parametrize("classes", [0, 5])
+def test_saved_weights_come_back(tmp_path, head, backbone, classes):
+    model = classifier(head, backbone, classes).eval()
+    model.save_official(tmp_path / "weights.pth")
+    again = Classifier.from_official(tmp_path / "weights.pth", model.config).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(images), model(images))
+    assert len(again.load_report.matched) == len(model.state_dict())
+
+
+def test_variant_head_and_classes_are_recognised():
+    nano = classifier(backbone=InternImage.Config.variant("nano"), classes=11)
+    weights = {f"module.{name}": tensor for name, tensor in nano.official_state_dict().items()}
+    assert Classifier.from_official({"model": weights}).config == nano.config
+
+
+def test_weights_of_a_bare_backbone_are_refused_with_advice():
+    weights = InternImage(InternImage.Config.variant("nano")).official_state_dict()
+    with pytest.raises(CheckpointError, match="neither head; load them as a backbone"):
+        Classifier.from_official(weights)
+
+
+def test_weights_of_another_number_of_classes_are_refused():
+    model = classifier()
+    config = model.config.model_copy(update={"num_classes": 6})
+    with pytest.raises(CheckpointError, match=r"head.weight \(5, 96\) instead of \(6, 96\)"):
+        Classifier.from_official(model.official_state_dict(), config)
+
+
+def test_official_arguments_choose_head_width_and_classes():
+    config = Classifier.Config.from_official_args(
+        dict(channels=16, depths=[1, 1, 2, 1], groups=[1, 2, 4, 8], num_classes=9, cls_scale=2.0)
+    )
+    assert (config.num_classes, config.head, config.head_ratio) == (9, "conv", 2.0)
+    assert Classifier.Config.from_official_args({"USE_CLIP_PROJECTOR": True}).head == "attention"
+    with pytest.raises(ConfigError, match="use_clip_projector does not work with norm_layer BN"):
+        Classifier.Config.from_official_args(dict(use_clip_projector=True, norm_layer="BN"))

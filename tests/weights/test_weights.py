@@ -1,0 +1,85 @@
+"""Reading files of weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from allsight.types import CheckpointError
+from allsight.weights import LoadReport, load_mapped, read_weights, select_part, write_weights
+
+TENSORS = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2)}
+
+
+class Surprise:
+    """An object in a pickle, whose loading would run code."""
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors"])
+def test_what_is_written_is_read(tmp_path, name):
+    write_weights(TENSORS, tmp_path / name)
+    assert {k: v.tolist() for k, v in read_weights(tmp_path / name).items()} == {
+        k: v.tolist() for k, v in TENSORS.items()
+    }
+
+
+@pytest.mark.parametrize("container", ["model", "state_dict", "module", None])
+def test_containers_are_opened(container):
+    content = {container: TENSORS, "epoch": 3} if container else TENSORS
+    assert read_weights(content).keys() == TENSORS.keys()
+
+
+def test_a_file_that_would_run_code_is_not_opened(tmp_path):
+    torch.save({"model": TENSORS, "config": Surprise()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth: holds more than tensors.*weights_only=False"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_files_that_hold_no_weights_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"absent\.pth: no such file"):
+        read_weights(tmp_path / "absent.pth")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"text\.safetensors: not a safetensors file"):
+        read_weights(tmp_path / "text.safetensors")
+    (tmp_path / "text.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"text\.pth: not a torch file"):
+        read_weights(tmp_path / "text.pth")
+    torch.save({"epoch": 3}, tmp_path / "bare.pth")
+    with pytest.raises(
+        CheckpointError, match=r"bare\.pth: no tensors at the top nor under model.*it has epoch"
+    ):
+        read_weights(tmp_path / "bare.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match=r"list\.pth: expected a mapping of tensors, got list"):
+        read_weights(tmp_path / "list.pth")
+
+
+def test_a_part_is_selected_by_its_prefix():
+    weights = {"module.net.a": torch.ones(1), "module.head.b": torch.ones(1)}
+    part, outside = select_part(weights, "net.")
+    assert list(part) == ["a"]
+    assert outside == ("head.b",)
+    assert select_part(TENSORS, "net.") == (TENSORS, ())
+
+
+def test_nothing_is_loaded_where_something_does_not_fit():
+    module = nn.Linear(3, 2)
+    before = module.weight.clone()
+    with pytest.raises(CheckpointError, match=r"toy: weights do not fit the model: 1 missing: b"):
+        load_mapped(module, {"w": torch.zeros(2, 3)}, {"weight": "w", "bias": "b"}, what="toy")
+    assert torch.equal(module.weight, before)
+
+
+def test_a_module_on_the_meta_device_receives_real_parameters():
+    module = nn.Linear(3, 2, device="meta", dtype=torch.float64)
+    report = load_mapped(
+        module, {"w": torch.ones(2, 3), "b": torch.ones(2)}, {"weight": "w", "bias": "b"}, what="toy"
+    )
+    assert module.weight.dtype == torch.float64
+    assert module.weight.requires_grad
+    assert module(torch.ones(1, 3, dtype=torch.float64)).tolist() == [[4.0, 4.0]]
+    assert report == LoadReport(("w", "b"))
+
+
+def test_report_reads_as_a_sentence():
+    report = LoadReport(("a", "b"), skipped=("head.weight",))
+    assert str(report) == "2 tensors matched, 0 missing, 0 unexpected, 1 skipped by rule: head.weight"
