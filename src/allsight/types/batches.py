@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -64,7 +64,7 @@ class Batch:
         if self.starts.numel() == 0 and self.ids:
             object.__setattr__(self, "starts", torch.ones(len(self.ids), dtype=torch.bool))
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch with every tensor on `device`."""
 
         def move(tensor: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Batch:
             starts=move(self.starts),
         )
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for copies to a GPU that do not block."""
         return replace(
             self,

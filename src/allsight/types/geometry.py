@@ -7,7 +7,6 @@ time). Lengths are metres, angles radians, times seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -35,7 +34,7 @@ class CameraRig:
     time_s: Float[Tensor, " b"]
     is_present: Bool[Tensor, "b n"] | None = None
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> CameraRig:
         return map_tensors(lambda tensor: tensor.to(device), self)
 
     def project(
@@ -56,7 +55,7 @@ class MultiCameraBatch:
     images: Shaped[Tensor, "b n 3 h w"]
     rig: CameraRig
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> MultiCameraBatch:
         return map_tensors(lambda tensor: tensor.to(device), self)
 
 

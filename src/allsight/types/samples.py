@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
@@ -89,7 +89,7 @@ class Objects:
     def __len__(self) -> int:
         return int(self.boxes_xyxy_px.shape[0])
 
-    def select(self, keep: Shaped[Tensor, " k"]) -> Self:
+    def select(self, keep: Shaped[Tensor, " k"]) -> Objects:
         """The things that `keep` (a boolean mask or indices) picks."""
         return type(self)(
             self.boxes_xyxy_px[keep],
@@ -127,7 +127,7 @@ class Sample:
     @classmethod
     def of_image(
         cls, id: str, pixels: Shaped[Tensor, "3 h w"], targets: dict[str, Any] | None = None
-    ) -> Self:
+    ) -> Sample:
         """A sample whose only input is one picture."""
         if pixels.dtype is not torch.uint8 and not pixels.is_floating_point():
             raise ValueError(f"sample {id!r}: pixels must be uint8 or floating point, got {pixels.dtype}")
