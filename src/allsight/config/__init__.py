@@ -8,7 +8,8 @@ from allsight.config.base import Config, Configured, Family, Variants
 from allsight.config.errors import ConfigError, did_you_mean
 from allsight.config.mixture import Mixture
 from allsight.config.overrides import apply_overrides, replace
-from allsight.config.tree import build, changed_lines, dump, dump_yaml, parse_value, parse_yaml
+from allsight.config.text import changed_lines, dump_yaml, parse_value, parse_yaml
+from allsight.config.tree import build, dump
 
 __all__ = [
     "Config",

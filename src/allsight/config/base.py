@@ -6,11 +6,13 @@ import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from allsight.config.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound="Config")
 
 Variants = Mapping[str, Mapping[str, Any]]
 """Variant name -> the fields it sets; every variant of a class sets the same fields."""
@@ -41,11 +43,23 @@ class Config(BaseModel):
             name = type(self).__qualname__.removesuffix(".Config")
             raise ConfigError("\n".join(explain(type(self), error, path=name))) from None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
+        """Pydantic takes `true` for 1; whoever writes `steps: true` means something else."""
+        if isinstance(value, bool):
+            from allsight.config.tree import refuses_truth
+
+            expected = refuses_truth(cls.model_fields[str(info.field_name)].annotation)
+            if expected:
+                raise ValueError(f"expected {expected}, got {value}")
+        return value
+
     def __repr_name__(self) -> str:
         return type(self).__qualname__
 
     @classmethod
-    def variant(cls, name: str, **changes: Any) -> Self:
+    def variant(cls: type[C], name: str, **changes: Any) -> C:
         """The configuration of a named variant, with `changes` on top.
 
         Raises:
@@ -111,8 +125,8 @@ class Family:
                 return name
         if owner.__module__ == "__main__":
             raise ConfigError(
-                f"{self.what} {owner.__qualname__} is defined in a script run as __main__, so a saved run could "
-                f"not find it again; move it into a file of its own and import it"
+                f"{self.what} {owner.__qualname__} is defined in a script run as __main__, so a saved run "
+                f"could not find it again; move it into a file of its own and import it"
             )
         source = getattr(sys.modules.get(owner.__module__), "__allsight_file__", None)
         return f"{source}:{owner.__qualname__}" if source else place
@@ -139,12 +153,16 @@ class Family:
         else:
             raise ConfigError(f"{where}no {self.what} '{kind}'{did_you_mean(kind, self.table)}")
         module_name, _, class_name = place.rpartition(":")
+        if not all(part.isidentifier() for part in class_name.split(".")):
+            raise ConfigError(f"{where}expected a {self.what} as module:Class or file.py:Class, got '{kind}'")
         try:
             module = import_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name)
             owner: Any = module
             for part in class_name.split("."):
                 owner = getattr(owner, part)
-        except (ImportError, AttributeError, OSError) as error:
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
+        except (ImportError, AttributeError, OSError, SyntaxError) as error:
             raise ConfigError(f"{where}cannot import {self.what} '{kind}': {error}") from error
         if not (isinstance(owner, type) and issubclass(owner, Configured) and owner.family is self):
             raise ConfigError(f"{where}'{kind}' is not a {self.what}")
@@ -167,6 +185,8 @@ def import_file(file: Path) -> Any:
         raise ConfigError(f"{file}: a module called '{file.stem}' is loaded already; rename the file")
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))
+    if "." in file.stem:
+        raise ConfigError(f"{file}: its name has a dot too many to be imported; rename the file")
     module = importlib.import_module(file.stem)
     if module.__file__ is None or Path(module.__file__).resolve() != file:
         raise ConfigError(f"{file}: its name hides the module {module.__file__}; rename the file")
@@ -175,6 +195,8 @@ def import_file(file: Path) -> Any:
 
 
 def _import(name: str) -> Any:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"'{name}' is not the name of a Python module")
     return importlib.import_module(name)
 
 

@@ -25,7 +25,9 @@ class Mixture(Mapping[str, Item], Generic[Item]):
 
     def __getattr__(self, name: str) -> Item:
         if name.startswith("_") or name not in self._items:
-            raise AttributeError(f"mixture has no item '{name}'; it has {', '.join(self.__dict__.get('_items', ()))}")
+            raise AttributeError(
+                f"mixture has no item '{name}'; it has {', '.join(self.__dict__.get('_items', ()))}"
+            )
         return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -44,7 +46,9 @@ class Mixture(Mapping[str, Item], Generic[Item]):
         return f"Mixture({', '.join(f'{name}={item!r}' for name, item in self._items.items())})"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         item_types = get_args(source)
         item = handler.generate_schema(item_types[0]) if item_types else core_schema.any_schema()
         names = core_schema.str_schema(pattern=r"^[a-z][a-z0-9_]*$")

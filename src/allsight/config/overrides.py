@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from allsight.config.base import Config
 from allsight.config.errors import ConfigError, did_you_mean
 from allsight.config.mixture import Mixture
-from allsight.config.tree import Tree, _dump, build, choose, config_class, dump, parse_value
+from allsight.config.text import Tree, parse_value
+from allsight.config.tree import _dump, build, choose, config_class, dump, text_is_meant
 
 C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """A value as somebody typed it: what it means depends on the field it is for."""
+
+    text: str
+
+    def value(self, annotation: Any = None) -> Any:
+        return self.text if text_is_meant(annotation, self.text) else parse_value(self.text)
 
 
 def replace(config: C, changes: Mapping[str, Any]) -> C:
@@ -35,29 +47,29 @@ def apply_overrides(config: C, texts: Iterable[str], *, trust: bool = True) -> C
         path, sign, value = text.partition("=")
         if not sign or not path:
             raise ConfigError(f"'{text}': expected key.path=value, such as optim.lr=2e-4")
-        changes.append((path.strip(), parse_value(value)))
+        changes.append((path.strip(), _Typed(value.strip())))
     return _override(config, changes, trust=trust)
 
 
 def _override(config: C, changes: list[tuple[str, Any]], *, trust: bool) -> C:
     tree = dump(config)
     cls = type(config)
-    ordered = sorted(changes, key=lambda change: _precedence(change[0]))
-    for path, value in ordered:
-        _set(cls, tree, path, _dump(value), trust)
+    for path, value in sorted(changes, key=_precedence):
+        _set(cls, tree, path, value, trust)
     return build(cls, tree, trust=trust)
 
 
-def _precedence(path: str) -> tuple[int, int]:
-    """Kinds before variants before the rest; of kinds and variants the outer ones first."""
-    depth = path.count(".")
-    match path.rpartition(".")[2]:
-        case "kind":
-            return 0, depth
-        case "variant":
-            return 1, depth
-        case _:
-            return 2, 0
+def _precedence(change: tuple[str, Any]) -> tuple[int, int]:
+    """Kinds before variants before the rest; of kinds and variants the outer ones first.
+
+    A whole configuration or mapping brings its kind along, so it counts as one; what is set inside it comes later.
+    """
+    path, value = change
+    plain = value.value() if isinstance(value, _Typed) else value
+    last = path.rpartition(".")[2]
+    if last == "kind" or isinstance(plain, Mapping | Config):
+        return 0, path.count(".")
+    return (1, path.count(".")) if last == "variant" else (2, 0)
 
 
 def _set(cls: type[Config], tree: Tree, path: str, value: Any, trust: bool) -> None:
@@ -69,45 +81,58 @@ def _set(cls: type[Config], tree: Tree, path: str, value: Any, trust: bool) -> N
     container: type | None = Config
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
+        if container in (Config, Mixture) and not isinstance(node, dict):
+            raise ConfigError(f"{where}.{part}: '{where}' was set to {node!r}, which has no fields")
         if container is Config and here is not None:
             if last and part == "kind" and getattr(here.of, "family", None) is not None:
-                _change_kind(here, node, value, where, trust)
+                _change_kind(here, node, _plain(value, str), where, trust)
                 return
             if last and part == "variant" and "variant" not in here.model_fields:
-                node.update(_dump(_variant(here, str(value), where)))
+                node.update(_dump(_variant(here, str(_plain(value, str)), where)))
                 return
             if part not in here.model_fields:
                 raise ConfigError(f"{where}.{part}: no such field{did_you_mean(part, here.model_fields)}")
+            annotation = here.model_fields[part].annotation
             if last:
-                node[part] = value
+                node[part] = _plain(value, annotation)
                 return
-            item = config_class(here.model_fields[part].annotation)
+            item = config_class(annotation)
             where = f"{where}.{part}"
             if node.get(part) is None and item is not None and item[0] is Config:
                 node[part] = {}
             node = node[part]
             container, here = item if item is not None else (None, None)
-            if container is Config and here is not None:
-                here = choose(here, node, path=where, trust=trust) if node or last else here
+            if container is Config and here is not None and isinstance(node, dict):
+                here = choose(here, node, path=where, trust=trust) if node else here
         elif container is Mixture and here is not None:
-            if part not in node and not last:
-                raise ConfigError(f"{where}.{part}: no such item{did_you_mean(part, node)}")
             if last:
-                if value is None:
-                    if part not in node:
-                        raise ConfigError(f"{where}.{part}: no such item{did_you_mean(part, node)}")
-                    del node[part]
-                else:
-                    node[part] = value
+                _set_item(node, part, _plain(value), where)
                 return
+            if part not in node:
+                if parts[position + 1 :] != ["kind"]:
+                    raise ConfigError(f"{where}.{part}: no such item{did_you_mean(part, node)}")
+                node[part] = {}
             where = f"{where}.{part}"
             node, container = node[part], Config
-            here = choose(here, node, path=where, trust=trust)
+            here = choose(here, node, path=where, trust=trust) if node else here
         else:
-            node, container, here = _enter(node, part, where, last, value, here, trust)
+            node, container, here = _enter(node, part, where, last, _plain(value), here, trust)
             where = f"{where}.{part}"
             if last:
                 return
+
+
+def _plain(value: Any, annotation: Any = None) -> Any:
+    return value.value(annotation) if isinstance(value, _Typed) else _dump(value)
+
+
+def _set_item(mixture: Tree, name: str, value: Any, where: str) -> None:
+    if value is not None:
+        mixture[name] = value
+    elif name in mixture:
+        del mixture[name]
+    else:
+        raise ConfigError(f"{where}.{name}: no such item{did_you_mean(name, mixture)}")
 
 
 def _enter(

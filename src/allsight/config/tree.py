@@ -5,9 +5,8 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -58,14 +57,21 @@ def build(cls: type[C], tree: Any, *, path: str = "config", trust: bool = False)
     for name, value in tree.items():
         if name == "kind" and cls.of is not None and cls.of.family is not None:
             continue
+        if not isinstance(name, str):
+            faults.append(f"{path}.{name}: no such field; names are words, YAML reads this as {name!r}")
+            continue
         field = cls.model_fields.get(name)
         try:
-            values[name] = value if field is None else _build(field.annotation, value, f"{path}.{name}", trust)
+            values[name] = (
+                value if field is None else _build(field.annotation, value, f"{path}.{name}", trust)
+            )
         except ConfigError as error:
             faults.append(str(error))
     if faults:
         # Faults of siblings are reported together; the nested ones already carry their full path.
-        raise ConfigError("\n".join([*faults, *(_unknown(cls, name, path) for name in _strangers(cls, tree))]))
+        raise ConfigError(
+            "\n".join([*faults, *(_unknown(cls, name, path) for name in _strangers(cls, tree))])
+        )
     try:
         return cls(**values)
     except ConfigError as error:
@@ -122,12 +128,40 @@ def config_class(annotation: Any) -> tuple[type, type[Config]] | None:
 
 
 def explain(cls: type[BaseModel], error: ValidationError, *, path: str) -> list[str]:
-    """Pydantic's errors as our one-liners."""
-    return [_explain(cls, detail, path) for detail in error.errors(include_url=False)]
+    """Pydantic's errors as our one-liners. A value that fits no member of a union is one fault, not several."""
+    lines: dict[object, str] = {}
+    for number, detail in enumerate(error.errors(include_url=False)):
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        field = cls.model_fields.get(name)
+        is_union = field is not None and len(_members(field.annotation)) > 1
+        if (
+            field is not None
+            and is_union
+            and len(detail["loc"]) > 1
+            and config_class(field.annotation) is None
+        ):
+            text = f"{path}.{name}: expected {_type_name(field.annotation)}, got {detail.get('input')!r}"
+            lines.setdefault(name, text)
+        else:
+            lines[number] = _explain(cls, detail, path)
+    return list(lines.values())
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types a field may have, None left out."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [] if annotation is type(None) else [annotation]
 
 
 def _explain(cls: type[BaseModel], detail: ErrorDetails, path: str) -> str:
-    loc = [str(part) for part in detail["loc"] if not str(part).startswith(("function-", "lax-or-strict", "nullable"))]
+    loc = [
+        str(part)
+        for part in detail["loc"]
+        if not str(part).startswith(("function-", "lax-or-strict", "nullable"))
+    ]
     where = ".".join([path, *_field_path(cls, loc)])
     kind, given = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
@@ -142,7 +176,11 @@ def _explain(cls: type[BaseModel], detail: ErrorDetails, path: str) -> str:
         options = [option.strip(" '") for option in expected.replace(" or ", ", ").split(",")]
         hint = did_you_mean(given, options) if isinstance(given, str) else ""
         return f"{where}: expected {expected}, got {given!r}{hint if 'did you mean' in hint else ''}"
-    if kind.endswith(("_parsing", "_type")) or kind in ("int_from_float", "model_attributes_type", "is_instance_of"):
+    if kind.endswith(("_parsing", "_type")) or kind in (
+        "int_from_float",
+        "model_attributes_type",
+        "is_instance_of",
+    ):
         field = cls.model_fields.get(loc[0]) if loc else None
         expected = kind.removesuffix("_parsing").removesuffix("_type").removesuffix("_from_float")
         if field is not None and len(loc) == 1:
@@ -162,12 +200,42 @@ def _field_path(cls: type[BaseModel], loc: list[str]) -> list[str]:
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         return _type_name(get_args(annotation)[0])
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(
+            "None" if part is type(None) else _type_name(part) for part in get_args(annotation)
+        )
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(option) for option in get_args(annotation))
+    return (
+        annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    )
+
+
+def refuses_truth(annotation: Any) -> str:
+    """What a field of numbers expects, empty for fields that may hold true and false."""
+    members = _members(annotation)
+    if any(member is bool or member is Any or get_origin(member) is Literal for member in members):
+        return ""
+    return _type_name(annotation) if {int, float} & set(members) else ""
+
+
+def text_is_meant(annotation: Any, text: str) -> bool:
+    """Whether a field takes `text` as it stands: a text field, for which YAML's `on`, `2024` or `1:30` are words."""
+    members = _members(annotation)
+    optional = annotation is not None and len(get_args(annotation)) > len(members)
+    if optional and text in ("", "null", "None", "~"):
+        return False
+    return bool(members) and all(
+        member in (str, Path)
+        or (get_origin(member) is Literal and all(isinstance(option, str) for option in get_args(member)))
+        for member in members
+    )
 
 
 def _strangers(cls: type[Config], tree: Mapping[str, Any]) -> list[str]:
     has_kind = cls.of is not None and cls.of.family is not None
-    return [name for name in tree if name not in cls.model_fields and not (name == "kind" and has_kind)]
+    strangers = [name for name in tree if name not in cls.model_fields and not (name == "kind" and has_kind)]
+    return [name for name in strangers if isinstance(name, str)]
 
 
 def _unknown(cls: type[BaseModel], name: str, path: str) -> str:
@@ -181,79 +249,3 @@ def _reroot(message: str, cls: type[Config], path: str) -> str:
         path + line.removeprefix(name) if line.startswith((name + ".", name + ":")) else line
         for line in message.split("\n")
     )
-
-
-class _Dumper(yaml.SafeDumper):
-    """Short lists on one line, as people write them."""
-
-
-def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
-    flat = all(not isinstance(item, dict) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
-
-
-_Dumper.add_representer(list, _represent_list)
-
-
-def dump_yaml(tree: Tree) -> str:
-    """A tree as YAML, in the order of the fields."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-def parse_yaml(text: str, *, where: str) -> Tree:
-    """YAML text as a tree.
-
-    Raises:
-        ConfigError: Not YAML, or not a mapping; `where` names the file.
-    """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: expected a mapping of settings, got {type(tree).__name__}")
-    return tree
-
-
-def parse_value(text: str) -> Any:
-    """The value of `key=value` as YAML reads it; `1e-3`, which YAML calls text, becomes a number."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        try:
-            return float(value) if any(c.isdigit() for c in value) else value
-        except ValueError:
-            return value
-    return value
-
-
-def changed_lines(tree: Tree, base: Tree) -> str:
-    """YAML of `tree` in which each line that differs from `base` says what it was before."""
-    lines: list[str] = []
-    _mark(tree, base, 0, lines)
-    return "\n".join(lines) + "\n"
-
-
-_ABSENT = object()
-
-
-def _mark(tree: Any, base: Any, depth: int, lines: list[str]) -> None:
-    indent = "  " * depth
-    known = base if isinstance(base, dict) else {}
-    for key, value in tree.items():
-        before = known.get(key, _ABSENT)
-        if isinstance(value, dict) and value:
-            lines.append(f"{indent}{key}:")
-            _mark(value, before, depth + 1, lines)
-            continue
-        text = dump_yaml({key: value}).rstrip("\n").split("\n")
-        if before is _ABSENT:
-            text[0] += "  # new"
-        elif before != value:
-            was = yaml.dump(before, Dumper=_Dumper, default_flow_style=True, width=10_000).split("\n")[0]
-            text[0] += f"  # changed, was {was}"
-        lines.extend(indent + line for line in text)
-    lines.extend(f"{indent}# {key}: removed" for key in known if key not in tree)
