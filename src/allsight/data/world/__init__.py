@@ -1,12 +1,12 @@
 """The embedded world: a small, complete set of generated pictures with exact truth, without a download.
 
-    vocabulary   the words: shapes, colours, sizes, textures, classes
-    options      World.Config: size, counts, difficulty
-    sampling     (seed, split, stream, index) -> scene graph
-    scene        the scene graph: plain data, to and from JSON
-    rendering    scene graph -> picture, instance map, label map (solids, shapes, backdrop, camera)
-    export       scene graph -> ImageFolder, COCO json, label maps
-    generate     all of it into a folder, all or nothing
+vocabulary   the words: shapes, colours, sizes, textures, classes
+options      World.Config: size, counts, difficulty
+sampling     (seed, split, stream, index) -> scene graph
+scene        the scene graph: plain data, to and from JSON
+rendering    scene graph -> picture, instance map, label map (solids, shapes, backdrop, camera)
+export       scene graph -> ImageFolder, COCO json, label maps
+generate     all of it into a folder, all or nothing
 """
 
 from allsight.data.world.export import read_scenes

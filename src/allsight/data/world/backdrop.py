@@ -65,11 +65,7 @@ def draw_backdrop(scene: Scene) -> tuple[Float32[np.ndarray, "s s 3"], UInt8[np.
     camera, place = scene.camera, scene.place
     side = camera.size_px
     across, ahead, up = camera.rays(1)
-    if place.wall_m:
-        # Depth along the rays of a row at which it meets the ground is below the wall's for the ground's rows.
-        edge = camera.project(0.0, place.wall_m, 0.0)[1]
-    else:
-        edge = camera.horizon_px
+    edge = camera.project(0.0, place.wall_m, 0.0)[1] if place.wall_m else camera.horizon_px
     first = int(min(max(round(edge), 0), side))
     colours = np.empty((side, side, 3), dtype=np.float32)
     labels = np.full((side, side), _GROUND, dtype=np.uint8)
@@ -87,14 +83,18 @@ def draw_backdrop(scene: Scene) -> tuple[Float32[np.ndarray, "s s 3"], UInt8[np.
     return colours, labels
 
 
-def _sky(place: Place, across: np.ndarray, ahead: np.ndarray, up: np.ndarray, horizon_px: float) -> np.ndarray:
+def _sky(
+    place: Place, across: np.ndarray, ahead: np.ndarray, up: np.ndarray, horizon_px: float
+) -> np.ndarray:
     height = np.clip(up * 2.6, 0, 1)
     colours = _blend(place.haze_rgb, place.sky_rgb, np.broadcast_to(height, (len(up), across.shape[1])))
     if place.clouds:
         # Clouds lie on a plane overhead, so they flatten towards the horizon.
         reach = 26.0 / (np.maximum(up, 0) + 0.12)
         rows = ahead * reach + place.offset[0]
-        noise = _look_up(_smooth_noise(), np.broadcast_to(rows, height.shape), across * reach + place.offset[1])
+        noise = _look_up(
+            _smooth_noise(), np.broadcast_to(rows, height.shape), across * reach + place.offset[1]
+        )
         cover = _ramp(noise, 0.72 - 0.24 * place.clouds, 1.0 - 0.2 * place.clouds) * 0.85
         colours = _blend(colours, (250, 250, 252), cover)
     return colours
@@ -142,7 +142,7 @@ def _ground(scene: Scene, x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np
     """The ground at world places x [rows, s] and y [rows, 1]; `depth` [rows, 1] is along the optical axis."""
     place, camera = scene.place, scene.camera
     grid = x.shape
-    # Toys and eye height set the scale of the ground's pattern, so that a low camera does not meet giant tiles.
+    # The height of the eye sets the scale of the pattern, so that a low camera does not meet giant tiles.
     unit = 1.0 / min(1.0, camera.height_m / 1.8)
     u, v = x * unit, y * unit
     v = np.broadcast_to(v, grid)
@@ -177,7 +177,7 @@ def _ground(scene: Scene, x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np
 def _joints(
     u: np.ndarray, v: np.ndarray, footprint: np.ndarray, length: float, width: float, gap: float
 ) -> np.ndarray:
-    """1 in the joints between tiles of length x width, 0 on the tiles, their average where pixels are larger."""
+    """1 in the joints between tiles, 0 on the tiles, and their average where pixels are larger."""
     total: np.ndarray | None = None
     for place, period in ((u, length), (v, width)):
         phase = place * (1.0 / period)

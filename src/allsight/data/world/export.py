@@ -1,13 +1,13 @@
 """A world in the formats real data comes in.
 
-    imagefolder/{train,val}/<shape>/portrait_000000.jpg     classification: the shape of the main object
-    coco/images/{train,val}/scene_000000.jpg                detection and instance segmentation
-    coco/annotations/instances_{train,val}.json
-    label_maps/{train,val}/scene_000000.jpg                 semantic segmentation, the same scenes as in coco/
-    label_maps/{train,val}_labels/scene_000000.png          8-bit class values, 255 = ignore
-    label_maps/classes.json
-    scenes_{train,val}.jsonl                                the scene graphs behind them, portraits first
-    world.json                                              what was asked for and what is there
+imagefolder/{train,val}/<shape>/portrait_000000.jpg     classification: the shape of the main object
+coco/images/{train,val}/scene_000000.jpg                detection and instance segmentation
+coco/annotations/instances_{train,val}.json
+label_maps/{train,val}/scene_000000.jpg                 semantic segmentation, the same scenes as in coco/
+label_maps/{train,val}_labels/scene_000000.png          8-bit class values, 255 = ignore
+label_maps/classes.json
+scenes_{train,val}.jsonl                                the scene graphs behind them, portraits first
+world.json                                              what was asked for and what is there
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ def make_folders(root: Path) -> None:
     (root / "coco" / "annotations").mkdir()
 
 
-def write_picture(config: World.Config, root: Path, split: str, stream: str, index: int) -> tuple[str, dict | None]:
+def write_picture(
+    config: World.Config, root: Path, split: str, stream: str, index: int
+) -> tuple[str, dict | None]:
     """Compose one scene and write its picture and truth.
 
     Returns:
-        Its line of scenes_{split}.jsonl, and its part of the COCO json (`image`, `annotations`), None for a portrait.
+        Its line of scenes_{split}.jsonl, and its part of the COCO json (`image`, `annotations`), None for
+        a portrait.
     """
     scene, rendered = compose(config, split, stream, index)
     jpeg = simplejpeg.encode_jpeg(rendered.picture, quality=config.jpeg_quality, colorsubsampling="444")
@@ -114,13 +117,21 @@ def write_coco(root: Path, split: str, parts: list[dict[str, Any]]) -> int:
 
 def write_class_names(root: Path) -> None:
     """Write label_maps/classes.json: names in order of their values, and the value to ignore."""
-    _write_json(root / "label_maps" / "classes.json", {"classes": list(LABEL_CLASSES), "ignore": IGNORE_LABEL})
+    _write_json(
+        root / "label_maps" / "classes.json", {"classes": list(LABEL_CLASSES), "ignore": IGNORE_LABEL}
+    )
 
 
 def write_world_json(root: Path, config: World.Config, counts: dict[str, dict[str, int]]) -> None:
     """Write world.json, the last file of a world."""
     options = config.model_dump(mode="json")
-    tree = {"format": FORMAT, "kind": "allsight world", "seed": config.seed, "options": options, "counts": counts}
+    tree = {
+        "format": FORMAT,
+        "kind": "allsight world",
+        "seed": config.seed,
+        "options": options,
+        "counts": counts,
+    }
     _write_json(root / "world.json", tree)
 
 

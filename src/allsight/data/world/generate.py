@@ -38,14 +38,14 @@ def generate_world(
 ) -> Path:
     """Generate a world and write it in the formats real data comes in (`export.py` lists them).
 
-    The files appear under `out` all at once when everything is written; a run that is killed leaves only a hidden
-    folder beside it, which the next run into the same place removes.
+    The files appear under `out` all at once when everything is written; a run that is killed leaves only a
+    hidden folder beside it, which the next run into the same place removes.
 
     Args:
         out: Folder to make; it may exist if it is empty.
         config: What to generate; `World.Config.variant("easy" | "normal" | "hard", ...)` or single options.
-        workers: Processes; the bytes do not depend on it. More than one needs the usual `if __name__ == "__main__"`
-            in a script that calls this.
+        workers: Processes; the bytes do not depend on it. More than one needs the usual guard
+            `if __name__ == "__main__"` in a script that calls this.
         on_progress: Called with (pictures done, pictures in all).
     Returns:
         The folder.

@@ -14,8 +14,8 @@ Corner = tuple[int, int]
 def to_segmentation(mask: Bool[np.ndarray, "h w"]) -> list[list[int]] | dict[str, object]:
     """Polygons along the edges of the pixels, or run lengths if the mask has holes.
 
-    A polygon's inside, by the rule of pixel centres, is the mask exactly; coordinates count from the left and upper
-    edge of the picture. Polygons cannot say that a part is missing in their middle.
+    A polygon's inside, by the rule of pixel centres, is the mask exactly; coordinates count from the left
+    and upper edge of the picture. Polygons cannot say that a part is missing in their middle.
     """
     polygons = outlines(mask)
     return run_lengths(mask) if polygons is None else polygons

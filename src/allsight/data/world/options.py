@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
-from allsight.config import Config, ConfigError, Configured
+from allsight.config import Config, Configured, Variants
 
 
 class World(Configured):
     """The embedded world; `generate_world` writes it."""
 
-    variants = {
+    variants: ClassVar[Variants] = {
         "easy": {
             "objects": (1, 3),
             "occlusion": 0.0,
@@ -48,11 +48,13 @@ class World(Configured):
             train: Pictures each stream has in its training split (at least one for each of the 12 classes).
             val: Pictures each stream has in its validation split.
             objects: Fewest and most objects of a scene. Where so many find no place, a scene has fewer.
-            occlusion: Largest part of an object that others may hide; also how often one is put where it overlaps another.
+            occlusion: Largest part of an object that others may hide; also how often one is put where it
+                overlaps another.
             texture: Share of objects with stripes, dots or checks.
-            clutter: 0 to 1: stones, hills, clouds, rugs and pictures on the wall.
+            clutter: 0 to 1: stones, hills, clouds, and pictures on the wall.
             noise: 0 to 1: noise of the camera; 1 is plus or minus 40 grey levels.
-            colour_similarity: 0 to 1: how far the objects' colours are drawn towards the colour of the ground.
+            colour_similarity: 0 to 1: how far the objects' colours are drawn towards the colour of the
+                ground.
             jpeg_quality: 1 to 100.
         """
 
@@ -68,9 +70,9 @@ class World(Configured):
         colour_similarity: float = Field(0.1, ge=0.0, le=1.0)
         jpeg_quality: int = Field(92, ge=1, le=100)
 
-        @model_validator(mode="after")
-        def _objects_in_order(self) -> Self:
-            fewest, most = self.objects
-            if not 1 <= fewest <= most <= 20:
-                raise ConfigError(f"World.objects: expected fewest <= most from 1 to 20, got {fewest} and {most}")
-            return self
+        @field_validator("objects")
+        @classmethod
+        def _objects_in_order(cls, objects: tuple[int, int]) -> tuple[int, int]:
+            if not 1 <= objects[0] <= objects[1] <= 20:
+                raise ValueError("expected fewest <= most, both from 1 to 20")
+            return objects

@@ -60,8 +60,8 @@ class _Layer:
 def compose(config: World.Config, split: str, stream: str, index: int) -> tuple[Scene, Rendered]:
     """Draw scene number `index` and render it; toys that are hidden more than allowed are left out.
 
-    The scene that is returned says what is to be seen: boxes, visible parts, relations; `render` of it gives the same
-    picture again.
+    The scene that is returned says what is to be seen: boxes, visible parts, relations; `render` of it
+    gives the same picture again.
     """
     scene = sample_scene(config, split, stream, index)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -157,7 +157,8 @@ def _develop(scene: Scene, canvas: np.ndarray) -> UInt8[np.ndarray, "s s 3"]:
         rng = np.random.Generator(np.random.Philox(key=np.array([scene.noise_key, 1], dtype=np.uint64)))
         size = canvas.size
         raw = np.frombuffer(rng.bytes(2 * size), dtype=np.uint8).astype(np.float32)
-        canvas = canvas + ((raw[:size] + raw[size:] - 255.0) * np.float32(scene.noise / 255.0)).reshape(canvas.shape)
+        noise = (raw[:size] + raw[size:] - 255.0) * np.float32(scene.noise / 255.0)
+        canvas = canvas + noise.reshape(canvas.shape)
     return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -204,7 +205,11 @@ def _layer(scene: Scene, toy: Toy) -> _Layer:
         np.copyto(codes[rows, columns], code if faces is None else faces + np.uint8(code), where=found)
     hits = np.flatnonzero(codes)
     t, code_of = nearest.take(hits), codes.take(hits)
-    point = (eye[0] + t * dx.take(hits), eye[1] + t * dy.take(hits), eye[2] + t * dz.ravel().take(hits // dx.shape[1]))
+    point = (
+        eye[0] + t * dx.take(hits),
+        eye[1] + t * dy.take(hits),
+        eye[2] + t * dz.ravel().take(hits // dx.shape[1]),
+    )
     normals = form.face_normals.take(code_of, axis=1)
     for part, code in zip(form.parts, form.codes, strict=False):
         if not isinstance(part.solid, Polyhedron):
@@ -249,7 +254,7 @@ def _shade(
     low = np.minimum(point[2] * 0.7 + 0.72, 1)
     strength = 1.25 * sun.direct * np.maximum(facing, 0) + sun.ambient * (0.78 + 0.22 * nz) * low
     size = math.sqrt(sum(float(e) ** 2 for e in eye))
-    half = [float(l) + float(e) / size for l, e in zip(light, eye, strict=True)]
+    half = [float(a) + float(b) / size for a, b in zip(light, eye, strict=True)]
     length = math.sqrt(sum(h * h for h in half))
     shine = np.maximum(nx * (half[0] / length) + ny * (half[1] / length) + nz * (half[2] / length), 0)
     for _ in range(5):

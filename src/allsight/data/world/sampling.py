@@ -1,4 +1,4 @@
-"""Drawing scenes: scene number `index` of a stream follows from (seed, split, stream, index) and the options alone."""
+"""Drawing scenes: a scene follows from (seed, split, stream, index) and the options alone."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def sample_scene(config: World.Config, split: str, stream: str, index: int) -> S
     Args:
         config: Options of the world.
         split: "train" or "val".
-        stream: "portraits" for one main object, whose shape follows from the index so that classes are balanced;
-            "scenes" for several.
+        stream: "portraits" for one main object, whose shape follows from the index so that classes are
+            balanced; "scenes" for several.
         index: From 0.
     """
     draws = Draws(config.seed, split, stream, index)
@@ -96,8 +96,8 @@ def sample_scene(config: World.Config, split: str, stream: str, index: int) -> S
 def _place(draws: Draws, config: World.Config) -> Place:
     kind = draws.choice(SETTINGS)
     noon, dusk = (96, 156, 226), (112, 118, 172)
-    sky = mix(noon, dusk, draws.number(0, 1) ** 2)
-    haze = mix((214, 230, 242), (250, 206, 170), draws.number(0, 1) ** 3)
+    sky = mix(noon, dusk, draws.number(0.0, 1.0) ** 2)
+    haze = mix((214, 230, 242), (250, 206, 170), draws.number(0.0, 1.0) ** 3)
     ground: dict[str, tuple[Rgb, Rgb]] = {
         "meadow": ((110, 158, 72), (142, 178, 88)),
         "desert": ((222, 192, 140), (200, 162, 110)),
@@ -107,7 +107,13 @@ def _place(draws: Draws, config: World.Config) -> Place:
     }
     first, second = ground[kind]
     if kind == "room":
-        walls: tuple[Rgb, ...] = ((226, 214, 190), (176, 204, 212), (206, 196, 222), (196, 214, 180), (232, 202, 190))
+        walls: tuple[Rgb, ...] = (
+            (226, 214, 190),
+            (176, 204, 212),
+            (206, 196, 222),
+            (196, 214, 180),
+            (232, 202, 190),
+        )
         sky = draws.vary(walls[draws.integer(0, len(walls) - 1)], 10)
         haze = mix(sky, (255, 255, 255), 0.25) if draws.chance(0.5) else sky
         if draws.chance(0.35):
@@ -130,8 +136,8 @@ def _place(draws: Draws, config: World.Config) -> Place:
 
 
 def _ornaments(draws: Draws, config: World.Config) -> tuple[tuple[float, float, float, float, Rgb], ...]:
-    """Pictures on the wall: (middle x, middle above the eye, half width, half height, colour), lengths as parts of the
-    wall's distance, so that they stay in view wherever the wall is put."""
+    """Pictures on the wall: (middle x, middle above the eye, half width, half height, colour), lengths as
+    parts of the wall's distance, so that they stay in view wherever the wall is put."""
     ornaments = []
     for side in (-1, 1):
         if draws.chance(0.7 * config.clutter):
@@ -173,7 +179,15 @@ def _paint(draws: Draws, config: World.Config, place: Place, name: str) -> tuple
 
 
 def _toy(
-    draws: Draws, config: World.Config, place: Place, x: float, y: float, *, kind: str, size: str, scale: float
+    draws: Draws,
+    config: World.Config,
+    place: Place,
+    x: float,
+    y: float,
+    *,
+    kind: str,
+    size: str,
+    scale: float,
 ) -> Toy:
     colour = draws.choice(tuple(COLOURS))
     texture = draws.choice(TEXTURES[1:]) if draws.chance(config.texture) else "plain"
@@ -219,12 +233,12 @@ _LEAST, _MOST = 0.085, 0.62
 
 
 def _fits(config: World.Config, camera: Camera, toy: Toy, others: list[Toy]) -> bool:
-    """Whether a toy is in view at a fair size, on free ground, and neither hides nor is hidden more than allowed."""
+    """Whether a toy is in view at a fair size, on free ground, hiding and hidden no more than is allowed."""
     rect, side = outline_px(camera, toy), camera.size_px
     extents = rect[2] - rect[0], rect[3] - rect[1]
     if min(extents) < max(5.0, _LEAST * side) or max(extents) > _MOST * side:
         return False
-    if _covered(rect, (0, 0, side, side)) < 0.85:
+    if _covered(rect, (0.0, 0.0, float(side), float(side))) < 0.85:
         return False
     radius = shape(toy.shape).radius * toy.scale_m
     for other in others:
@@ -277,7 +291,7 @@ def _portrait(
     y = depth * math.cos(camera.pitch_rad) + 0.4 * scale
     widest = max(abs(value) for corner in shape(kind).bounds for value in corner[:2]) * scale
     room = max(0.0, 0.46 * depth / camera.focal - widest)
-    main = _toy(draws, config, place, draws.number(-1, 1) * room, y, kind=kind, size=size, scale=scale)
+    main = _toy(draws, config, place, draws.number(-1.0, 1.0) * room, y, kind=kind, size=size, scale=scale)
     toys = [main]
     for _ in range(draws.integer(0, 2) if config.objects[1] > 1 else 0):
         for _ in range(_TRIES):
@@ -286,7 +300,9 @@ def _portrait(
             # So far away that it is at most about half as tall in the picture as the main toy.
             far = y * max(1.0, other_scale / scale) * draws.number(1.7, 2.6)
             x = far * draws.number(-0.5, 0.5) / camera.focal
-            toy = _toy(draws, config, place, x, far, kind=draws.choice(SHAPES), size=other_size, scale=other_scale)
+            toy = _toy(
+                draws, config, place, x, far, kind=draws.choice(SHAPES), size=other_size, scale=other_scale
+            )
             if _fits(config, camera, toy, toys):
                 toys.append(toy)
                 break
@@ -305,9 +321,12 @@ def _stones(draws: Draws, config: World.Config, place: Place, camera: Camera, to
         scale = round(draws.number(0.3, 0.75) * camera.height_m * 0.5, 4)
         grey = mix(draws.vary((136, 128, 120), 22), place.ground_rgb, 0.25)
         clear = all(
-            math.hypot(x - toy.x_m, y - toy.y_m) > shape(toy.shape).radius * toy.scale_m + 0.25 * scale for toy in toys
+            math.hypot(x - toy.x_m, y - toy.y_m) > shape(toy.shape).radius * toy.scale_m + 0.25 * scale
+            for toy in toys
         )
         if clear:
             turn = draws.number(-1.5, 1.5)
-            stones.append(Toy("stone", "grey", "small", "plain", round(x, 4), round(y, 4), turn, scale, grey, grey))
+            stones.append(
+                Toy("stone", "grey", "small", "plain", round(x, 4), round(y, 4), turn, scale, grey, grey)
+            )
     return stones

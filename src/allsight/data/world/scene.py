@@ -1,7 +1,8 @@
 """Scenes: what stands where in a picture, drawn from a seed; everything else is derived from them.
 
-A `Scene` is plain data. Its numbers are rounded when they are drawn, so that a scene read back from its JSON line is
-equal to the one that was written and renders to the same picture. How scenes are drawn is in `sampling.py`.
+A `Scene` is plain data. Its numbers are rounded when they are drawn, so that a scene read back from its
+JSON line is equal to the one that was written and renders to the same picture. How scenes are drawn is in
+`sampling.py`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Place:
         hills: Height of hills at the horizon as a part of the picture's side, 0 for none.
         clouds: 0 to 1.
         wall_m: Distance of the wall, 0 outdoors.
-        ornaments: Pictures on the wall: (middle x, middle above the eye, half width, half height, colour), lengths as
-            parts of the wall's distance.
+        ornaments: Pictures on the wall: (middle x, middle above the eye, half width, half height, colour),
+            lengths as parts of the wall's distance.
         offset: Where in the tables of smooth noise this scene looks.
     """
 
@@ -94,7 +95,8 @@ class Scene:
         toys: Objects with a name; every one is visible.
         stones: Clutter on the ground, in no class.
         main: Position in `toys` of the object a portrait shows.
-        relations: (subject, relation, object) with positions in `toys` and relations of `vocabulary.RELATIONS`.
+        relations: (subject, relation, object) with positions in `toys` and relations of
+            `vocabulary.RELATIONS`.
         noise: Largest deviation of the camera noise in grey levels.
         noise_key: Key of that noise.
     """

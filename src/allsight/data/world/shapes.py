@@ -51,12 +51,14 @@ class Shape:
     def corners(self) -> np.ndarray:
         """Corners of the boxes around the parts [parts, 8, 3]."""
         boxes = [part.solid.bounds for part in self.parts]
-        return np.array([[(x, y, z) for x in (l[0], h[0]) for y in (l[1], h[1]) for z in (l[2], h[2])] for l, h in boxes])
+        return np.array(
+            [[(x, y, z) for x in (a[0], b[0]) for y in (a[1], b[1]) for z in (a[2], b[2])] for a, b in boxes]
+        )
 
     @cached_property
     def codes(self) -> tuple[int, ...]:
-        """Every face of the shape has a number from 1, a curved part one for itself: the first number of each part,
-        and last one more than the largest."""
+        """Every face of the shape has a number from 1, a curved part one for itself: the first number of
+        each part, and last one more than the largest."""
         codes = [1]
         for part in self.parts:
             codes.append(codes[-1] + (len(part.solid.planes) if isinstance(part.solid, Polyhedron) else 1))
@@ -99,7 +101,9 @@ class Shape:
         (x0, y0, _), (x1, y1, _) = self.bounds
         corner = math.hypot(max(-x0, x1), max(-y0, y1))
         solids = [part.solid for part in self.parts]
-        round_about = all(isinstance(s, Ellipsoid) or (isinstance(s, Frustum) and s.along == "z") for s in solids)
+        round_about = all(
+            isinstance(s, Ellipsoid) or (isinstance(s, Frustum) and s.along == "z") for s in solids
+        )
         return max(-x0, x1, -y0, y1) if round_about else corner
 
     @cached_property
@@ -127,7 +131,7 @@ def _star() -> Shape:
         def at(radius: float, turn: float, angle: float = angle) -> Point:
             return (radius * math.cos(angle + turn), 0.0, middle + radius * math.sin(angle + turn))
 
-        corners = (at(outer, 0), at(inner, math.pi / 5), at(inner, -math.pi / 5))
+        corners = (at(outer, 0.0), at(inner, math.pi / 5), at(inner, -math.pi / 5))
         front, back = (0.0, -thick, middle), (0.0, thick, middle)
         parts.append(Part(hull((*corners, front, back))))
     return Shape(tuple(parts), math.radians(40))
@@ -135,8 +139,10 @@ def _star() -> Shape:
 
 def _house() -> Shape:
     gable = hull(
-        ((-0.52, -0.46, 0.52), (0.52, -0.46, 0.52), (-0.52, 0.46, 0.52), (0.52, 0.46, 0.52))
-        + ((-0.52, 0.0, 0.98), (0.52, 0.0, 0.98))
+        (
+            *((x, y, 0.52) for x in (-0.52, 0.52) for y in (-0.46, 0.46)),
+            *((x, 0.0, 0.98) for x in (-0.52, 0.52)),
+        )
     )
     parts = (
         Part(box((-0.45, -0.38, 0), (0.45, 0.38, 0.54))),

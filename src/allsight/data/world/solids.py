@@ -1,10 +1,15 @@
 """Rays against solids: where each of many rays first meets an ellipsoid, a cone, a polyhedron or a torus.
 
-A ray is origin + t * direction. Origins and directions are triples; either the origin is shared and its members are
-floats (rays of a camera), or the direction is (rays to the sun), so that the shared part costs nothing. The members of
-the other are arrays that broadcast against each other.
-Only + - * / and square roots are applied to arrays: these are exactly rounded on every machine, and so the pictures are
-the same everywhere.
+A ray is origin + t * direction. Origins and directions are triples; either the origin is shared and its
+members are floats (rays of a camera), or the direction is (rays to the sun), so that the shared part costs
+nothing. The members of the other are arrays that broadcast against each other.
+Every solid has `bounds` (opposite corners of a box around it, in the frame of its object: x to the right,
+y away from the viewer, z up) and `hit(origin, direction)`: the first t of every ray (FAR where it misses)
+and, for polyhedra, the number of the face met there. Curved ones have `normals(point)`: outward unit
+normals at points of the surface.
+
+Only + - * / and square roots are applied to arrays: these are exactly rounded on every machine, and so the
+pictures are the same everywhere.
 """
 
 from __future__ import annotations
@@ -13,33 +18,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-Number = float | np.ndarray
+Real = float | int
+Number = Real | np.ndarray
 Triple = tuple[Number, Number, Number]
-Point = tuple[float, float, float]
+Point = tuple[Real, Real, Real]
 
 FAR = np.float32(1e9)
 """The t of a ray that misses."""
-
-
-class Solid(Protocol):
-    """A closed surface in the frame of its object: x to the right, y away from the viewer, z up.
-
-    Curved ones also have `normals(point)`: outward unit normals at points of the surface.
-    """
-
-    @property
-    def bounds(self) -> tuple[Point, Point]:
-        """Opposite corners of a box around the solid."""
-        ...
-
-    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, np.ndarray | None]:
-        """First t (FAR where missed) and, for polyhedra, the number of the face met there."""
-        ...
-
 
 
 @dataclass(frozen=True)
@@ -74,15 +62,15 @@ class Ellipsoid:
 class Frustum:
     """Cone, truncated cone or cylinder with its two lids, along z or (a wheel) along y.
 
-    `low` and `high` are the places of the lids along the axis, `radius_low` and `radius_high` their radii; `across` is
-    where the axis stands: (x, y) for an axis along z, (x, z) for one along y.
+    `low` and `high` are the places of the lids along the axis, `radius_low` and `radius_high` their radii;
+    `across` is where the axis stands: (x, y) for an axis along z, (x, z) for one along y.
     """
 
-    across: tuple[float, float]
-    low: float
-    high: float
-    radius_low: float
-    radius_high: float
+    across: tuple[Real, Real]
+    low: Real
+    high: Real
+    radius_low: Real
+    radius_high: Real
     along: str = "z"
 
     def _turn(self, triple: Sequence) -> tuple:
@@ -109,7 +97,8 @@ class Frustum:
         s = np.sqrt(np.maximum(root, 0))
         inverse = 1.0 / a
         best = FAR
-        # A ray may miss the near sheet within the lids and still meet the far one (seen from inside a shallow cone).
+        # A ray may miss the near sheet within the lids and still meet the far one (seen from inside a
+        # shallow cone).
         for t in ((-b - s) * inverse, (s - b) * inverse):
             z = oz + t * dz
             fine = (root > 0) & (t > 0) & (z >= self.low) & (z <= self.high)
@@ -125,18 +114,18 @@ class Frustum:
         x, y, z = self._turn(point)
         x, y = x - self.across[0], y - self.across[1]
         slope = (self.radius_high - self.radius_low) / (self.high - self.low)
-        margin = (self.high - self.low) * 1e-3
-        length = 1.0 / np.sqrt((x * x + y * y) * (1.0 + slope * slope) + 1e-12)
-        top, bottom = (z > self.high - margin) & (self.radius_high > 0), (z < self.low + margin)
-        lid = top | bottom
-        nz = -slope * np.sqrt(x * x + y * y) * length
-        nz = np.where(top, np.float32(1), np.where(bottom, np.float32(-1), nz))
-        return self._turn((np.where(lid, 0, x * length), np.where(lid, 0, y * length), nz))
+        out = np.sqrt(x * x + y * y)
+        # What lies well within the side is on a lid.
+        lid = out < self.radius_low + slope * (z - self.low) - 1e-3 * max(self.radius_low, self.radius_high)
+        side = 1.0 / math.sqrt(1.0 + slope * slope)
+        length = np.where(lid, 0, side / (out + 1e-9))
+        end = np.where(z > 0.5 * (self.low + self.high), np.float32(1), np.float32(-1))
+        return self._turn((x * length, y * length, np.where(lid, end, np.float32(-slope * side))))
 
 
 @dataclass(frozen=True)
 class Polyhedron:
-    """Convex polyhedron: the points below all its planes (x y z of the unit normal, distance from the origin)."""
+    """Convex polyhedron: the points below all its planes (unit normal x y z, distance from the origin)."""
 
     planes: tuple[tuple[float, float, float, float], ...]
     corners: tuple[Point, ...]
@@ -225,6 +214,8 @@ class Torus:
 
 _TORUS_STEPS = 12
 
+Solid = Ellipsoid | Frustum | Polyhedron | Torus
+
 
 def box(low: Point, high: Point) -> Polyhedron:
     """Box between two corners."""
@@ -249,7 +240,9 @@ def hull(corners: Sequence[Point]) -> Polyhedron:
                 for sign in (1.0 / size, -1.0 / size):
                     normal = (n[0] * sign, n[1] * sign, n[2] * sign)
                     height = sum(a * b for a, b in zip(normal, corners[i], strict=True))
-                    outside = (sum(a * b for a, b in zip(normal, c, strict=True)) - height > 1e-7 for c in corners)
+                    outside = (
+                        sum(a * b for a, b in zip(normal, c, strict=True)) - height > 1e-7 for c in corners
+                    )
                     if not any(outside):
                         plane = tuple(round(value, 6) + 0.0 for value in (*normal, height))
                         if plane not in planes:

@@ -1,7 +1,7 @@
 """The words of the embedded world: what can be in a picture and how it is named.
 
-Everything derived from a scene (class folders, categories, label maps, later captions and questions) takes its
-names from here, so that the same thing has the same name in every format.
+Everything derived from a scene (class folders, categories, label maps, later captions and questions) takes
+its names from here, so that the same thing has the same name in every format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHAPES: Final = (
     "star",
     "tree",
 )
-"""Names of the objects, sorted, so that a class index is the same in class folders, categories and label maps."""
+"""Names of the objects, sorted, so that their order is the same in folders, categories and label maps."""
 
 COLOURS: Final[dict[str, Rgb]] = {
     "red": (208, 38, 40),
