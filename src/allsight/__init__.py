@@ -1,6 +1,6 @@
-"""Train and run vision generalists: InternImage, M3I pre-training, Uni-Perceiver and BEVFormer in one package.
+"""Train and run vision generalists: InternImage, M3I, Uni-Perceiver and BEVFormer in one package.
 
-Importing this loads nothing heavy; every public name is fetched when it is first used.
+Importing this loads nothing heavy; rooms and public names are fetched when they are first used.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allsight import backbones, config, data, draw, engine, layers, models, ops, recipes, tasks, types, view, weights
-    from allsight.engine.predictor import Predictor, load
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from allsight.engine.config import RunConfig
+    from allsight.engine.predictor import Predictor
     from allsight.engine.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -30,9 +33,42 @@ _ROOMS = (
     "view",
     "weights",
 )
-_HOME = {"Predictor": "engine.predictor", "load": "engine.predictor", "Trainer": "engine.trainer"}
+_HOME = {"Predictor": "engine.predictor", "Trainer": "engine.trainer"}
 
 __all__ = ["Predictor", "Trainer", "__version__", "load"]
+
+
+def load(
+    run: RunConfig | Path | str,
+    weights: str | Path | None = None,
+    classes: str | Path | Mapping[str, tuple[str, ...]] | None = None,
+    *,
+    device: str | None = None,
+    trust: bool = False,
+) -> Predictor:
+    """A predictor from a run folder, or from a recipe and weights.
+
+    Args:
+        run: Run folder, recipe (its name, `file.py:function` or a YAML file), or configuration.
+        weights: `best` (default for a run folder: the best evaluated ones, averaged if the run kept an
+            average), `last`, `raw` (newest, not averaged), `random`, or a file of weights.
+        classes: File with one class name a line (or a JSON list), or names per task; default the run's.
+        device: `cpu`, `cuda`, ...; default the fastest there is.
+        trust: Allow the run folder to name code outside allsight.
+    Returns:
+        A `Predictor`: `predict(picture)`, `predict_many(pictures)`.
+    Raises:
+        ConfigError: No such run or recipe, or a recipe without weights.
+        CheckpointError: The weights cannot be read or do not fit.
+    """
+    from pathlib import Path
+
+    from allsight.engine import predictor
+    from allsight.recipes import find_config
+
+    if isinstance(run, str | Path) and not Path(run).is_dir():
+        run, _ = find_config(str(run), trust=trust)
+    return predictor.load(run, weights, classes, device=device, trust=trust)
 
 
 def __getattr__(name: str) -> Any:
