@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from allsight.config import Config, ConfigError, Mixture
 from allsight.engine.optim import AdamW, Optimiser
 from allsight.engine.schedule import Cosine, Schedule
-from allsight.models.base import TaskModel
+from allsight.models.base import Model
 from allsight.tasks.base import Task
 
 FORMAT = 1
@@ -97,7 +97,7 @@ class RunConfig(Config):
 
     name: str
     """Name of the run folder."""
-    model: TaskModel.Config
+    model: Model.Config
     tasks: Mixture[Task.Config]
     seed: int = Field(0, ge=0, lt=2**63)
     data: DataConfig = DataConfig()

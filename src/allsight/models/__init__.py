@@ -5,7 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from allsight.models.base import MODELS, PlainModel, TaskModel, TaskOfModel, model_for_tasks, num_parameters
+from allsight.models.base import (
+    MODELS,
+    Model,
+    PlainModel,
+    TaskModel,
+    TaskOfModel,
+    model_for_tasks,
+    num_parameters,
+)
 
 if TYPE_CHECKING:
     from allsight.models.classifier import Classifier
@@ -15,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS",
     "Classifier",
+    "Model",
     "MultiHead",
     "Parts",
     "PlainModel",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ MODELS = Family(
 )
 
 
+@runtime_checkable
 class TaskOfModel(Protocol):
     """What a model may ask of a task. Models never import tasks."""
 
@@ -28,19 +29,31 @@ class TaskOfModel(Protocol):
     def cast(self, batch: Batch) -> Query: ...
 
 
-class TaskModel(nn.Module, Configured):
-    """What the engine drives.
-
-    Built as `Class(config, tasks)`. `forward(batch, state)` returns `(outputs, state)`: outputs are tensors in
-    dicts, tuples or dataclasses registered with `torch.export.register_dataclass`; state is None or
-    `dict[str, Tensor]` whose rows are the batch's rows, returned detached. An incoming None means that all
-    streams start here; rows that `batch.starts` marks hold arbitrary values and must be ignored.
-    """
+class Model(nn.Module, Configured):
+    """Base of all models; `Model.Config` is a field that holds any of them."""
 
     class Config(Config):
         pass
 
     family: ClassVar[Family | None] = MODELS
+
+    @classmethod
+    def for_tasks(cls, config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
+        """The TaskModel a configuration stands for."""
+        raise NotImplementedError(f"{cls.__name__} has no adapter for training")
+
+
+class TaskModel(Model):
+    """What the engine drives.
+
+    Built as `Class(config, tasks)`. `forward(batch, state)` returns `(outputs, state)`: outputs are tensors
+    in dicts, tuples or dataclasses registered with `torch.export.register_dataclass`; state is None or
+    `dict[str, Tensor]` whose rows are the batch's rows, returned detached. An incoming None means that all
+    streams start here; rows that `batch.starts` marks hold arbitrary values and must be ignored.
+    """
+
+    class Config(Model.Config):
+        pass
 
     def __init__(self, config: Any, tasks: Mapping[str, TaskOfModel]) -> None:
         super().__init__()
@@ -48,7 +61,6 @@ class TaskModel(nn.Module, Configured):
 
     @classmethod
     def for_tasks(cls, config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
-        """The TaskModel a configuration stands for; plain models override this with their adapter."""
         return cls(config, tasks)
 
     def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
@@ -62,17 +74,11 @@ class TaskModel(nn.Module, Configured):
         """
 
 
-class PlainModel(nn.Module, Configured):
-    """Base of models with a natural signature (`classifier(images)`), which an adapter makes a TaskModel."""
+class PlainModel(Model):
+    """Base of models with a natural signature, `classifier(images)`; `for_tasks` wraps one in its adapter."""
 
-    class Config(Config):
+    class Config(Model.Config):
         pass
-
-    family: ClassVar[Family | None] = MODELS
-
-    @classmethod
-    def for_tasks(cls, config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
-        raise NotImplementedError(f"{cls.__name__} has no adapter for training")
 
 
 def model_for_tasks(config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +27,7 @@ Transform = Callable[[Sample, np.random.Generator], Sample]
 Share = float | tuple[tuple[int, float], ...]
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Random access to the samples of one split.
 
@@ -39,6 +40,7 @@ class Reader(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A score that can be built up batch by batch and merged across processes.
 
@@ -48,7 +50,7 @@ class Metric(Protocol):
 
     def update(self, answers: Sequence[Answer], batch: Batch) -> None: ...
 
-    def merge(self, other: Self) -> None: ...
+    def merge(self, other: Any) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
 
@@ -112,7 +114,7 @@ class Task(Configured):
         raise NotImplementedError(f"{type(self).__name__} has no reader")
 
     def transform(self, split: Split) -> Transform:
-        """A picklable callable (sample, generator) -> sample; random only in `train`, only through the generator."""
+        """A picklable (sample, generator) -> sample; random only in `train`, only through the generator."""
         return _same
 
     def mix(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sequence[Sample]:
@@ -125,11 +127,11 @@ class Task(Configured):
 
     def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module:
         """A head that takes the backbone's feature maps (a tuple of [b, c, h, w]) and gives Outputs."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be used with a head; its model must read queries")
+        raise NotImplementedError(f"{type(self).__name__} has no head; it needs a model that reads queries")
 
     def cast(self, batch: Batch) -> Query:
         """The batch as a query and its candidates, for generalists."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be cast to a query; its model must have heads")
+        raise NotImplementedError(f"{type(self).__name__} has no query; it needs a model with heads")
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Named mean losses. A mean over zero items is a zero that keeps its graph."""

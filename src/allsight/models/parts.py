@@ -1,0 +1,68 @@
+"""Several models that train as one: each task goes to the part that can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from allsight.config import ConfigError, Mixture, did_you_mean
+from allsight.models.base import Model, TaskModel, TaskOfModel, model_for_tasks
+from allsight.models.multi_head import named_modules
+from allsight.types import Batch, Outputs, State
+
+
+class Parts(TaskModel):
+    """TaskModels side by side behind one forward, so that DDP and FSDP see one module.
+
+    Each part is built with the tasks routed to it and sees their batches, temporal state and `after_step`.
+
+    Args:
+        config: Its settings.
+        tasks: All tasks of the run.
+    Raises:
+        ConfigError: A task without a part, a part without a task, or a name that a module cannot have.
+    """
+
+    class Config(TaskModel.Config):
+        parts: Mixture[Model.Config]
+        """Name -> model."""
+        route: Mixture[str]
+        """Task -> name of its part."""
+
+        @model_validator(mode="after")
+        def _routes_lead_somewhere(self) -> Parts.Config:
+            for task, part in self.route.items():
+                if part not in self.parts:
+                    raise ValueError(f"route.{task}: no part '{part}'{did_you_mean(part, self.parts)}")
+            idle = [name for name in self.parts if name not in self.route.values()]
+            if idle:
+                raise ValueError(f"parts.{idle[0]}: no task is routed to it; route one, or leave it out")
+            return self
+
+    config: Config
+
+    def __init__(self, config: Config, tasks: Mapping[str, TaskOfModel]) -> None:
+        super().__init__(config, tasks)
+        lost = [task for task in tasks if task not in config.route]
+        if lost:
+            choices = ", ".join(config.parts)
+            raise ConfigError(f"model.route: task '{lost[0]}' has no part; choose one of {choices}")
+        self.parts = named_modules(
+            {name: self._part(name, part, tasks) for name, part in config.parts.items()}, what="model.parts"
+        )
+
+    def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
+        """Outputs and state of the part that the batch's task is routed to."""
+        return self.parts[self.config.route[batch.task]](batch, state)
+
+    def after_step(self, step: int) -> None:
+        """Each part's `after_step`, in their order; also of parts without a batch in this step."""
+        for part in self.parts.values():
+            assert isinstance(part, TaskModel)
+            part.after_step(step)
+
+    def _part(self, name: str, part: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
+        own = {task: tasks[task] for task in tasks if self.config.route[task] == name}
+        return model_for_tasks(part, own)

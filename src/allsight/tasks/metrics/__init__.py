@@ -1,0 +1,8 @@
+"""Scores that are built up batch by batch and merged across processes. State is numpy arrays and numbers."""
+
+from allsight.tasks.metrics.classification import ClassificationScores
+from allsight.tasks.metrics.confusion import Confusion
+from allsight.tasks.metrics.segmentation import SegmentationScores
+from allsight.tasks.metrics.top_k import TopK
+
+__all__ = ["ClassificationScores", "Confusion", "SegmentationScores", "TopK"]
