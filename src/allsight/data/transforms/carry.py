@@ -1,0 +1,267 @@
+"""What every geometric transform is made of: move a picture and all that is annotated on it together.
+
+Coordinates are edges of pixels: a picture of width w spans 0 to w, its first pixel 0 to 1, and a box from x0
+to x1 is x1 - x0 wide. The input `image` is moved, and with it every target that is `Objects` or `LabelMap`;
+other inputs and targets stay as they are. Samples are never changed in place; pixels that moved lie in memory
+of their own.
+
+Letters in shapes: h w a picture, n objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+from allsight.types import Image, LabelMap, Objects, Sample
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+FILL = (124, 116, 104)
+"""RGB of padding: the mean of ImageNet, which is 0 after the usual normalisation."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of whole pixels in a picture; it may reach over the edges, which pads."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def crop_and_resize(
+    sample: Sample,
+    window: Window,
+    hw_px: tuple[int, int],
+    *,
+    interpolation: Interpolation = "bilinear",
+    fill: tuple[int, int, int] = FILL,
+) -> Sample:
+    """Cut `window` out of the picture and bring it to `hw_px`.
+
+    Pictures are resized with antialiasing, masks and label maps take the pixel under each new pixel's middle.
+    Padding at the right and below (`valid_hw_px`) is taken off first. Objects of which nothing is left are
+    dropped: no area inside the window, or no pixel of their mask. The box of an object that the window cuts
+    becomes the tight box of what is left of its mask; without masks it is clipped.
+
+    Args:
+        fill: RGB outside the picture; floating-point pictures get 0, masks False, label maps their `ignore`.
+    """
+    sample = without_padding(sample)
+    source_hw = sample.image.hw_px
+    whole = Window(0, 0, source_hw[1], source_hw[0])
+    if window == whole and hw_px == source_hw:
+        return sample
+    rows, columns = (
+        _nearest(window.top, window.height, hw_px[0]),
+        _nearest(window.left, window.width, hw_px[1]),
+    )
+
+    def move_image(image: Image) -> Image:
+        pixels = resample(_cut(image.pixels, window, fill), hw_px, interpolation)
+        return Image(pixels, original_hw_px=image.original_hw_px or source_hw)
+
+    def move_labels(labels: LabelMap) -> LabelMap:
+        return replace(labels, pixels=_pick(labels.pixels, rows, columns, labels.ignore))
+
+    def move_objects(objects: Objects) -> Objects:
+        return _crop_objects(objects, window, hw_px, rows, columns)
+
+    return apply(sample, move_image, move_objects, move_labels)
+
+
+def flip_horizontally(sample: Sample) -> Sample:
+    """Mirror left and right. Padding at the right (`valid_hw_px`) stays at the right."""
+    height, width = sample.image.valid_hw_px or sample.image.hw_px
+
+    def mirrored(pixels: Tensor) -> Tensor:
+        if tuple(pixels.shape[-2:]) == (height, width):
+            return pixels.flip(-1)
+        flipped = pixels.clone()
+        flipped[..., :height, :width] = pixels[..., :height, :width].flip(-1)
+        return flipped
+
+    def flip_objects(objects: Objects) -> Objects:
+        left, top, right, bottom = objects.boxes_xyxy_px.unbind(1)
+        boxes = torch.stack((width - right, top, width - left, bottom), 1)
+        return replace(
+            objects, boxes_xyxy_px=boxes, masks=None if objects.masks is None else mirrored(objects.masks)
+        )
+
+    return apply(
+        sample,
+        lambda image: replace(image, pixels=mirrored(image.pixels)),
+        flip_objects,
+        lambda labels: replace(labels, pixels=mirrored(labels.pixels)),
+    )
+
+
+def pad_right_and_below(
+    sample: Sample, hw_px: tuple[int, int], *, fill: tuple[int, int, int] = FILL
+) -> Sample:
+    """Put the picture into the upper left corner of a canvas of `hw_px`, and say so in `valid_hw_px`."""
+    sample = without_padding(sample)
+    valid = sample.image.hw_px
+    if valid[0] > hw_px[0] or valid[1] > hw_px[1]:
+        raise ValueError(f"sample {sample.id!r}: picture of {valid} px does not fit a canvas of {hw_px} px")
+    window = Window(0, 0, hw_px[1], hw_px[0])
+    rows, columns = _nearest(0, hw_px[0], hw_px[0]), _nearest(0, hw_px[1], hw_px[1])
+    return apply(
+        sample,
+        lambda image: replace(
+            image,
+            pixels=_cut(image.pixels, window, fill),
+            original_hw_px=image.original_hw_px or valid,
+            valid_hw_px=valid,
+        ),
+        lambda objects: replace(
+            objects,
+            masks=None if objects.masks is None else _pick(objects.masks, rows, columns, False),
+        ),
+        lambda labels: replace(labels, pixels=_pick(labels.pixels, rows, columns, labels.ignore)),
+    )
+
+
+def without_padding(sample: Sample) -> Sample:
+    """The sample with what lies outside `valid_hw_px` taken off."""
+    valid = sample.image.valid_hw_px
+    if valid is None:
+        return sample
+    height, width = valid
+    return apply(
+        sample,
+        lambda image: replace(image, pixels=image.pixels[:, :height, :width], valid_hw_px=None),
+        lambda objects: replace(
+            objects, masks=None if objects.masks is None else objects.masks[:, :height, :width]
+        ),
+        lambda labels: replace(labels, pixels=labels.pixels[:height, :width]),
+    )
+
+
+def apply(
+    sample: Sample,
+    on_image: Callable[[Image], Image],
+    on_objects: Callable[[Objects], Objects] | None = None,
+    on_labels: Callable[[LabelMap], LabelMap] | None = None,
+) -> Sample:
+    """A new sample: `image` and each target of the two kinds replaced by what the functions make of them."""
+
+    def changed(target: Any) -> Any:
+        if on_objects is not None and isinstance(target, Objects):
+            return on_objects(target)
+        if on_labels is not None and isinstance(target, LabelMap):
+            return on_labels(target)
+        return target
+
+    return replace(
+        sample,
+        inputs={**sample.inputs, "image": on_image(sample.image)},
+        targets={name: changed(target) for name, target in sample.targets.items()},
+    )
+
+
+def resample(
+    pixels: Shaped[Tensor, "3 _ _"], hw_px: tuple[int, int], interpolation: Interpolation = "bilinear"
+) -> Shaped[Tensor, "3 _ _"]:
+    """Resize with antialiasing, in memory order [h, w, 3]; uint8 stays uint8."""
+    if tuple(pixels.shape[1:]) == hw_px:
+        return pixels
+    # Giving the batch axis its true stride is what lets torch take its channels-last path for uint8.
+    rows_first = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return functional.interpolate(rows_first, hw_px, mode=interpolation, antialias=True)[0]
+
+
+def tight_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
+    """The smallest box around each mask, as edges; zeros where a mask is empty."""
+    edges = []
+    for profile in (masks.any(1), masks.any(2)):
+        length = profile.shape[1]
+        places = torch.arange(length)
+        first = torch.where(profile, places, length).amin(1) if length else places.new_zeros(len(masks))
+        last = torch.where(profile, places + 1, 0).amax(1) if length else places.new_zeros(len(masks))
+        edges.append((torch.minimum(first, last), last))
+    (left, right), (top, bottom) = edges
+    return torch.stack((left, top, right, bottom), 1).to(torch.float32)
+
+
+def keep_visible(objects: Objects) -> Objects:
+    """The objects whose box has an area, and whose mask, if there are masks, has a pixel."""
+    left, top, right, bottom = objects.boxes_xyxy_px.unbind(1)
+    keep = (right > left) & (bottom > top)
+    if objects.masks is not None:
+        keep &= objects.masks.flatten(1).any(1)
+    return objects if bool(keep.all()) else objects.select(keep)
+
+
+def _crop_objects(
+    objects: Objects,
+    window: Window,
+    hw_px: tuple[int, int],
+    rows: Int64[np.ndarray, " _"],
+    columns: Int64[np.ndarray, " _"],
+) -> Objects:
+    boxes = objects.boxes_xyxy_px
+    origin = boxes.new_tensor([window.left, window.top, window.left, window.top])
+    size = boxes.new_tensor([window.width, window.height, window.width, window.height])
+    local = boxes - origin
+    inside = local.clamp(min=0).minimum(size)
+    masks = objects.masks
+    if masks is not None:
+        cut = (inside != local).any(1)
+        if bool(cut.any()):
+            whole_rows = np.arange(window.top, window.top + window.height)
+            whole_columns = np.arange(window.left, window.left + window.width)
+            seen = _pick(masks[cut], whole_rows, whole_columns, False)
+            inside[cut] = tight_boxes(seen).to(inside.dtype)
+        masks = _pick(masks, rows, columns, False)
+    scale = boxes.new_tensor([hw_px[1], hw_px[0], hw_px[1], hw_px[0]]) / size
+    return keep_visible(replace(objects, boxes_xyxy_px=inside * scale, masks=masks))
+
+
+def _nearest(start: int, size: int, new_size: int) -> Int64[np.ndarray, " _"]:
+    """For each new pixel the index of the old one under its middle."""
+    return start + ((2 * np.arange(new_size, dtype=np.int64) + 1) * size) // (2 * new_size)
+
+
+def _pick(
+    values: Tensor, rows: Int64[np.ndarray, " _"], columns: Int64[np.ndarray, " _"], outside: int | bool
+) -> Tensor:
+    """`values[..., rows, columns]`, with `outside` where an index lies beyond the edges."""
+    height, width = values.shape[-2:]
+    first = [int(np.searchsorted(index, 0)) for index in (rows, columns)]
+    last = [int(np.searchsorted(index, size)) for index, size in ((rows, height), (columns, width))]
+    picked = values.numpy()[..., rows[first[0] : last[0]], :][..., columns[first[1] : last[1]]]
+    if (len(rows), len(columns)) == picked.shape[-2:]:
+        return torch.from_numpy(np.ascontiguousarray(picked))
+    padded = values.new_full((*values.shape[:-2], len(rows), len(columns)), outside)
+    padded[..., first[0] : last[0], first[1] : last[1]] = torch.from_numpy(picked)
+    return padded
+
+
+def _cut(
+    pixels: Shaped[Tensor, "3 _ _"], window: Window, fill: tuple[int, int, int]
+) -> Shaped[Tensor, "3 _ _"]:
+    """The window as a picture of its own, stored [h, w, 3]."""
+    height, width = pixels.shape[1:]
+    if window == Window(0, 0, width, height):
+        return pixels
+    top, left = max(window.top, 0), max(window.left, 0)
+    bottom, right = min(window.top + window.height, height), min(window.left + window.width, width)
+    inside = pixels[:, top : max(bottom, top), left : max(right, left)].permute(1, 2, 0)
+    if (window.height, window.width) == tuple(inside.shape[:2]):
+        # Not `contiguous`, which would keep the whole picture alive behind a window of full width.
+        return inside.clone(memory_format=torch.contiguous_format).permute(2, 0, 1)
+    padded = pixels.new_empty((window.height, window.width, 3))
+    padded[:] = pixels.new_tensor(fill) if pixels.dtype is torch.uint8 else 0
+    y, x = top - window.top, left - window.left
+    padded[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return padded.permute(2, 0, 1)
