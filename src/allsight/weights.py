@@ -100,8 +100,8 @@ def write_weights(weights: Weights, path: str | os.PathLike[str]) -> None:
 def select_part(weights: Weights, prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Split weights into the part under `prefix`, without it, and the names of all others.
 
-    A `module.` in front of every name (data-parallel training) is dropped first. Where no name has the prefix,
-    everything is the part.
+    A `module.` in front of every name (data-parallel training) is dropped first. Where no name has the
+    prefix, everything is the part.
     """
     names = list(weights)
     if names and all(name.startswith("module.") for name in names):

@@ -10,15 +10,6 @@ from allsight.backbones import InternImage
 from allsight.config import ConfigError, build, dump
 from allsight.types import FeatureSpec
 
-SIZES = {
-    "tiny": 28_754_672,
-    "small": 48_502_560,
-    "base": 94_909_920,
-    "large": 218_952_370,
-    "xlarge": 328_971_228,
-    "huge": 1_073_122_480,
-    "giant": 3_052_781_184,
-}
 SMALL = dict(channels=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
 KINDS = {
     "pre": dict(),
@@ -54,13 +45,12 @@ def pictures(batch=2, height=48, width=40, seed=0):
 
 
 @pytest.mark.parametrize("name", InternImage.variants)
-def test_variant_has_its_published_size_and_announces_four_maps(name):
-    config = InternImage.Config.variant(name)
+def test_variant_announces_its_four_maps(name):
+    """With one block a stage, since depth changes no size; whole variants are counted with the classifier."""
+    config = InternImage.Config.variant(name, depths=(1, 1, 1, 1), third_stage_norm_after=())
     with torch.device("meta"):
         model = InternImage(config)
         maps = model(torch.empty(1, 3, 64, 96))
-    if name in SIZES:
-        assert sum(p.numel() for p in model.parameters()) == SIZES[name]
     specs = tuple(FeatureSpec(config.channels * 2**i, 4 * 2**i) for i in range(4))
     assert model.feature_specs == specs
     assert [tuple(m.shape) for m in maps] == [(1, s.channels, 64 // s.stride, 96 // s.stride) for s in specs]
@@ -207,11 +197,12 @@ import torch
 from allsight.backbones import InternImage
 from allsight.layers import DCNv3
 
-for remat in ("none", "block"):
-    model = InternImage(InternImage.Config.variant("nano", remat=remat))
+for remat, backend in (("none", "aot_eager"), ("block", "eager")):
+    sizes = dict(channels=8, depths=(1, 1), groups=(1, 2), out_stages=(0, 1))
+    model = InternImage(InternImage.Config(**sizes, remat=remat))
     images = torch.randn(2, 3, 37, 45)
     losses = []
-    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+    for run in (model, torch.compile(model, backend=backend, fullgraph=True)):
         model.zero_grad()
         sum(feature.square().mean() for feature in run(images)).backward()
         losses.append([p.grad.clone() for p in model.parameters()])

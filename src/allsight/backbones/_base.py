@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -48,10 +48,11 @@ class Backbone(nn.Module, Configured):
                 raise ValueError(f"expected three numbers > 0, got {std}")
             return std
 
+    config: Any
     feature_specs: tuple[FeatureSpec, ...]
     load_report: LoadReport | None
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Backbone.Config) -> None:
         super().__init__()
         self.config = config
         self.load_report = None

@@ -6,7 +6,7 @@ Letters: b batch, h w map, c channels. Maps are channels last [b, h, w, c] insid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -88,7 +88,7 @@ class InternImage(Backbone):
             mlp_ratio: Hidden width of a block's MLP in units of its channels.
             block_norm: Where a block normalises: before each branch, after it, or (res_post) both.
             idle_res_post_norm: Keep the norms of "res_post" as parameters although they are never used.
-                Official networks with `res_post_norm` have them where `post_norm` or `layer_scale` outranks it.
+                Official networks with `res_post_norm` have them where another flag outranks it.
             layer_scale: Initial value of a learned factor per channel on every branch; None: no such factor.
             offset_scale: Factor on the sampling grid and on the offsets.
             dw_kernel_size: Size of the depth-wise convolution that predicts offsets and weights; odd.
@@ -129,7 +129,7 @@ class InternImage(Backbone):
         remat: Literal["none", "block"] = "none"
 
         @model_validator(mode="after")
-        def _fits_together(self) -> Self:
+        def _fits_together(self) -> InternImage.Config:
             stages = len(self.depths)
             if len(self.groups) != stages:
                 raise ValueError(f"groups: expected one number per stage ({stages}), got {self.groups}")
@@ -157,7 +157,7 @@ class InternImage(Backbone):
             return self.channels * 2**stage
 
         @classmethod
-        def from_official_args(cls, args: Mapping[str, Any]) -> Self:
+        def from_official_args(cls, args: Mapping[str, Any]) -> InternImage.Config:
             """Translate constructor arguments or the YAML block of the official repository.
 
             Args:
@@ -170,9 +170,9 @@ class InternImage(Backbone):
             """
             return cls(**official.backbone_fields(args))
 
-    config: Config
+    config: InternImage.Config
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: InternImage.Config) -> None:
         super().__init__(config)
         built = max(config.out_stages) + 1
         chances = _drop_path_chances(config)
@@ -206,7 +206,7 @@ class InternImage(Backbone):
         return tuple(maps)
 
     @classmethod
-    def from_official(cls, source: Source, config: Config | None = None) -> InternImage:
+    def from_official(cls, source: Source, config: InternImage.Config | None = None) -> InternImage:
         """Build the backbone of published weights; heads and other parts of the file are skipped.
 
         Args:

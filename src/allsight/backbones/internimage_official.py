@@ -209,7 +209,8 @@ def recognise(weights: Mapping[str, Tensor], variants: Mapping[str, Mapping[str,
     )
     raise CheckpointError(
         f"InternImage: no variant has channels={channels} and depths={depths}; the nearest is '{nearest}' "
-        f"with channels={variants[nearest]['channels']} and depths={variants[nearest]['depths']}; pass config="
+        f"with channels={variants[nearest]['channels']} and depths={variants[nearest]['depths']}; "
+        f"pass config="
     )
 
 

@@ -39,8 +39,8 @@ class BatchNormLast(nn.BatchNorm2d):
     Statistics are those of the micro-batch on this rank, so results depend on how a batch is split.
     """
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        x = x.permute(0, 3, 1, 2)
+    def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        x = input.permute(0, 3, 1, 2)
         if self.training and _statistics_frozen:
             mean, var = self.running_mean, self.running_var
             x = F.batch_norm(x, mean, var, self.weight, self.bias, training=True, momentum=0.0, eps=self.eps)

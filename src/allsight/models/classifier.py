@@ -6,7 +6,7 @@ Letters: b batch, c channels, h w map.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,8 @@ class Classifier(PlainModel):
     """Logits of a picture.
 
     Two heads, both official: "conv" (1x1 convolution, batch norm, mean over the last map; T to XL) and
-    "attention" (the last two maps as tokens at the stride of the finer, pooled by attention; H and G, where it
-    is called CLIP projector).
+    "attention" (the last two maps as tokens at the stride of the finer, pooled by attention; H and G, where
+    it is called CLIP projector).
 
     Source: OpenGVLab/InternImage:classification/models/intern_image.py.
     """
@@ -60,7 +60,7 @@ class Classifier(PlainModel):
         head_ratio: float = Field(1.5, gt=0)
 
         @model_validator(mode="after")
-        def _fits_together(self) -> Self:
+        def _fits_together(self) -> Classifier.Config:
             net = self.backbone
             if self.head == "attention" and isinstance(net, InternImage.Config):
                 last = len(net.depths) - 1
@@ -73,7 +73,7 @@ class Classifier(PlainModel):
             return self
 
         @classmethod
-        def from_official_args(cls, args: Mapping[str, Any]) -> Self:
+        def from_official_args(cls, args: Mapping[str, Any]) -> Classifier.Config:
             """Translate constructor arguments or the YAML block of the official InternImage classifier.
 
             See `InternImage.Config.from_official_args` for the accepted forms.
@@ -91,10 +91,10 @@ class Classifier(PlainModel):
                 head_ratio=given["cls_scale"],
             )
 
-    config: Config
+    config: Classifier.Config
     load_report: LoadReport | None
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Classifier.Config) -> None:
         super().__init__()
         self.config = config
         self.load_report = None
@@ -129,7 +129,7 @@ class Classifier(PlainModel):
         return self.head(self.pool(self.backbone(images)))
 
     @classmethod
-    def from_official(cls, source: Source, config: Config | None = None) -> Classifier:
+    def from_official(cls, source: Source, config: Classifier.Config | None = None) -> Classifier:
         """Build the classifier of published weights.
 
         Args:
