@@ -27,7 +27,7 @@ def cpu_s() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Speed of the embedded world")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)

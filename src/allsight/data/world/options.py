@@ -58,17 +58,17 @@ class World(Configured):
             jpeg_quality: 1 to 100.
         """
 
-        seed: int = Field(0, ge=0, lt=2**63)
-        size_px: int = Field(96, ge=32, le=256)
-        train: int = Field(2000, ge=12, le=10_000_000)
-        val: int = Field(400, ge=12, le=10_000_000)
+        seed: int = Field(default=0, ge=0, lt=2**63)
+        size_px: int = Field(default=96, ge=32, le=256)
+        train: int = Field(default=2000, ge=12, le=10_000_000)
+        val: int = Field(default=400, ge=12, le=10_000_000)
         objects: tuple[int, int] = (2, 5)
-        occlusion: float = Field(0.5, ge=0.0, le=0.8)
-        texture: float = Field(0.5, ge=0.0, le=1.0)
-        clutter: float = Field(0.4, ge=0.0, le=1.0)
-        noise: float = Field(0.25, ge=0.0, le=1.0)
-        colour_similarity: float = Field(0.1, ge=0.0, le=1.0)
-        jpeg_quality: int = Field(92, ge=1, le=100)
+        occlusion: float = Field(default=0.5, ge=0.0, le=0.8)
+        texture: float = Field(default=0.5, ge=0.0, le=1.0)
+        clutter: float = Field(default=0.4, ge=0.0, le=1.0)
+        noise: float = Field(default=0.25, ge=0.0, le=1.0)
+        colour_similarity: float = Field(default=0.1, ge=0.0, le=1.0)
+        jpeg_quality: int = Field(default=92, ge=1, le=100)
 
         @field_validator("objects")
         @classmethod

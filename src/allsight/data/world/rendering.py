@@ -214,7 +214,8 @@ def _layer(scene: Scene, toy: Toy) -> _Layer:
     for part, code in zip(form.parts, form.codes, strict=False):
         if not isinstance(part.solid, Polyhedron):
             of_part = np.flatnonzero(code_of == code)
-            normals[:, of_part] = part.solid.normals(tuple(p.take(of_part) for p in point))
+            x, y, z = (p.take(of_part) for p in point)
+            normals[:, of_part] = part.solid.normals((x, y, z))
     light = _turned(toy, scene.sun.direction)
     strength, shine = _shade(scene.sun, point, normals, light, eye)
     marked = None

@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 
 Real = float | int
-Number = Real | np.ndarray
+Number = Any
+"""A float, or an array of float32."""
 Triple = tuple[Number, Number, Number]
 Point = tuple[Real, Real, Real]
 
@@ -96,19 +98,25 @@ class Frustum:
         root = b * b - a * c
         s = np.sqrt(np.maximum(root, 0))
         inverse = 1.0 / a
-        best = FAR
-        # A ray may miss the near sheet within the lids and still meet the far one (seen from inside a
-        # shallow cone).
-        for t in ((-b - s) * inverse, (s - b) * inverse):
+        found: list[np.ndarray] = []
+        # The near sheet of a cylinder is the first; of a cone it may be the cone's mirror image.
+        near, far = (-b - s) * inverse, (s - b) * inverse
+        for t in (near,) if slope == 0 else (near, far):
             z = oz + t * dz
             fine = (root > 0) & (t > 0) & (z >= self.low) & (z <= self.high)
-            best = np.minimum(best, np.where(fine, t, FAR))
-        for height, radius in ((self.low, self.radius_low), (self.high, self.radius_high)):
+            found.append(np.where(fine, t, FAR))
+        # Rays come in, never out, through the lid that they meet first.
+        lids = ((self.low, self.radius_low), (self.high, self.radius_high))
+        if isinstance(oz, np.ndarray):
+            lids = lids[:1] if dz > 0 else lids[1:]
+        else:
+            lids = lids[:1] if oz < self.low else lids[1:] if oz > self.high else ()
+        for height, radius in lids:
             if radius > 0:
                 t = (height - oz) / dz
                 x, y = ox + t * dx, oy + t * dy
-                best = np.minimum(best, np.where((x * x + y * y < radius * radius) & (t > 0), t, FAR))
-        return best, None
+                found.append(np.where((x * x + y * y < radius * radius) & (t > 0), t, FAR))
+        return reduce(np.minimum, found), None
 
     def normals(self, point: Triple) -> Triple:
         x, y, z = self._turn(point)
@@ -220,9 +228,15 @@ Solid = Ellipsoid | Frustum | Polyhedron | Torus
 def box(low: Point, high: Point) -> Polyhedron:
     """Box between two corners."""
     (x0, y0, z0), (x1, y1, z1) = low, high
-    planes = ((0, 0, 1, z1), (0, -1, 0, -y0), (1, 0, 0, x1), (-1, 0, 0, -x0), (0, 1, 0, y1), (0, 0, -1, -z0))
-    corners = tuple((x, y, z) for x in (x0, x1) for y in (y0, y1) for z in (z0, z1))
-    return Polyhedron(tuple(tuple(map(float, plane)) for plane in planes), corners)
+    planes = (
+        (0.0, 0.0, 1.0, float(z1)),
+        (0.0, -1.0, 0.0, -float(y0)),
+        (1.0, 0.0, 0.0, float(x1)),
+        (-1.0, 0.0, 0.0, -float(x0)),
+        (0.0, 1.0, 0.0, float(y1)),
+        (0.0, 0.0, -1.0, -float(z0)),
+    )
+    return Polyhedron(planes, tuple((x, y, z) for x in (x0, x1) for y in (y0, y1) for z in (z0, z1)))
 
 
 def hull(corners: Sequence[Point]) -> Polyhedron:
@@ -244,7 +258,8 @@ def hull(corners: Sequence[Point]) -> Polyhedron:
                         sum(a * b for a, b in zip(normal, c, strict=True)) - height > 1e-7 for c in corners
                     )
                     if not any(outside):
-                        plane = tuple(round(value, 6) + 0.0 for value in (*normal, height))
+                        nx, ny, nz, top = (round(float(value), 6) + 0.0 for value in (*normal, height))
+                        plane = (nx, ny, nz, top)
                         if plane not in planes:
                             planes.append(plane)
     return Polyhedron(tuple(planes), tuple(corners))
