@@ -163,7 +163,7 @@ def test_failed_set_up_is_not_taken_for_done(checkout, setup_env):
         ("echo 'ERROR: Failed building wheel for simplejpeg'; exit 1", ["simplejpeg", "could not be built"]),
         (
             "echo 'ERROR: Could not install packages due to an OSError: HTTPSConnectionPool(host=h): Max"
-            " retries exceeded with url: /packages/ab/scipy-1.17.1-cp311-cp311-linux.whl (Caused by X)'; exit 1",
+            " retries exceeded with url: /packages/ab/scipy-1.17.1-cp311-linux.whl (Caused by X)'; exit 1",
             ["package scipy cannot", "does not answer"],
         ),
         (
