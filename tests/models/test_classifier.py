@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from allsight.backbones import InternImage
 from allsight.config import ConfigError, build, dump
 from allsight.models import Classifier
-from allsight.types import CheckpointError
+from allsight.models.base import model_for_tasks
+from allsight.types import Batch, CheckpointError
 
 # Parameters with 1000 classes, with 21841, and of the backbone alone.
 SIZES = {
@@ -36,12 +36,6 @@ HUGE_LIKE = InternImage.Config(
 )
 
 
-def official_file(name):
-    if "ALLSIGHT_PARITY" not in os.environ:
-        pytest.skip("ALLSIGHT_PARITY is not set: folder with numbers of the official implementations")
-    return Path(os.environ["ALLSIGHT_PARITY"]) / "internimage" / name
-
-
 def relative(actual, expected):
     return float((actual - expected).detach().norm() / expected.norm().clamp_min(1e-300))
 
@@ -64,10 +58,9 @@ def cases():
 
 @pytest.mark.parametrize("precision", ["f64", "f32"])
 @pytest.mark.parametrize("case", cases())
-def test_network_matches_the_official_one(case, precision):
+def test_network_matches_the_official_one(parity, case, precision):
     """Logits, maps, gradients and running statistics of whole networks made by OpenGVLab/InternImage."""
-    about = json.loads(official_file(f"{case}.json").read_text())
-    tensors = load_file(official_file(f"{case}.safetensors"))
+    about, tensors = parity(f"internimage/{case}")
     dtype = {"f64": torch.float64, "f32": torch.float32}[precision]
     forward, gradient = LIMITS[precision]
     config = Classifier.Config.from_official_args(about["constructor"])
@@ -112,8 +105,10 @@ def test_network_matches_the_official_one(case, precision):
 
 
 @pytest.mark.parametrize(("variant", "letter"), [("tiny", "t"), ("huge", "h")])
+@pytest.mark.skipif("ALLSIGHT_PARITY" not in os.environ, reason="ALLSIGHT_PARITY is not set")
 def test_official_names_and_shapes_are_those_of_the_published_networks(variant, letter):
-    about = json.loads(official_file(f"keys_{letter}.json").read_text())
+    file = Path(os.environ["ALLSIGHT_PARITY"]) / "internimage" / f"keys_{letter}.json"
+    about = json.loads(file.read_text())
     ours = {name: list(tensor.shape) for name, tensor in on_meta(variant).official_state_dict().items()}
     assert ours == about["state_dict"]
 
@@ -214,3 +209,44 @@ def test_official_arguments_choose_head_width_and_classes():
     assert Classifier.Config.from_official_args({"USE_CLIP_PROJECTOR": True}).head == "attention"
     with pytest.raises(ConfigError, match="use_clip_projector does not work with norm_layer BN"):
         Classifier.Config.from_official_args(dict(use_clip_projector=True, norm_layer="BN"))
+
+
+class Question:
+    """What a classifier asks of a classification task."""
+
+    num_classes = 5
+
+    def head(self, features):
+        raise NotImplementedError
+
+    def cast(self, batch):
+        raise NotImplementedError
+
+
+def test_as_the_model_of_one_task_it_gives_logits_by_name():
+    model = model_for_tasks(classifier().config, {"toys": Question()}).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    outputs, state = model(Batch(task="toys", ids=("a", "b"), inputs={"image": images}))
+    assert torch.equal(outputs["logits"], model.classifier(images))
+    assert state is None
+    with pytest.raises(ValueError, match=r"task 'toys': the classifier expects .*got inputs \['video'\]"):
+        model(Batch(task="toys", ids=("a",), inputs={"video": images}))
+    with pytest.raises(ValueError, match="expects batches of 'toys'"):
+        model(Batch(task="cats", ids=("a", "b"), inputs={"image": images}))
+
+
+def test_tasks_it_cannot_serve_are_refused():
+    config = classifier().config
+    with pytest.raises(ConfigError, match=r"a classifier serves one task, got a, b; .*multi_head"):
+        model_for_tasks(config, {"a": Question(), "b": Question()})
+    with pytest.raises(ConfigError, match=r"model\.num_classes: expected 5 as task 'a' has, got 6"):
+        model_for_tasks(config.model_copy(update={"num_classes": 6}), {"a": Question()})
+
+
+def test_published_weights_are_translated_for_training_and_own_ones_left_alone():
+    published = classifier()
+    model = model_for_tasks(published.config, {"toys": Question()})
+    model.load_state_dict(model.own_weights(published.official_state_dict()))
+    assert torch.equal(model.classifier.head.weight, published.head.weight)
+    own = model.state_dict()
+    assert model.own_weights(own).keys() == own.keys()

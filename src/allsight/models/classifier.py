@@ -19,9 +19,17 @@ from allsight.backbones import internimage_official as official
 from allsight.config import ConfigError, Variants
 from allsight.layers import AttentionPool, make_activation
 from allsight.layers.norm import LAYER_NORM_EPS
-from allsight.models.base import PlainModel
-from allsight.types import CheckpointError, FeatureSpec
-from allsight.weights import LoadReport, Source, load_mapped, read_weights, select_part, write_weights
+from allsight.models.base import PlainModel, TaskModel, TaskOfModel
+from allsight.types import Batch, CheckpointError, FeatureSpec, Outputs, State
+from allsight.weights import (
+    LoadReport,
+    Source,
+    Weights,
+    load_mapped,
+    read_weights,
+    select_part,
+    write_weights,
+)
 
 # Widths of the attention-pooling head; fixed in the official code.
 _TOKENS, _POOLED, _HEADS = 1024, 768, 16
@@ -147,9 +155,14 @@ class Classifier(PlainModel):
             config = _recognise(weights)
         with torch.device("meta"):
             model = cls(config)
-        report = load_mapped(model, weights, model._official_names(), what="Classifier")
+        report = load_mapped(model, weights, model.official_names(), what="Classifier")
         model.load_report = report.with_skipped(outside)
         return model
+
+    @classmethod
+    def for_tasks(cls, config: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
+        """Return the classifier as a model of one classification task."""
+        return TrainableClassifier(config, tasks)
 
     def official_state_dict(self) -> dict[str, Tensor]:
         """Return the weights under the official names.
@@ -158,14 +171,18 @@ class Classifier(PlainModel):
             CheckpointError: The backbone is not an InternImage.
         """
         state = self.state_dict()
-        return {name: state[own] for own, name in self._official_names().items()}
+        return {name: state[own] for own, name in self.official_names().items()}
 
     def save_official(self, path: Any) -> None:
         """Write the weights under the official names: `.safetensors`, else a torch file with `model`."""
         write_weights(self.official_state_dict(), path)
 
-    def _official_names(self) -> dict[str, str]:
-        """Own name -> official name for every entry of the state dict."""
+    def official_names(self) -> dict[str, str]:
+        """Return own name -> official name for every entry of the state dict.
+
+        Raises:
+            CheckpointError: The backbone is not an InternImage.
+        """
         if not isinstance(self.backbone, InternImage):
             raise CheckpointError(
                 f"Classifier: {type(self.backbone).__name__} has no official classifier weights"
@@ -176,6 +193,51 @@ class Classifier(PlainModel):
             if own not in names:
                 names[own] = official.official_head_name(own, self.config.head)
         return names
+
+
+class TrainableClassifier(TaskModel):
+    """A classifier as the engine drives it: pictures `image` of one task in, `{"logits": [b, classes]}` out.
+
+    Raises:
+        ConfigError: Not exactly one task, or one with another number of classes.
+    """
+
+    def __init__(self, config: Classifier.Config, tasks: Mapping[str, TaskOfModel]) -> None:
+        super().__init__(config, tasks)
+        if len(tasks) != 1:
+            raise ConfigError(
+                f"model: a classifier serves one task, got {', '.join(tasks) or 'none'}; several share a "
+                f"backbone with model.kind=multi_head"
+            )
+        ((self.task, task),) = tasks.items()
+        classes = getattr(task, "num_classes", None)
+        if classes != config.num_classes:
+            raise ConfigError(
+                f"model.num_classes: expected {classes} as task '{self.task}' has, got {config.num_classes}"
+            )
+        self.classifier = Classifier(config)
+
+    def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
+        """Compute the logits of `batch.inputs["image"]`; there is no temporal state.
+
+        Raises:
+            ValueError: The batch is of another task or has no `image`.
+        """
+        images = batch.inputs.get("image")
+        if batch.task != self.task or not isinstance(images, Tensor):
+            raise ValueError(
+                f"task '{batch.task}': the classifier expects batches of '{self.task}' with a tensor 'image'"
+                f", got inputs {sorted(batch.inputs)}"
+            )
+        return {"logits": self.classifier(images)}, None
+
+    def own_weights(self, weights: Weights) -> dict[str, Tensor]:
+        """Return published weights under this model's names; what is not published comes back as it is."""
+        part, _ = select_part(weights, "")
+        own = {name: f"classifier.{ours}" for ours, name in self.classifier.official_names().items()}
+        if not own.keys() & part.keys():
+            return dict(weights)
+        return {own.get(name, name): tensor for name, tensor in part.items()}
 
 
 class ConvPool(nn.Module):
