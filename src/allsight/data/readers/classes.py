@@ -1,0 +1,67 @@
+"""Class names of a data set, from its `classes.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allsight.types import DataError
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Classes in the order of their labels.
+
+    Args:
+        keys: What the data calls them: folder names, prefixes, WordNet ids.
+        names: What people call them.
+        ignore: Label-map value of pixels nobody labelled, if the file states one.
+    """
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    ignore: int | None = None
+
+
+def read_classes(path: Path) -> ClassTable | None:
+    """Read `classes.json`; None if there is no such file.
+
+    The file is a list, or an object with a list `classes` (and perhaps `ignore`). An item is a name, or an
+    object with `name` or `synonyms` (the first counts), perhaps a key (`wnid` or `key`) and an `index`.
+
+    Raises:
+        DataError: Not JSON, another structure, a class named twice, or indices that are not 0 to n - 1.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    items = tree.get("classes") if isinstance(tree, dict) else tree
+    if not isinstance(items, list) or not items:
+        raise DataError(f"{path}: expected a list of classes, or an object with a list 'classes'")
+    indices = [item.get("index", n) if isinstance(item, dict) else n for n, item in enumerate(items)]
+    if sorted(indices) != list(range(len(items))):
+        raise DataError(f"{path}: class indices are {sorted(indices)[:8]}...; expected 0 to {len(items) - 1}")
+    pairs = dict(zip(indices, (_key_and_name(item, path) for item in items), strict=True))
+    keys = tuple(pairs[n][0] for n in range(len(items)))
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise DataError(f"{path}: class {twice[0]!r} occurs twice")
+    ignore = tree.get("ignore") if isinstance(tree, dict) else None
+    return ClassTable(keys, tuple(pairs[n][1] for n in range(len(items))), ignore)
+
+
+def _key_and_name(item: Any, path: Path) -> tuple[str, str]:
+    if isinstance(item, str):
+        return item, item
+    if isinstance(item, dict):
+        synonyms = item.get("synonyms") or [None]
+        name = item.get("name") or synonyms[0]
+        key = item.get("wnid") or item.get("key") or name
+        if isinstance(name, str) and isinstance(key, str):
+            return key, name
+    raise DataError(f"{path}: class {item!r} has no name; expected a text, or an object with 'name'")
