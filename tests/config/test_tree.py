@@ -361,8 +361,8 @@ def test_a_key_given_twice_in_yaml_is_refused() -> None:
     ("text", "value"),
     [
         ("1", 1), ("1e-3", 1e-3), ("2E4", 2e4), ("0.5", 0.5), ("true", True), ("null", None), ("None", None),
-        ("[1, 2]", [1, 2]), ("{a: 1}", {"a": 1}), ("abc", "abc"), ("a:b", "a:b"), ("1.2.3", "1.2.3"), ("[", "["),
-        ("runs/2024", "runs/2024"), ("[1e-3, 2]", [1e-3, 2]),
+        ("[1, 2]", [1, 2]), ("{a: 1}", {"a": 1}), ("abc", "abc"), ("a:b", "a:b"), ("1.2.3", "1.2.3"),
+        ("[", "["), ("runs/2024", "runs/2024"), ("[1e-3, 2]", [1e-3, 2]),
     ],
 )  # fmt: skip
 def test_values_are_read_as_people_mean_them(text: str, value: Any) -> None:

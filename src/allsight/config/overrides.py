@@ -62,7 +62,8 @@ def _override(config: C, changes: list[tuple[str, Any]], *, trust: bool) -> C:
 def _precedence(change: tuple[str, Any]) -> tuple[int, int]:
     """Kinds before variants before the rest; of kinds and variants the outer ones first.
 
-    A whole configuration or mapping brings its kind along, so it counts as one; what is set inside it comes later.
+    A whole configuration or mapping brings its kind along, so it counts as one, and what is set inside it
+    comes later.
     """
     path, value = change
     plain = value.value() if isinstance(value, _Typed) else value

@@ -128,7 +128,7 @@ def config_class(annotation: Any) -> tuple[type, type[Config]] | None:
 
 
 def explain(cls: type[BaseModel], error: ValidationError, *, path: str) -> list[str]:
-    """Pydantic's errors as our one-liners. A value that fits no member of a union is one fault, not several."""
+    """Pydantic's errors as our one-liners; what fits no member of a union is one fault."""
     lines: dict[object, str] = {}
     for number, detail in enumerate(error.errors(include_url=False)):
         name = str(detail["loc"][0]) if detail["loc"] else ""
@@ -220,7 +220,7 @@ def refuses_truth(annotation: Any) -> str:
 
 
 def text_is_meant(annotation: Any, text: str) -> bool:
-    """Whether a field takes `text` as it stands: a text field, for which YAML's `on`, `2024` or `1:30` are words."""
+    """Whether a field takes `text` as it stands: one of texts, where `on`, `2024` and `1:30` are words."""
     members = _members(annotation)
     optional = annotation is not None and len(get_args(annotation)) > len(members)
     if optional and text in ("", "null", "None", "~"):

@@ -1,0 +1,38 @@
+"""The command line. `allsight --help` loads neither torch nor a recipe: verbs import what they need to run.
+
+Exit status: 0 fine; 1 the run failed; 2 the user's input is wrong; 130 interrupted. What is the user's to
+mend is said in one line a fault on the error stream; anything else is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after the program's name; default those of this process.
+    Returns:
+        The exit status.
+    """
+    from allsight.cli.app import app
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = words[:1] == ["--debug"]
+    try:
+        status = app(words, prog_name="allsight", standalone_mode=False)
+    except Exception as error:
+        from allsight.cli.faults import fault_of
+
+        fault = fault_of(error)
+        if fault is None or debug:
+            raise
+        print(fault.text, file=sys.stderr)
+        return fault.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,49 @@
+"""The verbs of `allsight`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from allsight.cli import datasets, demonstration, looking, running, using
+
+app = typer.Typer(
+    name="allsight",
+    help="Train and run vision generalists: InternImage, M3I, Uni-Perceiver and BEVFormer in one package.",
+    epilog="Start with `allsight demo`, or `allsight config --list`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from allsight import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of every error (first word only).")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("train", short_help="Train a recipe, or go on with a run.")(running.train)
+app.command("eval", short_help="Score weights on validation samples.")(using.evaluate)
+app.command("predict", short_help="Answer for pictures.")(using.predict)
+app.command("config", short_help="Print a recipe with all its settings.")(looking.config)
+app.command("report", short_help="Write a run's HTML report.")(looking.report)
+app.command("doctor", short_help="Say what this machine can do.")(looking.doctor)
+app.add_typer(datasets.app, name="data")
+app.command("demo", short_help="See it all work, in minutes.")(demonstration.demo)

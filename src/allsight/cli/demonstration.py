@@ -1,0 +1,115 @@
+"""`allsight demo`: from nothing to a trained generalist and its report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from allsight.cli.words import command
+
+if TYPE_CHECKING:
+    from allsight.data.world import World
+
+_WORLD = {"seed": 0, "size_px": 96, "train": 1500, "val": 240}
+
+
+def demo(
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where data and run folder go.")] = Path(
+        "runs"
+    ),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Generate a small world, train two tasks jointly on it, and write a report. Takes minutes on a CPU.
+
+    \b
+    allsight demo
+
+    The world lies in RUNS/demo-data and is used again by the next demo; each demo has a run folder of its
+    own: RUNS/demo, RUNS/demo-2, ...
+    """
+    from allsight.cli.running import print_results, train_with_progress
+    from allsight.config import replace
+    from allsight.recipes import find_config
+    from allsight.view import write_report
+
+    begun = time.perf_counter()
+    data = runs / "demo-data"
+    _provide_world(data, quiet=quiet)
+    folder = _free_folder(runs / "demo")
+    recipe, _ = find_config("joint_world")
+    config = replace(recipe, {"name": folder.name, "data.root": str(data.resolve())})
+    print(f"training {', '.join(config.tasks)} jointly for {config.schedule.steps} steps in {folder}")
+    metrics = train_with_progress(config, folder, resume=False, quiet=quiet, notes=[])
+    print_results(metrics, folder)
+    report = write_report(folder)
+    print(f"the demo took {(time.perf_counter() - begun) / 60:.1f} minutes; look at its report: {report}")
+    print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
+
+
+def _to_try(folder: Path, data: Path) -> list[str]:
+    picture = min((data / "label_maps" / "val").glob("*.jpg"))
+    bigger = _free_folder(folder.parent / "bigger")
+    place = [] if folder.parent == Path("runs") else ["--runs", folder.parent]
+    return [
+        command("predict", folder, picture, "--out", folder / "drawn"),
+        command("eval", folder, "--weights", "last"),
+        command("config", "joint_world", "optim.lr=1e-3"),
+        command(
+            *(
+                "train",
+                "joint_world",
+                f"data.root={data}",
+                "model.backbone.variant=micro",
+                "--name",
+                bigger.name,
+            ),
+            *place,
+        ),
+        command("doctor"),
+    ]
+
+
+def _provide_world(folder: Path, *, quiet: bool) -> None:
+    """The demo's world in `folder`, generated unless it is there already."""
+    from allsight.cli.words import Counter
+    from allsight.data.world import World, generate_world
+    from allsight.launch.run import usable_cores
+
+    config = World.Config(**_WORLD)
+    if _holds(folder, config):
+        print(f"using the world in {folder}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "world.json").is_file():
+            from allsight.config import ConfigError
+
+            raise ConfigError(f"{folder}: not a world of this demo; move it away or choose another --runs")
+        print(f"{folder} holds a world of other settings; replacing it")
+        shutil.rmtree(folder)
+    begun = time.perf_counter()
+    generate_world(folder, config, workers=usable_cores(), on_progress=None if quiet else Counter("pictures"))
+    count = 2 * (config.train + config.val)
+    print(f"generated {count} pictures in {time.perf_counter() - begun:.1f} s in {folder}")
+
+
+def _holds(folder: Path, config: World.Config) -> bool:
+    """Whether the finished world in `folder` is the one of `config`."""
+    try:
+        written: Any = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(written, dict) and written.get("options") == config.model_dump(mode="json")
+
+
+def _free_folder(wanted: Path) -> Path:
+    """`wanted`, or the first of `wanted-2`, `wanted-3`, ... that is not there."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder

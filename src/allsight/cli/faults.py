@@ -1,0 +1,74 @@
+"""Which errors are the user's to mend, and how they are said."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from allsight.config.errors import ConfigError, did_you_mean
+from allsight.types.errors import CheckpointError, DataError
+
+# Typer keeps its own copy of click from 0.16 on, so the class is taken from where it surely is.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An exit status and what to say, one line a fault."""
+
+    status: int
+    text: str
+
+
+def fault_of(error: Exception) -> Fault | None:
+    """What to tell the user about `error`; None where it is a bug of ours."""
+    if isinstance(error, _UsageError):
+        return Fault(2, _usage(error))
+    if isinstance(error, typer.Abort):
+        return Fault(130, "interrupted")
+    if isinstance(error, ConfigError | DataError | CheckpointError):
+        return Fault(2, _of_rank(str(error)))
+    if isinstance(error, OSError):
+        return _of_system(error)
+    # Only a process that trained can have failed so; asking for the class must not load torch.
+    trainer = sys.modules.get("allsight.engine.trainer")
+    if trainer is not None and isinstance(error, trainer.RunFailed):
+        return Fault(1, _of_rank(str(error)))
+    return None
+
+
+def _of_system(error: OSError) -> Fault | None:
+    if error.errno == errno.ENOSPC:
+        return Fault(
+            1, _of_rank(f"{error.filename or 'disk'}: no space left; free some, then go on with --resume")
+        )
+    mendable = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
+    if isinstance(error, mendable) and error.filename is not None:
+        said = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
+        return Fault(2, _of_rank(f"{error.filename}: {said}"))
+    return None
+
+
+def _of_rank(text: str) -> str:
+    """Ranks after the first say who they are, since several speak at once."""
+    rank = os.environ.get("RANK", "0")
+    return text if rank == "0" else "\n".join(f"rank {rank}: {line}" for line in text.split("\n"))
+
+
+def _usage(error: Any) -> str:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error.format_message()
+    context = error.ctx
+    text = " ".join(error.format_message().split()).rstrip(".")
+    if context is None:
+        return text
+    commands = getattr(context.command, "commands", {})
+    wrong = next(iter(context.args), "") or text.partition("'")[2].partition("'")[0]
+    if commands and "No such command" in text:
+        return f"no command '{wrong}'{did_you_mean(wrong, commands)}"
+    return f"{text}; see {context.command_path} --help"

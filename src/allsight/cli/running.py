@@ -1,0 +1,126 @@
+"""`allsight train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from allsight.cli.words import Changes, Recipe, Trust, command, metric_lines
+
+if TYPE_CHECKING:
+    from allsight.engine.config import RunConfig
+
+
+def train(
+    recipe: Recipe,
+    changes: Changes = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of the run folder.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run folder; default the recipe's.")
+    ] = None,
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders lie.")] = Path(
+        "runs"
+    ),
+    trust: Trust = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="Start so many ranks on this machine.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="Start one rank for each of so many GPUs.")
+    ] = None,
+) -> None:
+    """Train a recipe in a new run folder, or go on with a run.
+
+    \b
+    allsight train joint_world data.root=world
+    allsight train internimage_micro_tiny20 optim.lr=1e-3 schedule.epochs=4 --name quick
+    allsight train my_recipes.py:generalist --processes 2
+    allsight train runs/quick --resume
+
+    With --resume only settings that leave the course of training as it is may change: data.root,
+    data.workers, data.prefetch, data.max_corrupt_fraction, train.threads, train.accumulate,
+    train.max_skipped_in_a_row, eval, checkpoint, parallel.
+    """
+    from allsight.cli.resuming import config_to_resume, config_to_start
+    from allsight.launch.run import in_group, is_first, run_ranks, with_strategy
+
+    ranks = _ranks(processes, gpus)
+    if resume:
+        folder, config, notes = config_to_resume(recipe, changes or [], name=name, runs=runs, trust=trust)
+    else:
+        folder, config = config_to_start(recipe, changes or [], name=name, runs=runs, trust=trust)
+        notes = []
+    if ranks is not None and not in_group():
+        status = run_ranks(["train", *_words_after("train")], ranks)
+        if status:
+            raise typer.Exit(status)
+        return
+    config = with_strategy(config, set_by_user=any(c.startswith("parallel.strategy=") for c in changes or []))
+    metrics = train_with_progress(config, folder, resume=resume, quiet=quiet, notes=notes)
+    if is_first():
+        print_results(metrics, folder)
+        print("\n".join(["next:", *(f"  {line}" for line in _what_next(folder))]))
+
+
+def train_with_progress(
+    config: RunConfig, folder: Path, *, resume: bool, quiet: bool, notes: list[str]
+) -> dict[str, float]:
+    """Train to the end with progress on the terminal; the metrics."""
+    from allsight.engine.trainer import Trainer
+    from allsight.view.progress import Progress
+
+    trainer = Trainer(config, folder=folder, resume=resume, command=["allsight", *sys.argv[1:]])
+    for note in notes:
+        trainer.events.write("note", trainer.step, text=note)
+    try:
+        if quiet or not trainer.ranks.is_first:
+            metrics = trainer.fit()
+        else:
+            with Progress(steps=trainer.steps, tasks=list(trainer.tasks)) as progress:
+                trainer.listeners.append(progress)
+                metrics = trainer.fit()
+    except KeyboardInterrupt:
+        print(
+            f"stopped at step {trainer.step}; go on with: {command('train', folder, '--resume')}",
+            file=sys.stderr,
+        )
+        raise
+    finally:
+        trainer.close()
+    return metrics
+
+
+def print_results(metrics: Mapping[str, float], folder: Path) -> None:
+    """What came out, and where it is."""
+    print("\n".join([*metric_lines(metrics), f"run folder: {folder}"]))
+
+
+def _what_next(folder: Path) -> list[str]:
+    return [command("report", folder), command("predict", folder, "PICTURE"), command("eval", folder)]
+
+
+def _ranks(processes: int | None, gpus: int | None) -> int | None:
+    if processes is not None and gpus is not None:
+        raise typer.BadParameter("--processes and --gpus say the same thing; give one")
+    if gpus is None:
+        return processes
+    import torch
+
+    found = torch.cuda.device_count()
+    if gpus > found:
+        raise typer.BadParameter(
+            f"--gpus {gpus}: this machine has {found}; without GPUs use --processes {gpus}"
+        )
+    return gpus
+
+
+def _words_after(verb: str) -> list[str]:
+    """This process's own words after the verb, for its ranks, which notice by themselves what they are."""
+    return sys.argv[sys.argv.index(verb) + 1 :]

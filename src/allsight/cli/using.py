@@ -1,0 +1,157 @@
+"""`allsight eval` and `allsight predict`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, metric_lines, print_json
+
+if TYPE_CHECKING:
+    from allsight.engine.predictor import Predictor
+    from allsight.types import Answer
+
+Task = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Only this task (may be repeated); default all.", show_default=False),
+]
+
+
+def evaluate(
+    run: Recipe,
+    weights: Weights = None,
+    task: Task = None,
+    classes: Classes = None,
+    as_json: Json = False,
+    trust: Trust = False,
+) -> None:
+    """Score weights on the validation samples.
+
+    \b
+    allsight eval runs/joint_world
+    allsight eval runs/joint_world --weights last --task shapes --json
+    allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth
+    """
+    predictor = _load(run, weights, classes, trust)
+    metrics = predictor.evaluate(task)
+    if as_json:
+        print_json({"run": run, "weights": predictor.weights, "metrics": metrics})
+    else:
+        print(f"{run}: {predictor.weights}")
+        print("\n".join(metric_lines(metrics)))
+
+
+def predict(
+    run: Recipe,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE", help="Files of pictures.", show_default=False)
+    ],
+    weights: Weights = None,
+    classes: Classes = None,
+    task: Task = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Also write the pictures with the answers drawn."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Classes to print a picture.")] = 3,
+    as_json: Json = False,
+    trust: Trust = False,
+) -> None:
+    """Answer for pictures: labels on the terminal, drawn pictures with --out.
+
+    \b
+    allsight predict runs/joint_world photo.jpg
+    allsight predict runs/joint_world *.jpg --out drawn --task scenes
+    allsight predict internimage_t_in1k photo.jpg --weights internimage_t_1k_224.pth --classes imagenet.txt
+
+    A picture that cannot be read is named and left out; the exit status is then 2.
+    """
+    predictor = _load(run, weights, classes, trust)
+    readable, faults = _sorted_out(pictures)
+    if faults:
+        print("\n".join(faults), file=sys.stderr)
+    found: list[dict[str, Any]] = []
+    taken: set[Path] = set()
+    for name in task or list(predictor.tasks):
+        for picture, answer in zip(readable, predictor.predict_many(map(str, readable), name), strict=True):
+            file = None if out is None else _free_name(out, picture, name, taken)
+            if file is not None:
+                _draw(picture, answer, file)
+            if as_json:
+                drawn = {} if file is None else {"drawn": str(file)}
+                found.append({"picture": str(picture), **_plain(answer, top), **drawn})
+            else:
+                print(f"{picture}: {name}: {_in_words(answer, top)}{'' if file is None else f'  -> {file}'}")
+    if as_json:
+        print_json(found)
+    if faults:
+        raise typer.Exit(2)
+
+
+def _load(run: str, weights: str | None, classes: Path | None, trust: bool) -> Predictor:
+    import allsight
+
+    return allsight.load(run, weights, classes, trust=trust)
+
+
+def _sorted_out(pictures: list[Path]) -> tuple[list[Path], list[str]]:
+    """The pictures that can be read, and a line for each other one."""
+    from allsight.data.decode import read_picture
+    from allsight.types import DataError
+
+    readable, faults = [], []
+    for picture in pictures:
+        try:
+            read_picture(picture)
+        except DataError as error:
+            faults.append(str(error))
+        else:
+            readable.append(picture)
+    return readable, faults
+
+
+def _plain(answer: Answer, top: int) -> dict[str, Any]:
+    from allsight.types import ClassScores
+
+    plain = answer.to_json()
+    if isinstance(answer, ClassScores):
+        plain["top"] = [[name, round(score, 6)] for name, score in answer.top(top)]
+    return plain
+
+
+def _in_words(answer: Answer, top: int) -> str:
+    """An answer on one line."""
+    from allsight.types import ClassScores, LabelMapAnswer, TextAnswer
+
+    match answer:
+        case ClassScores():
+            return ", ".join(f"{name} {score:.3f}" for name, score in answer.top(top))
+        case LabelMapAnswer():
+            return ", ".join(
+                f"{name} {share:.0%}" for name, share in list(answer.shares().items())[: top + 2]
+            )
+        case TextAnswer():
+            return answer.text
+        case _:
+            return str(answer.to_json())
+
+
+def _draw(picture: Path, answer: Answer, file: Path) -> None:
+    from allsight.cli.drawing import draw_answer
+    from allsight.draw import encode_png
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encode_png(draw_answer(picture, answer)))
+
+
+def _free_name(out: Path, picture: Path, task: str, taken: set[Path]) -> Path:
+    """A file for a drawn picture; pictures of one name from several folders get numbers."""
+    file, number = out / f"{picture.stem}-{task}.png", 1
+    while file in taken:
+        number += 1
+        file = out / f"{picture.stem}-{task}-{number}.png"
+    taken.add(file)
+    return file

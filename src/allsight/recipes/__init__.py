@@ -1,0 +1,134 @@
+"""Runs as functions: each recipe returns a `RunConfig`. Importing this loads no recipe and no torch.
+
+A recipe is found by its name in the table below, as `file.py:function`, as a YAML file, or as the run folder
+of a run that was started before.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allsight.config import ConfigError, build, did_you_mean, parse_yaml, replace
+from allsight.config.base import import_file
+
+if TYPE_CHECKING:
+    from allsight.engine.config import RunConfig
+
+RECIPES = {
+    "camvid_alone": "allsight.recipes.multitask:camvid_alone",
+    "internimage_micro_cifar10": "allsight.recipes.internimage:internimage_micro_cifar10",
+    "internimage_micro_tiny20": "allsight.recipes.internimage:internimage_micro_tiny20",
+    "internimage_t_in1k": "allsight.recipes.internimage:internimage_t_in1k",
+    "internimage_t_smoke": "allsight.recipes.smoke:internimage_t_smoke",
+    "joint_smoke": "allsight.recipes.smoke:joint_smoke",
+    "joint_tiny20_camvid": "allsight.recipes.multitask:joint_tiny20_camvid",
+    "joint_world": "allsight.recipes.smoke:joint_world",
+    "tiny20_alone": "allsight.recipes.multitask:tiny20_alone",
+}
+"""Name -> `module:function`. The functions can also be imported from here."""
+
+__all__ = ["RECIPES", "find_config", "names", "replace", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in RECIPES:
+        return _function(name)
+    raise AttributeError(f"module 'allsight.recipes' has no attribute {name!r}")
+
+
+def names() -> tuple[str, ...]:
+    """The names of all recipes."""
+    return tuple(sorted(RECIPES))
+
+
+def summary(name: str) -> str:
+    """First line of a recipe's docstring, read from the source so that listing recipes imports none."""
+    module_name, _, function_name = RECIPES[name].partition(":")
+    spec = find_spec(module_name)
+    assert spec is not None and spec.origin is not None, f"recipe module {module_name} is not there"
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function_name:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+    raise AssertionError(f"{module_name} has no function {function_name}")
+
+
+def find_config(text: str, *, trust: bool = False) -> tuple[RunConfig, str]:
+    """The run that `text` names, and where it was found.
+
+    Args:
+        text: A recipe's name, `file.py:function`, a YAML file, or a run folder.
+        trust: Also run code that a run folder (or its `resolved.yaml`) names outside allsight. Code in files
+            that the caller names himself is always his own choice.
+    Returns:
+        The configuration, and its origin: the recipe's name, or the path.
+    Raises:
+        ConfigError: Nothing of that name, or what is there is no valid run.
+    """
+    if text in RECIPES:
+        return _called(_function(text), text), text
+    place, sign, function_name = text.rpartition(":")
+    if sign and place.endswith(".py"):
+        return _called(_user_function(Path(place), function_name), text), text
+    path = Path(text).expanduser()
+    if path.is_dir():
+        from allsight.engine.run_folder import read_run_config
+
+        return read_run_config(path, trust=trust), str(path)
+    if path.suffix in (".yaml", ".yml"):
+        return _from_yaml(path, trust), str(path)
+    if path.suffix == ".py":
+        raise ConfigError(f"{text}: name the function in it, such as {text}:my_recipe")
+    raise ConfigError(f"no recipe '{text}'{_hint(text)}")
+
+
+def _hint(text: str) -> str:
+    near = did_you_mean(text, RECIPES)
+    return (
+        near
+        if "did you mean" in near
+        else "; `allsight config --list` shows all (or give a YAML file or run folder)"
+    )
+
+
+def _function(name: str) -> Callable[[], RunConfig]:
+    module_name, _, function_name = RECIPES[name].partition(":")
+    return getattr(import_module(module_name), function_name)
+
+
+def _user_function(file: Path, name: str) -> Callable[[], Any]:
+    module = import_file(file)
+    function = getattr(module, name, None)
+    if not callable(function):
+        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"{file}: no function '{name}'{did_you_mean(name, there)}")
+    return function
+
+
+def _called(function: Callable[[], Any], text: str) -> RunConfig:
+    from allsight.engine.config import RunConfig
+
+    config = function()
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"{text}: expected it to return a RunConfig, got {type(config).__name__}")
+    return config
+
+
+def _from_yaml(file: Path, trust: bool) -> RunConfig:
+    from allsight.engine.config import RunConfig, check_format
+
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not a text file") from None
+    tree = parse_yaml(text, where=str(file))
+    # `format` marks what a run wrote: whoever passes such a file on need not have written the code it names.
+    written_by_hand = "format" not in tree and file.name != "resolved.yaml"
+    tree = check_format(tree, where=str(file))
+    return build(RunConfig, tree, path=f"{file}: config", trust=trust or written_by_hand)
