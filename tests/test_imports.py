@@ -15,10 +15,8 @@ OF_THE_START = {"_distutils_hack", "_editable_skbc_allsight", "sitecustomize", "
 
 def modules_loaded_by(code):
     """All modules in a fresh interpreter after running `code`."""
-    report = (
-        "; import json, sys; print(file=sys.stderr); print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True)
+    report = "import json, sys; print('', json.dumps(sorted(sys.modules)), sep='\\n', file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stderr.splitlines()[-1])
 

@@ -63,11 +63,12 @@ def load(
     """
     from pathlib import Path
 
-    from allsight.engine import predictor
-    from allsight.recipes import find_config
-
     if isinstance(run, str | Path) and not Path(run).is_dir():
+        from allsight.recipes import find_config
+
         run, _ = find_config(str(run), trust=trust)
+    from allsight.engine import predictor
+
     return predictor.load(run, weights, classes, device=device, trust=trust)
 
 

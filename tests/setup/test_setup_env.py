@@ -17,11 +17,13 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "setup_env.py"
 FAKE_PYTHON = """#!/bin/sh
 case "$1 $2" in
 "-m venv")
+    case "$*" in *--without-pip*) ;; *) if [ -e {place}/no-ensurepip ]; then exit 1; fi ;; esac
     for last; do :; done
     mkdir -p "$last/bin"
     cp "$0" "$last/bin/python"
     ;;
 "-m pip")
+    case "$0 $*" in *.venv/bin/python*--version*) if [ -e {place}/no-ensurepip ]; then exit 1; fi ;; esac
     case "$*" in *--version*) exit 0 ;; esac
     echo "$*" >> {place}/pip-calls
     if [ -e {place}/pip-does ]; then . {place}/pip-does; fi
@@ -87,6 +89,14 @@ def test_first_call_installs_requirements_under_constraints_then_the_project(che
     assert f"-c {checkout}/constraints.txt torch>=2.11 pytest>=8.3" in first
     assert f"--no-deps -e {checkout}" in second
     assert "index" not in first + second and "find-links" not in first + second
+
+
+def test_python_without_ensurepip_installs_with_its_own_pip(checkout, setup_env):
+    (checkout.parent / "no-ensurepip").touch()
+    assert setup_env.main() == 0
+    first, second = pip_calls(checkout)
+    for call in (first, second):
+        assert f"--python {checkout}/.venv/bin/python install" in call
 
 
 def test_second_call_runs_nothing_and_says_nothing(checkout, setup_env, monkeypatch, capsys):
