@@ -1,0 +1,304 @@
+"""Which class is in the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Shaped
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from allsight.data.readers import open_reader
+from allsight.data.transforms import (
+    CenterCrop,
+    Compose,
+    HorizontalFlip,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+)
+from allsight.layers import make_norm
+from allsight.objectives import label_weight, soft_cross_entropy
+from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.metrics import ClassificationScores
+from allsight.tasks.settings import check_class_weights, count_classes, find_classes, given_options
+from allsight.types import Answer, Batch, ClassScores, DataError, FeatureSpec, Sample
+
+
+class Classification(Task):
+    """One label per picture, hard or (after mixup) soft.
+
+    Batches hold `image` [b, 3, size_px, size_px] and `label`: int64 [b], or weights [b, classes]. Outputs are
+    `{"logits": [b, classes]}`. The loss is a mean over the labels' class weights, or over rows without any.
+    """
+
+    counted: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+
+    class Config(Task.Config):
+        labels: str = "auto"
+        """Where the data set keeps a picture's class: `auto`, `folder`, `prefix` or `file:NAME`."""
+        leave_out: tuple[str, ...] = ()
+        """Samples whose id (`SPLIT/NAME`) begins with one of these are left out."""
+        num_classes: int | None = Field(None, ge=1)
+        """Number of classes; None takes the number of names that the data set (or the weights) brings."""
+        size_px: int = Field(224, ge=1)
+        """Side of the square that the model sees."""
+        crop: Literal["resized", "padded", "none"] = "resized"
+        """Training crop: of random area and aspect (`resized`), or a square moved over the padded picture."""
+        min_scale: float = Field(0.08, gt=0, le=1)
+        """With `resized`: smallest share of the picture's area."""
+        crop_padding_px: int = Field(4, ge=0)
+        """With `padded`: how far the square may reach over the edges."""
+        flip: float = Field(0.5, ge=0, le=1)
+        """Probability of mirroring left and right."""
+        colour: float = Field(0.0, ge=0, le=1)
+        """Largest relative change of brightness, contrast and saturation."""
+        randaugment: int = Field(0, ge=0)
+        """Random operations a picture (RandAugment); 0 switches it off."""
+        randaugment_magnitude: float = Field(9.0, ge=0, le=10)
+        """How strong they are, 0..10."""
+        erasing: float = Field(0.0, ge=0, le=1)
+        """Probability of overwriting a random rectangle."""
+        mixup: float = Field(0.0, ge=0)
+        """Alpha of mixup's Beta distribution; 0 switches it off."""
+        cutmix: float = Field(0.0, ge=0)
+        """Alpha of CutMix; where mixup is on too, each pair gets one of the two, by chance."""
+        eval_crop: float = Field(0.875, gt=0, le=1)
+        """Side of the evaluation's centre crop as a share of the resized picture's shorter side."""
+        label_smoothing: float = Field(0.0, ge=0, lt=1)
+        """Share of each label that is spread evenly over all classes."""
+        class_weights: tuple[float, ...] | Literal["balanced"] | None = None
+        """Factor on each class's loss; `balanced`: samples / (classes * samples of the class)."""
+        top_k: tuple[int, ...] = (5,)
+        """Further k for which top-k accuracy is reported; 1 always is."""
+
+        @model_validator(mode="after")
+        def _settings_agree(self) -> Classification.Config:
+            for name in ("mixup", "cutmix"):
+                if getattr(self, name) > 0 and self.group_size < 2:
+                    raise ValueError(
+                        f"{name}={getattr(self, name):g} mixes samples, but group_size={self.group_size} "
+                        f"keeps them apart; set group_size=2 (or {name}=0)"
+                    )
+            if isinstance(self.class_weights, tuple):
+                check_class_weights(self.class_weights, self.num_classes)
+            if min(self.top_k, default=1) < 1:
+                raise ValueError(f"top_k: expected numbers of 1 or more, got {self.top_k}")
+            return self
+
+    config: Config
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, as far as known; may be fewer than `num_classes`."""
+        config = self.config
+        return find_classes(
+            self.given_classes,
+            lambda: tuple(self._open("train").classes),
+            data=config.data,
+            may_lack=config.num_classes is not None,
+        )
+
+    @cached_property
+    def num_classes(self) -> int:
+        """How many classes the model tells apart.
+
+        Raises:
+            ConfigError: Nothing says so, or the data set has more classes than the setting allows.
+        """
+        config = self.config
+        return count_classes(config.num_classes, self.classes, task=self.name, data=config.data)
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """Factor on each class's loss; None is 1 for all.
+
+        Raises:
+            ConfigError: As many weights as there are classes were expected.
+        """
+        weights = self.config.class_weights
+        if weights is None:
+            return None
+        if weights == "balanced":
+            return _balanced(self._open("train").labels, self.num_classes)
+        check_class_weights(weights, self.num_classes)
+        return tuple(weights)
+
+    def reader(self, split: Split) -> Reader:
+        return self._open(split)
+
+    def transform(self, split: Split) -> Transform:
+        config = self.config
+        size = config.size_px
+        if split == "predict":
+            return Compose(*self._evaluation_crop())
+        if split == "val":
+            return Compose(*self._evaluation_crop(), CheckLabel(self.num_classes))
+        steps: list[Transform] = []
+        if config.crop == "resized":
+            steps += [RandomResizedCrop(size, area=(config.min_scale, 1.0))]
+        elif config.crop == "padded":
+            steps += [Resize(size, "short"), RandomCrop(size, padding_px=config.crop_padding_px)]
+        else:
+            steps += self._evaluation_crop()
+        if config.flip > 0:
+            steps += [HorizontalFlip(config.flip)]
+        if config.colour > 0:
+            from allsight.data.transforms import ColourJitter
+
+            steps += [ColourJitter(config.colour)]
+        if config.randaugment > 0:
+            from allsight.data.transforms import RandAugment
+
+            steps += [RandAugment(config.randaugment, config.randaugment_magnitude)]
+        if config.erasing > 0:
+            from allsight.data.transforms import RandomErasing
+
+            steps += [RandomErasing(config.erasing)]
+        return Compose(*steps, CheckLabel(self.num_classes))
+
+    def mix(self, samples: Sequence[Sample], rng: np.random.Generator) -> Sequence[Sample]:
+        config = self.config
+        if config.mixup == 0 and config.cutmix == 0:
+            return samples
+        from allsight.data.transforms import mix_group
+
+        return mix_group(samples, rng, mixup=config.mixup, cutmix=config.cutmix, num_classes=self.num_classes)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Stack pictures and labels.
+
+        Raises:
+            DataError: Pictures of different sizes.
+        """
+        targets: dict[str, Any] = {}
+        if all("label" in sample.targets for sample in samples):
+            targets["label"] = self._stack_labels([sample.targets["label"] for sample in samples])
+        ids = tuple(sample.id for sample in samples)
+        return Batch(self.name, ids, {"image": stack_images(samples)}, targets)
+
+    def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module:
+        return PooledLinear(features[-1].channels, self.num_classes)
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        return {
+            "cross_entropy": soft_cross_entropy(
+                outputs["logits"],
+                batch.targets["label"],
+                label_smoothing=self.config.label_smoothing,
+                class_weights=self.class_weights,
+            )
+        }
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"cross_entropy": label_weight(batch.targets["label"], class_weights=self.class_weights)}
+
+    def decode(self, outputs: dict[str, Tensor], batch: Batch) -> list[Answer]:
+        scores = outputs["logits"].detach().float().softmax(dim=1).cpu().numpy()
+        return [
+            ClassScores(id, self.name, row, self.classes) for id, row in zip(batch.ids, scores, strict=True)
+        ]
+
+    def truth(self, batch: Batch) -> list[Answer]:
+        label = batch.targets["label"].cpu()
+        soft = label if label.ndim == 2 else F.one_hot(label, self.num_classes)
+        rows: Float32[np.ndarray, "b k"] = soft.float().numpy()
+        return [
+            ClassScores(id, self.name, row, self.classes) for id, row in zip(batch.ids, rows, strict=True)
+        ]
+
+    def metric(self) -> ClassificationScores:
+        return ClassificationScores(self.config.top_k, self.num_classes, self.classes)
+
+    def main_metric(self) -> str:
+        return "top1"
+
+    def _open(self, split: Split) -> Any:
+        config = self.config
+        options = given_options(
+            labels="" if config.labels == "auto" else config.labels, leave_out=config.leave_out
+        )
+        return open_reader(config.data, self.root, split, **options)
+
+    def _evaluation_crop(self) -> list[Transform]:
+        size = self.config.size_px
+        return [Resize(round(size / self.config.eval_crop), "short"), CenterCrop(size)]
+
+    def _stack_labels(self, labels: list[int | Float[Tensor, " k"]]) -> Shaped[Tensor, "b ..."]:
+        if all(isinstance(label, int) for label in labels):
+            return torch.tensor(labels)
+        return torch.stack([self._soft(label) for label in labels])
+
+    def _soft(self, label: int | Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+        if isinstance(label, int):
+            return F.one_hot(torch.tensor(label), self.num_classes).float()
+        return label
+
+
+class PooledLinear(nn.Module):
+    """Norm per pixel of the coarsest map, mean over its pixels, linear layer."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = make_norm("layer", channels)
+        self.linear = nn.Linear(channels, num_classes)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> dict[str, Float[Tensor, "b k"]]:
+        return {"logits": self.linear(self.norm(maps[-1].permute(0, 2, 3, 1)).mean(dim=(1, 2)))}
+
+
+@dataclass(frozen=True)
+class CheckLabel:
+    """Refuses samples whose `label` is no class, before they reach a loss.
+
+    Raises:
+        DataError: No label, or one outside 0..num_classes - 1.
+    """
+
+    num_classes: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        label = sample.targets.get("label")
+        if isinstance(label, Tensor):
+            if label.shape != (self.num_classes,):
+                raise DataError(
+                    f"{sample.id}: soft label of shape {tuple(label.shape)}; expected ({self.num_classes},)",
+                    sample.id,
+                )
+        elif label is None or not 0 <= label < self.num_classes:
+            expected = f"0..{self.num_classes - 1}"
+            found = "no label" if label is None else f"label {label}"
+            raise DataError(f"{sample.id}: {found}; expected {expected}", sample.id)
+        return sample
+
+
+def stack_images(samples: Sequence[Sample]) -> Shaped[Tensor, "b 3 h w"]:
+    """The pictures of samples as one tensor.
+
+    Raises:
+        DataError: One is of another size than the first.
+    """
+    first = samples[0].image.hw_px
+    for sample in samples:
+        if sample.image.hw_px != first:
+            raise DataError(
+                f"{sample.id}: picture of {sample.image.hw_px} px in a batch of {first} px; "
+                f"the transform must bring all to one size",
+                sample.id,
+            )
+    return torch.stack([sample.image.pixels for sample in samples])
+
+
+def _balanced(labels: Sequence[int], num_classes: int) -> tuple[float, ...]:
+    """Weights that give every class that occurs the same share of the loss; 0 for one that does not."""
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=num_classes)
+    occurring = int((counts > 0).sum())
+    return tuple(len(labels) / (occurring * n) if n else 0.0 for n in counts.tolist())
