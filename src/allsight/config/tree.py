@@ -204,6 +204,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(
             "None" if part is type(None) else _type_name(part) for part in get_args(annotation)
         )
+    if get_origin(annotation) is Mixture:
+        return "a mapping of named items"
     if get_origin(annotation) is Literal:
         return " | ".join(repr(option) for option in get_args(annotation))
     return (

@@ -75,7 +75,7 @@ def find_config(text: str, *, trust: bool = False) -> tuple[RunConfig, str]:
     if sign and place.endswith(".py"):
         return _called(_user_function(Path(place), function_name), text), text
     path = Path(text).expanduser()
-    if path.is_dir():
+    if text and path.is_dir():
         from allsight.engine.run_folder import read_run_config
 
         return read_run_config(path, trust=trust), str(path)
@@ -101,7 +101,10 @@ def _function(name: str) -> Callable[[], RunConfig]:
 
 
 def _user_function(file: Path, name: str) -> Callable[[], Any]:
-    module = import_file(file)
+    try:
+        module = import_file(file)
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(f"{file}: cannot be imported: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -6,7 +6,7 @@ import inspect
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from allsight.config import ConfigError, did_you_mean
 from allsight.types import DataError, Sample
@@ -19,6 +19,7 @@ FORMATS = {
 """Format -> class that reads it: `Class(path, split, **options)`."""
 
 
+@runtime_checkable
 class NamedReader(Protocol):
     """What each reader here offers beyond random access: whence, which classes, and what it passed over."""
 

@@ -1,0 +1,207 @@
+"""Recipes: each is a valid run that survives being written down, and is found by whatever names it."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from allsight import recipes
+from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, replace
+from allsight.engine.config import RunConfig
+from allsight.models.base import model_for_tasks, num_parameters
+from allsight.recipes import find_config
+from allsight.tasks import build_tasks
+
+NAMES = recipes.names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_survives_yaml_and_pickle_with_its_hash(name: str) -> None:
+    config, origin = find_config(name)
+    assert (config.name, origin) == (name, name)
+    from_yaml = build(RunConfig, parse_yaml(dump_yaml(dump(config)), where="here"))
+    pickled = pickle.loads(pickle.dumps(config))
+    assert from_yaml == pickled == config
+    assert hash(from_yaml) == hash(pickled) == hash(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_what_it_needs_and_what_to_expect(name: str) -> None:
+    text = inspect.getdoc(getattr(recipes, name)) or ""
+    assert text.split("\n")[0] == recipes.summary(name) and len(recipes.summary(name)) < 100
+    for word in ("Command: allsight ", "Hardware: ", "Expected: ", "Measured here: ", "Source: "):
+        assert word in text, f"{name} says nothing of '{word}'"
+
+
+def test_the_table_and_the_functions_agree() -> None:
+    for name, place in recipes.RECIPES.items():
+        module_name, _, function = place.partition(":")
+        assert function == name
+        assert inspect.isfunction(getattr(import_module(module_name), function))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_names_no_place_of_its_author(name: str) -> None:
+    config, _ = find_config(name)
+    assert config.data.root == ""
+    for task in config.tasks.values():
+        assert not task.data.partition(":")[2].startswith(("/", "~", "."))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_of_a_recipe_can_be_built_for_its_tasks(name: str) -> None:
+    config, _ = find_config(name)
+    counts = {task: getattr(settings, "num_classes", None) or 12 for task, settings in config.tasks.items()}
+    names = {task: tuple(f"c{i}" for i in range(count)) for task, count in counts.items()}
+    names |= {task: s.classes for task, s in config.tasks.items() if getattr(s, "classes", ())}
+    with torch.device("meta"):
+        model = model_for_tasks(config.model, build_tasks(config.tasks, None, names))
+    assert num_parameters(model) > 100_000
+
+
+def test_the_official_recipe_has_the_official_figures() -> None:
+    config = recipes.internimage_t_in1k()
+    task, optim = config.tasks.in1k, config.optim
+    assert optim.lr * task.batch_size / optim.lr_is_for_batch == pytest.approx(4e-3)
+    assert config.schedule.final_ratio * optim.lr == pytest.approx(5e-6)
+    assert (config.schedule.epochs, config.schedule.warmup_epochs) == (300, 20)
+    assert (task.mixup, task.cutmix, task.erasing, task.label_smoothing) == (0.8, 1.0, 0.25, 0.1)
+    assert (optim.weight_decay, optim.clip_norm, optim.ema_decay) == (0.05, 5.0, 0.9999)
+
+
+@pytest.mark.parametrize("task", ["tiny20", "camvid"])
+def test_a_task_alone_gets_as_many_of_its_own_steps_as_in_the_joint_run(task: str) -> None:
+    joint, alone = recipes.joint_tiny20_camvid(), getattr(recipes, f"{task}_alone")()
+    assert list(alone.tasks) == [task]
+    assert (
+        alone.tasks[task] == joint.tasks[task] and alone.optim == joint.optim and alone.model == joint.model
+    )
+    assert alone.schedule.steps == joint.schedule.steps * joint.tasks[task].share
+
+
+def test_camvid_is_trained_without_the_sequence_it_is_judged_on() -> None:
+    assert recipes.joint_tiny20_camvid().tasks.camvid.leave_out == ("0016E5",)
+
+
+def test_a_function_of_a_users_file_is_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "recipes_of_a_user.py"
+    file.write_text(
+        "from allsight.recipes import joint_smoke, replace\n"
+        "def mine():\n    return replace(joint_smoke(), {'name': 'mine', 'seed': 5})\n"
+        "def wrong():\n    return 3\n"
+    )
+    config, origin = find_config(f"{file}:mine")
+    assert (config.name, config.seed, origin) == ("mine", 5, f"{file}:mine")
+    for text, line in {
+        f"{file}:mien": f"{file}: no function 'mien'; did you mean 'mine'?",
+        f"{file}:wrong": f"{file}:wrong: expected it to return a RunConfig, got int",
+        f"{file}": f"{file}: name the function in it, such as {file}:my_recipe",
+        f"{tmp_path}/none.py:mine": f"{tmp_path}/none.py: no such file",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            find_config(text)
+        assert str(caught.value) == line
+
+
+def test_a_broken_file_of_a_user_is_named_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken_recipes_of_a_user.py"
+    file.write_text("def mine(:\n")
+    with pytest.raises(ConfigError, match=r"broken_recipes_of_a_user\.py: .*line 1") as caught:
+        find_config(f"{file}:mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_printed_can_be_passed_in(tmp_path: Path) -> None:
+    for name in NAMES:
+        config, _ = find_config(name)
+        changed = replace(config, {"seed": 7})
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(dump_yaml(dump(changed)))
+        assert find_config(str(file)) == (changed, str(file))
+
+
+def run_folder(folder: Path, config: RunConfig, *, version: object = 1, extra: str = "") -> Path:
+    folder.mkdir()
+    (folder / "resolved.yaml").write_text(f"format: {version}\n{dump_yaml(dump(config))}{extra}")
+    return folder
+
+
+def test_a_run_folder_and_its_yaml_are_recipes(tmp_path: Path) -> None:
+    config = recipes.joint_world()
+    folder = run_folder(tmp_path / "old", config)
+    assert find_config(str(folder))[0] == config
+    assert find_config(str(folder / "resolved.yaml"))[0] == config
+
+
+@pytest.mark.parametrize("version", [2, 99, "two", None])
+def test_a_run_of_a_newer_format_is_refused(tmp_path: Path, version: object) -> None:
+    folder = run_folder(tmp_path / "new", recipes.joint_world(), version=version)
+    for place in (folder, folder / "resolved.yaml"):
+        with pytest.raises(ConfigError, match=r"format .* newer .*update allsight") as caught:
+            find_config(str(place))
+        assert str(folder / "resolved.yaml") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_code_that_a_run_folder_names_is_run_only_with_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "foreign_task.py").write_text("raise SystemExit('foreign code ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = run_folder(tmp_path / "theirs", recipes.joint_world())
+    file = folder / "resolved.yaml"
+    file.write_text(file.read_text().replace("kind: classification", "kind: foreign_task:Counting"))
+    without_format = tmp_path / "theirs" / "resolved.yaml"
+    for place in (folder, file):
+        with pytest.raises(ConfigError, match=r"tasks\.shapes\.kind: .*--trust"):
+            find_config(str(place))
+    with pytest.raises(SystemExit, match="foreign code ran"):
+        find_config(str(folder), trust=True)
+    without_format.write_text(without_format.read_text().replace("format: 1\n", ""))
+    with pytest.raises(ConfigError, match="--trust"):
+        find_config(str(without_format))
+    # A YAML file that the user wrote and names is his own choice, as a recipe file is.
+    own = tmp_path / "own.yaml"
+    own.write_text(without_format.read_text())
+    with pytest.raises(SystemExit, match="foreign code ran"):
+        find_config(str(own))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("joint_wrld", "no recipe 'joint_wrld'; did you mean 'joint_world'?"),
+        ("xyz", "no recipe 'xyz'; `allsight config --list` shows all (or give a YAML file or run folder)"),
+        ("no/such.yaml", "no/such.yaml: no such file"),
+        ("no/such/run", "no recipe 'no/such/run'; `allsight config --list` shows all"),
+        ("", "no recipe ''; `allsight config --list`"),
+    ],
+)
+def test_an_unknown_recipe_is_one_line(text: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_config(text)
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not a run folder \(it has no resolved\.yaml\)"):
+        find_config(str(tmp_path))
+
+
+def test_a_fault_in_yaml_names_file_and_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump_yaml(dump(recipes.joint_world())).replace("weight_decay", "weight_deacy"))
+    with pytest.raises(ConfigError) as caught:
+        find_config(str(file))
+    assert str(caught.value) == (
+        f"{file}: config.optim.weight_deacy: no such field; did you mean 'weight_decay'?"
+    )
+    for broken in (b"\xff\xfe\x00", b"a: [", b""):
+        file.write_bytes(broken)
+        with pytest.raises(ConfigError, match=str(file)) as caught:
+            find_config(str(file))
+        assert "\n" not in str(caught.value)
