@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32, Integer, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -27,7 +27,13 @@ from allsight.layers import make_norm
 from allsight.objectives import label_weight, soft_cross_entropy
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.metrics import ClassificationScores
-from allsight.tasks.settings import check_class_weights, count_classes, find_classes, given_options
+from allsight.tasks.settings import (
+    check_class_weights,
+    count_classes,
+    find_classes,
+    given_options,
+    training_ids,
+)
 from allsight.types import Answer, Batch, ClassScores, DataError, FeatureSpec, Sample
 
 
@@ -44,7 +50,7 @@ class Classification(Task):
         labels: str = "auto"
         """Where the data set keeps a picture's class: `auto`, `folder`, `prefix` or `file:NAME`."""
         leave_out: tuple[str, ...] = ()
-        """Samples whose id (`SPLIT/NAME`) begins with one of these are left out."""
+        """Training samples whose name within the split begins with one of these are left out."""
         num_classes: int | None = Field(None, ge=1)
         """Number of classes; None takes the number of names that the data set (or the weights) brings."""
         size_px: int = Field(224, ge=1)
@@ -126,7 +132,7 @@ class Classification(Task):
         if weights is None:
             return None
         if weights == "balanced":
-            return _balanced(self._open("train").labels, self.num_classes)
+            return _balanced(np.asarray(self._open("train").labels), self.num_classes)
         check_class_weights(weights, self.num_classes)
         return tuple(weights)
 
@@ -222,7 +228,8 @@ class Classification(Task):
     def _open(self, split: Split) -> Any:
         config = self.config
         options = given_options(
-            labels="" if config.labels == "auto" else config.labels, leave_out=config.leave_out
+            labels="" if config.labels == "auto" else config.labels,
+            leave_out=training_ids(config.leave_out),
         )
         return open_reader(config.data, self.root, split, **options)
 
@@ -297,8 +304,8 @@ def stack_images(samples: Sequence[Sample]) -> Shaped[Tensor, "b 3 h w"]:
     return torch.stack([sample.image.pixels for sample in samples])
 
 
-def _balanced(labels: Sequence[int], num_classes: int) -> tuple[float, ...]:
+def _balanced(labels: Integer[np.ndarray, " n"], num_classes: int) -> tuple[float, ...]:
     """Weights that give every class that occurs the same share of the loss; 0 for one that does not."""
-    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
     occurring = int((counts > 0).sum())
     return tuple(len(labels) / (occurring * n) if n else 0.0 for n in counts.tolist())

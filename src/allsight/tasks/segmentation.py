@@ -28,7 +28,7 @@ from allsight.objectives import pixel_cross_entropy, pixel_weight
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.classification import stack_images
 from allsight.tasks.metrics import SegmentationScores
-from allsight.tasks.settings import check_class_weights, given_options
+from allsight.tasks.settings import check_class_weights, given_options, training_ids
 from allsight.types import Answer, Batch, FeatureSpec, LabelMapAnswer, Sample
 
 _STRIDE = 32
@@ -52,7 +52,7 @@ class SemanticSegmentation(Task):
         ignore_label: int | None = Field(None, ge=0, le=255)
         """Value of unlabelled pixels in the files; None takes what the data set says, else 255."""
         leave_out: tuple[str, ...] = ()
-        """Samples whose id (`SPLIT/NAME`) begins with one of these are left out: `train/0016E5`."""
+        """Training samples whose name within the split begins with one of these are left out."""
         crop_hw_px: tuple[int, int] = (256, 256)
         """Height and width of training crops."""
         min_scale: float = Field(0.5, gt=0)
@@ -187,7 +187,7 @@ class SemanticSegmentation(Task):
             **given_options(
                 classes=self.given_classes or config.classes,
                 ignore=config.ignore_label,
-                leave_out=config.leave_out,
+                leave_out=training_ids(config.leave_out),
             ),
         )
 

@@ -64,3 +64,8 @@ def check_class_weights(weights: Sequence[float], num_classes: int | None) -> No
 def given_options(**options: Any) -> dict[str, Any]:
     """Those reader options that were set; the rest is not passed on, since not every format knows it."""
     return {name: value for name, value in options.items() if value not in (None, "", ())}
+
+
+def training_ids(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Prefixes of names as prefixes of the ids `train/NAME`, so that evaluation stays what it is."""
+    return tuple(f"train/{prefix}" for prefix in prefixes)

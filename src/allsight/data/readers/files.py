@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from allsight.types import DataError
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 
 
+@runtime_checkable
 class Files(Protocol):
     """A fixed, sorted set of files, known by their names below its root ("cat/0012.jpg")."""
 
