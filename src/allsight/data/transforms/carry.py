@@ -176,21 +176,22 @@ def resample(
     if tuple(pixels.shape[1:]) == hw_px:
         return pixels
     # Giving the batch axis its true stride is what lets torch take its channels-last path for uint8.
-    rows_first = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    rows_first = pixels.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
     return functional.interpolate(rows_first, hw_px, mode=interpolation, antialias=True)[0]
 
 
 def tight_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     """The smallest box around each mask, as edges; zeros where a mask is empty."""
+    values = masks.numpy()
     edges = []
-    for profile in (masks.any(1), masks.any(2)):
-        length = profile.shape[1]
-        places = torch.arange(length)
-        first = torch.where(profile, places, length).amin(1) if length else places.new_zeros(len(masks))
-        last = torch.where(profile, places + 1, 0).amax(1) if length else places.new_zeros(len(masks))
-        edges.append((torch.minimum(first, last), last))
+    # numpy reduces booleans some twenty times as fast as torch does on a CPU.
+    for profile in (values.any(1), values.any(2)):
+        places = np.arange(profile.shape[1])
+        last = np.where(profile, places + 1, 0).max(1, initial=0)
+        first = np.where(profile, places, len(places)).min(1, initial=len(places))
+        edges.append((np.minimum(first, last), last))
     (left, right), (top, bottom) = edges
-    return torch.stack((left, top, right, bottom), 1).to(torch.float32)
+    return torch.from_numpy(np.stack((left, top, right, bottom), 1).astype(np.float32))
 
 
 def keep_visible(objects: Objects) -> Objects:
@@ -198,7 +199,7 @@ def keep_visible(objects: Objects) -> Objects:
     left, top, right, bottom = objects.boxes_xyxy_px.unbind(1)
     keep = (right > left) & (bottom > top)
     if objects.masks is not None:
-        keep &= objects.masks.flatten(1).any(1)
+        keep &= torch.from_numpy(objects.masks.numpy().any((1, 2)))
     return objects if bool(keep.all()) else objects.select(keep)
 
 
@@ -223,8 +224,9 @@ def _crop_objects(
             seen = _pick(masks[cut], whole_rows, whole_columns, False)
             inside[cut] = tight_boxes(seen).to(inside.dtype)
         masks = _pick(masks, rows, columns, False)
-    scale = boxes.new_tensor([hw_px[1], hw_px[0], hw_px[1], hw_px[0]]) / size
-    return keep_visible(replace(objects, boxes_xyxy_px=inside * scale, masks=masks))
+    new_size = boxes.new_tensor([hw_px[1], hw_px[0], hw_px[1], hw_px[0]])
+    # In this order the window's edges become the picture's edges exactly.
+    return keep_visible(replace(objects, boxes_xyxy_px=inside * new_size / size, masks=masks))
 
 
 def _nearest(start: int, size: int, new_size: int) -> Int64[np.ndarray, " _"]:
@@ -235,16 +237,31 @@ def _nearest(start: int, size: int, new_size: int) -> Int64[np.ndarray, " _"]:
 def _pick(
     values: Tensor, rows: Int64[np.ndarray, " _"], columns: Int64[np.ndarray, " _"], outside: int | bool
 ) -> Tensor:
-    """`values[..., rows, columns]`, with `outside` where an index lies beyond the edges."""
+    """`values[..., rows, columns]` for sorted indices, with `outside` where one lies beyond the edges."""
     height, width = values.shape[-2:]
-    first = [int(np.searchsorted(index, 0)) for index in (rows, columns)]
-    last = [int(np.searchsorted(index, size)) for index, size in ((rows, height), (columns, width))]
-    picked = values.numpy()[..., rows[first[0] : last[0]], :][..., columns[first[1] : last[1]]]
-    if (len(rows), len(columns)) == picked.shape[-2:]:
-        return torch.from_numpy(np.ascontiguousarray(picked))
+    top, bottom = np.searchsorted(rows, (0, height)).tolist()
+    left, right = np.searchsorted(columns, (0, width)).tolist()
+    picked = _pick_inside(values.numpy(), rows[top:bottom], columns[left:right])
+    if picked.shape[-2:] == (len(rows), len(columns)):
+        return torch.from_numpy(picked)
     padded = values.new_full((*values.shape[:-2], len(rows), len(columns)), outside)
-    padded[..., first[0] : last[0], first[1] : last[1]] = torch.from_numpy(picked)
+    padded[..., top:bottom, left:right] = torch.from_numpy(picked)
     return padded
+
+
+def _pick_inside(
+    values: np.ndarray, rows: Int64[np.ndarray, " _"], columns: Int64[np.ndarray, " _"]
+) -> np.ndarray:
+    if _is_run(rows) and _is_run(columns):
+        down = slice(rows[0], rows[-1] + 1) if len(rows) else slice(0)
+        across = slice(columns[0], columns[-1] + 1) if len(columns) else slice(0)
+        return values[..., down, across].copy()
+    return values.take(rows, -2).take(columns, -1)
+
+
+def _is_run(indices: Int64[np.ndarray, " _"]) -> bool:
+    """Whether evenly spread indices are one after the other."""
+    return len(indices) == 0 or bool(indices[-1] - indices[0] == len(indices) - 1)
 
 
 def _cut(
