@@ -88,7 +88,7 @@ class Task(Configured):
         @field_validator("share")
         @classmethod
         def _share_is_positive(cls, share: Share) -> Share:
-            values = [share] if isinstance(share, float) else [value for _, value in share]
+            values = [value for _, value in share] if isinstance(share, tuple) else [share]
             if not values or min(values) < 0 or max(values) <= 0:
                 raise ValueError(f"expected a share above 0 (or knots that are not all 0), got {share}")
             return share

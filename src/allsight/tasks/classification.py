@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from allsight.data.readers import open_reader
 from allsight.data.transforms import (
     CenterCrop,
+    ColorJitter,
     Compose,
     HorizontalFlip,
+    Mix,
+    RandAugment,
     RandomCrop,
+    RandomErasing,
     RandomResizedCrop,
     Resize,
 )
@@ -100,9 +104,13 @@ class Classification(Task):
 
     config: Config
 
-    @cached_property
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, as far as known; may be fewer than `num_classes`."""
+        return self._classes
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
         config = self.config
         return find_classes(
             self.given_classes,
@@ -156,16 +164,10 @@ class Classification(Task):
         if config.flip > 0:
             steps += [HorizontalFlip(config.flip)]
         if config.colour > 0:
-            from allsight.data.transforms import ColourJitter
-
-            steps += [ColourJitter(config.colour)]
+            steps += [ColorJitter(config.colour, config.colour, config.colour)]
         if config.randaugment > 0:
-            from allsight.data.transforms import RandAugment
-
             steps += [RandAugment(config.randaugment, config.randaugment_magnitude)]
         if config.erasing > 0:
-            from allsight.data.transforms import RandomErasing
-
             steps += [RandomErasing(config.erasing)]
         return Compose(*steps, CheckLabel(self.num_classes))
 
@@ -173,9 +175,7 @@ class Classification(Task):
         config = self.config
         if config.mixup == 0 and config.cutmix == 0:
             return samples
-        from allsight.data.transforms import mix_group
-
-        return mix_group(samples, rng, mixup=config.mixup, cutmix=config.cutmix, num_classes=self.num_classes)
+        return Mix(self.num_classes, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix)(samples, rng)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack pictures and labels.

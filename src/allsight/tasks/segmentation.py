@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from allsight.data.readers import open_reader
 from allsight.data.transforms import (
+    ColorJitter,
     Compose,
     HorizontalFlip,
     RandomCrop,
@@ -87,9 +88,13 @@ class SemanticSegmentation(Task):
 
     config: Config
 
-    @cached_property
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the label values."""
+        return self._classes
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
         given = self.given_classes or self.config.classes
         return given or tuple(self._open("train").classes)
 
@@ -112,9 +117,7 @@ class SemanticSegmentation(Task):
         if config.flip > 0:
             steps += [HorizontalFlip(config.flip)]
         if config.colour > 0:
-            from allsight.data.transforms import ColourJitter
-
-            steps += [ColourJitter(config.colour)]
+            steps += [ColorJitter(config.colour, config.colour, config.colour)]
         return Compose(*steps)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
