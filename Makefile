@@ -21,8 +21,11 @@ test: setup
 test-slow: setup
 	@OMP_NUM_THREADS=1 $(PYTEST) -m slow $(ARGS)
 
+# One script a question; BENCH=benchmarks/world_speed.py runs one.
+BENCH ?= $(wildcard benchmarks/*.py)
+
 bench: setup
-	@$(PYTEST) -m bench -s $(ARGS)
+	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
 
 check: setup
 	@$(BIN)/ruff check

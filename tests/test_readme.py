@@ -24,6 +24,13 @@ def test_example_imports_names_that_exist(code):
     exec("\n".join(imports), {})
 
 
+def test_data_formats_in_examples_can_be_read():
+    from allsight.data.readers.opening import FORMATS
+
+    named = set(re.findall(r'data="(\w+):', README))
+    assert named and named <= set(FORMATS)
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_between_documents_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
