@@ -15,6 +15,7 @@ from allsight.cli.words import command
 if TYPE_CHECKING:
     from allsight.data.world import World
 
+_RECIPE = "joint_world"
 _WORLD = {"seed": 0, "size_px": 96, "train": 1500, "val": 240}
 
 
@@ -41,10 +42,10 @@ def demo(
     data = runs / "demo-data"
     _provide_world(data, quiet=quiet)
     folder = _free_folder(runs / "demo")
-    recipe, _ = find_config("joint_world")
+    recipe, _ = find_config(_RECIPE)
     config = replace(recipe, {"name": folder.name, "data.root": str(data.resolve())})
     print(f"training {', '.join(config.tasks)} jointly for {config.schedule.steps} steps in {folder}")
-    metrics = train_with_progress(config, folder, resume=False, quiet=quiet, notes=[])
+    metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
     print_results(metrics, folder)
     report = write_report(folder)
     print(f"the demo took {(time.perf_counter() - begun) / 60:.1f} minutes; look at its report: {report}")
@@ -58,11 +59,11 @@ def _to_try(folder: Path, data: Path) -> list[str]:
     return [
         command("predict", folder, picture, "--out", folder / "drawn"),
         command("eval", folder, "--weights", "last"),
-        command("config", "joint_world", "optim.lr=1e-3"),
+        command("config", _RECIPE, "optim.lr=1e-3"),
         command(
             *(
                 "train",
-                "joint_world",
+                _RECIPE,
                 f"data.root={data}",
                 "model.backbone.variant=micro",
                 "--name",

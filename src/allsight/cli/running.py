@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,40 +49,63 @@ def train(
     train.max_skipped_in_a_row, eval, checkpoint, parallel.
     """
     from allsight.cli.resuming import config_to_resume, config_to_start
+    from allsight.config import ConfigError
     from allsight.launch.run import in_group, is_first, run_ranks, with_strategy
 
     ranks = _ranks(processes, gpus)
+    words = ["train", recipe, *(changes or []), "--runs", str(runs)]
+    words += [] if name is None else ["--name", name]
+    words += [
+        flag for flag, is_set in (("--resume", resume), ("--trust", trust), ("--quiet", quiet)) if is_set
+    ]
+    strategy_is_given = any(change.startswith("parallel.strategy=") for change in changes or [])
     if resume:
         folder, config, notes = config_to_resume(recipe, changes or [], name=name, runs=runs, trust=trust)
     else:
         folder, config = config_to_start(recipe, changes or [], name=name, runs=runs, trust=trust)
         notes = []
     if ranks is not None and not in_group():
-        status = run_ranks(["train", *_words_after("train")], ranks)
+        if ranks > 1 and strategy_is_given and config.parallel.strategy == "single":
+            raise ConfigError(
+                f"config.parallel.strategy: 'single' uses one process, not {ranks}; leave it out or set ddp"
+            )
+        status = run_ranks(words, ranks)
         if status:
             raise typer.Exit(status)
         return
-    config = with_strategy(config, set_by_user=any(c.startswith("parallel.strategy=") for c in changes or []))
-    metrics = train_with_progress(config, folder, resume=resume, quiet=quiet, notes=notes)
+    config = with_strategy(config, set_by_user=strategy_is_given)
+    metrics = train_with_progress(config, folder, resume=resume, quiet=quiet, notes=notes, words=words)
     if is_first():
         print_results(metrics, folder)
         print("\n".join(["next:", *(f"  {line}" for line in _what_next(folder))]))
 
 
 def train_with_progress(
-    config: RunConfig, folder: Path, *, resume: bool, quiet: bool, notes: list[str]
+    config: RunConfig,
+    folder: Path,
+    *,
+    words: Sequence[str],
+    resume: bool = False,
+    quiet: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Train to the end with progress on the terminal; the metrics."""
-    from allsight.engine.trainer import Trainer
-    from allsight.view.progress import Progress
+    """Train to the end with progress on the terminal; the metrics.
 
-    trainer = Trainer(config, folder=folder, resume=resume, command=["allsight", *sys.argv[1:]])
+    Args:
+        words: What the user typed after `allsight`, for the run's record.
+        notes: What else to write down at the start.
+    """
+    from allsight.engine.trainer import Trainer
+
+    trainer = Trainer(config, folder=folder, resume=resume, command=["allsight", *words])
     for note in notes:
         trainer.events.write("note", trainer.step, text=note)
     try:
         if quiet or not trainer.ranks.is_first:
             metrics = trainer.fit()
         else:
+            from allsight.view import Progress
+
             with Progress(steps=trainer.steps, tasks=list(trainer.tasks)) as progress:
                 trainer.listeners.append(progress)
                 metrics = trainer.fit()
@@ -119,8 +142,3 @@ def _ranks(processes: int | None, gpus: int | None) -> int | None:
             f"--gpus {gpus}: this machine has {found}; without GPUs use --processes {gpus}"
         )
     return gpus
-
-
-def _words_after(verb: str) -> list[str]:
-    """This process's own words after the verb, for its ranks, which notice by themselves what they are."""
-    return sys.argv[sys.argv.index(verb) + 1 :]

@@ -55,7 +55,7 @@ def joint_world() -> RunConfig:
 
 
 def joint_smoke() -> RunConfig:
-    """`joint_world` for 8 steps: does the whole way from pictures to a report work?
+    """`joint_world` for 4 steps: does the whole way from pictures to a report work?
 
     Command: allsight train joint_smoke data.root=world
     Hardware: 1 CPU core; below 20 seconds. Expected: it ends; nothing is learned. Measured here: yes.
@@ -67,9 +67,9 @@ def joint_smoke() -> RunConfig:
             "name": "joint_smoke",
             "tasks.shapes.batch_size": 8,
             "tasks.scenes.batch_size": 4,
-            "schedule.steps": 8,
-            "schedule.warmup_steps": 2,
-            "eval.every_steps": 4,
+            "schedule.steps": 4,
+            "schedule.warmup_steps": 1,
+            "eval.every_steps": 2,
             "eval.max_samples": 12,
             "eval.pictures": 4,
         },

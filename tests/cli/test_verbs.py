@@ -1,0 +1,272 @@
+"""What the verbs print and write, driven as the shell would drive them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from allsight.cli import demonstration, main
+from allsight.config import apply_overrides, parse_yaml
+from allsight.recipes import find_config, names
+
+Capture = pytest.CaptureFixture[str]
+
+
+def picture_of(world: Path) -> Path:
+    return min((world / "label_maps" / "val").glob("*.jpg"))
+
+
+def events_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "verb", ["train", "eval", "predict", "config", "report", "doctor", "data world", "demo"]
+)
+def test_help_of_each_verb_has_an_example(verb: str, capsys: Capture) -> None:
+    assert main([*verb.split(), "--help"]) == 0
+    assert f"\n  allsight {verb}" in capsys.readouterr().out
+
+
+def test_help_names_all_verbs(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(
+        f"  {verb} " in text for verb in ("train", "eval", "predict", "config", "report", "doctor", "demo")
+    )
+
+
+def test_version_is_printed(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip().count(".") == 2
+
+
+def test_config_lists_recipes_with_a_line_each(capsys: Capture) -> None:
+    assert main(["config", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(names())
+    assert main(["config", "--list", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(names())
+
+
+def test_config_prints_yaml_with_changes_marked_that_can_be_passed_in(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    changes = ["optim.lr=1e-3", "model.backbone.variant=nano", "tasks.tiny20.data=imagefolder:on"]
+    assert main(["config", "internimage_micro_tiny20", *changes]) == 0
+    text = capsys.readouterr().out
+    assert "  lr: 0.001  # changed, was 0.002\n" in text
+    assert "    channels: 16  # changed, was 32\n" in text
+    file = tmp_path / "printed.yaml"
+    file.write_text(text)
+    expected = apply_overrides(find_config("internimage_micro_tiny20")[0], changes)
+    assert find_config(str(file))[0] == expected
+    assert main(["config", str(file)]) == 0
+    assert "#" not in capsys.readouterr().out
+
+
+def test_config_prints_json(capsys: Capture) -> None:
+    assert main(["config", "joint_smoke", "seed=3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 3
+
+
+def test_train_writes_a_run_folder_and_says_what_came_out(trained: Path, world: Path) -> None:
+    tree = parse_yaml((trained / "resolved.yaml").read_text(), where="resolved.yaml")
+    assert (tree["format"], tree["name"], tree["data"]["root"]) == (1, "done", str(world))
+    assert [e["step"] for e in events_of(trained) if e["kind"] == "train" and e["task"] is None] == list(
+        range(8)
+    )
+    command = json.loads((trained / "environment.json").read_text())["command"]
+    assert command[:3] == ["allsight", "train", "joint_smoke"]
+
+
+def test_eval_scores_the_best_weights_unless_told(trained: Path, capsys: Capture) -> None:
+    assert main(["eval", str(trained), "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert {"shapes/top1", "scenes/miou"} <= set(best["metrics"])
+    assert main(["eval", str(trained), "--weights", "last", "--task", "shapes"]) == 0
+    text = capsys.readouterr().out
+    assert "shapes/top1" in text and "scenes/miou" not in text and "step-00000004 (last)" in text
+
+
+def test_predict_answers_for_every_task_and_draws(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    picture, other = picture_of(world), tmp_path / "twin" / picture_of(world).name
+    other.parent.mkdir()
+    Image.fromarray(np.zeros((40, 500, 3), np.uint8)).save(other)
+    out = tmp_path / "drawn"
+    assert main(["predict", str(trained), str(picture), str(other), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        [str(path), task] for task in ("shapes", "scenes") for path in (picture, other)
+    ]
+    drawn = [Path(line.rpartition("-> ")[2]) for line in lines]
+    assert len(set(drawn)) == 4 and all(path.parent == out for path in drawn)
+    for path in drawn:
+        with Image.open(path) as image:
+            assert min(image.size) >= 40 and image.mode == "RGB"
+
+
+def test_predict_prints_json_with_as_many_classes_as_asked(
+    trained: Path, world: Path, capsys: Capture
+) -> None:
+    assert (
+        main(["predict", str(trained), str(picture_of(world)), "--json", "--top", "2", "--task", "shapes"])
+        == 0
+    )
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["picture"] == str(picture_of(world)) and answer["task"] == "shapes"
+    assert len(answer["top"]) == 2 and answer["top"][0][1] >= answer["top"][1][1]
+
+
+def test_predict_leaves_out_what_cannot_be_read_and_says_so(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    torn, empty = tmp_path / "torn.jpg", tmp_path / "empty.jpg"
+    torn.write_bytes(picture_of(world).read_bytes()[:300])
+    empty.write_bytes(b"")
+    words = [str(torn), str(tmp_path / "none.jpg"), str(picture_of(world)), str(empty), str(tmp_path)]
+    assert main(["predict", str(trained), *words, "--task", "shapes"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{picture_of(world)}: shapes: ") and captured.out.count("\n") == 1
+    faults = captured.err.splitlines()
+    assert len(faults) == 4
+    for path, line in zip([torn, tmp_path / "none.jpg", empty, tmp_path], faults, strict=True):
+        assert line.startswith(str(path))
+
+
+def test_a_recipe_with_random_weights_predicts_when_told_so(
+    world: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLSIGHT_DATA", str(world))
+    words = ["predict", "joint_smoke", str(picture_of(world)), "--weights", "random", "--task", "shapes"]
+    assert main(words) == 0
+    assert "shapes: " in capsys.readouterr().out
+    assert main(["predict", "joint_smoke", str(picture_of(world))]) == 2
+    assert "has no weights; give --weights" in capsys.readouterr().err
+
+
+def test_report_is_one_file_and_can_compare(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "report.html"
+    assert main(["report", str(trained), "--out", str(out), "--compare", str(trained)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert out.read_text().startswith("<!doctype html>") or out.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allsight.engine.trainer import Trainer
+
+    whole = Trainer.fit
+
+    def fit_until_interrupted(self: Trainer) -> dict[str, float]:
+        for step in self:
+            if step.number == 2:
+                raise KeyboardInterrupt
+        return {}
+
+    words = [
+        "train",
+        "joint_smoke",
+        f"data.root={world}",
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "done",
+        "--quiet",
+    ]
+    monkeypatch.setattr(Trainer, "fit", fit_until_interrupted)
+    assert main(words) == 130
+    assert f"train {tmp_path / 'done'} --resume" in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "fit", whole)
+    assert (
+        main(["train", str(tmp_path / "done"), "--resume", "--quiet", "data.workers=1", "eval.pictures=2"])
+        == 0
+    )
+    notes = [e["text"] for e in events_of(tmp_path / "done") if e["kind"] == "note"]
+    assert "resumed with data.workers=1 (was 0)" in notes and "resumed with eval.pictures=2 (was 4)" in notes
+    losses = {
+        e["step"]: e["values"]["loss"] for e in events_of(trained) if e["kind"] == "train" and not e["task"]
+    }
+    again = {
+        e["step"]: e["values"]["loss"]
+        for e in events_of(tmp_path / "done")
+        if e["kind"] == "train" and not e["task"]
+    }
+    assert again == losses
+
+
+def test_a_recipe_and_resume_find_the_run_by_its_name(trained: Path, world: Path, capsys: Capture) -> None:
+    words = [
+        "train",
+        "joint_smoke",
+        f"data.root={world}",
+        "--runs",
+        str(trained.parent),
+        "--resume",
+        "--quiet",
+    ]
+    assert main([*words, "--name", "done"]) == 0
+    assert "run folder:" in capsys.readouterr().out
+    assert main([*words, "--name", "other"]) == 2
+    assert "no such run to resume" in capsys.readouterr().err
+    assert main([*words, "--name", "done", "seed=5"]) == 2
+    assert "config.seed: the run was started with 0, now 5" in capsys.readouterr().err
+
+
+def test_doctor_prints_json(tmp_path: Path, world: Path, capsys: Capture) -> None:
+    assert main(["doctor", "--json", "--runs", str(tmp_path / "runs"), "--root", str(world)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"versions", "devices", "operators", "extras", "disk", "speed"}
+    assert found["operators"]["dcnv3"]["value"]["chosen"] in ("reference", "cpu", "triton")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_world_makes_what_was_asked(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "w"
+    words = ["data", "world", str(out), "--pictures", "12", "--val", "12", "--size", "32", "--seed", "3"]
+    assert main([*words, "--processes", "1", "--difficulty", "easy", "--quiet"]) == 0
+    assert f"data.root={out}" in capsys.readouterr().out
+    assert json.loads((out / "world.json").read_text())["seed"] == 3
+    with Image.open(picture_of(out)) as image:
+        assert image.size == (32, 32)
+
+
+def test_the_demo_runs_again_and_its_commands_work_as_printed(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demonstration, "_RECIPE", "joint_smoke")
+    monkeypatch.setattr(demonstration, "_WORLD", {"seed": 0, "size_px": 32, "train": 24, "val": 12})
+    monkeypatch.setattr("allsight.launch.run.usable_cores", lambda: 1)
+    assert main(["demo", "--quiet"]) == 0
+    first = capsys.readouterr().out
+    assert "generated 72 pictures" in first and Path("runs/demo/report.html").is_file()
+    assert main(["demo", "--quiet"]) == 0
+    second = capsys.readouterr().out
+    assert "using the world in runs/demo-data" in second and Path("runs/demo-2/report.html").is_file()
+    lines = first.partition("five commands to try next:\n")[2].splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(line)
+        verb = next(
+            i for i, word in enumerate(words) if word in ("predict", "eval", "config", "train", "doctor")
+        )
+        assert main(words[verb:]) == 0, line
+    assert Path("runs/bigger/resolved.yaml").is_file()
+    # A world of other settings is replaced, anything else is not touched.
+    monkeypatch.setitem(demonstration._WORLD, "seed", 1)
+    assert main(["demo", "--quiet"]) == 0
+    assert "replacing it" in capsys.readouterr().out
+    Path("mine/demo-data").mkdir(parents=True)
+    Path("mine/demo-data/letter.txt").write_text("dear")
+    assert main(["demo", "--quiet", "--runs", "mine"]) == 2
+    assert Path("mine/demo-data/letter.txt").read_text() == "dear"
