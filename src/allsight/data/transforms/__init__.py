@@ -1,5 +1,6 @@
 """Picklable callables (sample, generator) -> sample that augment and size pictures with their annotations."""
 
+from allsight.data.transforms.affine import shear, shift, turn, warp
 from allsight.data.transforms.carry import (
     FILL,
     Window,
@@ -7,6 +8,7 @@ from allsight.data.transforms.carry import (
     flip_horizontally,
     pad_right_and_below,
 )
+from allsight.data.transforms.colour import ColorJitter, RandomErasing
 from allsight.data.transforms.compose import Compose, Transform
 from allsight.data.transforms.geometry import (
     CenterCrop,
@@ -16,19 +18,32 @@ from allsight.data.transforms.geometry import (
     RandomScale,
     Resize,
 )
+from allsight.data.transforms.mixing import Mix, cutmix, mixup, soft_label
+from allsight.data.transforms.rand_augment import RandAugment
 
 __all__ = [
     "FILL",
     "CenterCrop",
+    "ColorJitter",
     "Compose",
     "HorizontalFlip",
+    "Mix",
+    "RandAugment",
     "RandomCrop",
+    "RandomErasing",
     "RandomResizedCrop",
     "RandomScale",
     "Resize",
     "Transform",
     "Window",
     "crop_and_resize",
+    "cutmix",
     "flip_horizontally",
+    "mixup",
     "pad_right_and_below",
+    "shear",
+    "shift",
+    "soft_label",
+    "turn",
+    "warp",
 ]

@@ -185,8 +185,8 @@ def tight_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     values = masks.numpy()
     edges = []
     # numpy reduces booleans some twenty times as fast as torch does on a CPU.
-    for profile in (values.any(1), values.any(2)):
-        places = np.arange(profile.shape[1])
+    for along, across in ((2, 1), (1, 2)):
+        profile, places = values.any(across), np.arange(values.shape[along])
         last = np.where(profile, places + 1, 0).max(1, initial=0)
         first = np.where(profile, places, len(places)).min(1, initial=len(places))
         edges.append((np.minimum(first, last), last))
