@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -17,7 +16,7 @@ from allsight.engine.precision import Precision
 from allsight.engine.schedule import Schedule, build_schedule
 from allsight.engine.streams import seeded
 from allsight.models.base import TaskModel, model_for_tasks
-from allsight.tasks.base import Task, build_tasks
+from allsight.tasks.base import Reader, Task, build_tasks
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,52 @@ def build_run(config: RunConfig, ranks: Ranks) -> Built:
     readers = {name: task.reader("train") for name, task in tasks.items()}
     for name, reader in readers.items():
         if len(reader) == 0:
-            raise ConfigError(f"config.tasks.{name}.data: '{tasks[name].config.data}' holds no training samples")
-    plan = build_plan(config, tasks, readers, ranks)
+            raise ConfigError(
+                f"config.tasks.{name}.data: '{tasks[name].config.data}' holds no training samples"
+            )
     only = next(iter(tasks)) if len(tasks) == 1 else None
     per_epoch = len(readers[only]) / tasks[only].config.batch_size if only else None
     schedule = build_schedule(config.schedule, steps_per_epoch=per_epoch)
+    plan = build_plan(config, tasks, readers, ranks.rank, ranks.world, schedule.steps)
     model = build_model(config, tasks, ranks.device)
     model.train()
     return Built(tasks, model, plan, schedule, _peak_lr(config, only), Ledger())
+
+
+def build_plan(
+    config: RunConfig,
+    tasks: Mapping[str, Task],
+    readers: Mapping[str, Reader],
+    rank: int,
+    world: int,
+    steps: int,
+) -> Plan:
+    """The order of a run's data on one rank.
+
+    Raises:
+        ConfigError: Sizes, shares, lanes or ranks contradict each other.
+    """
+    return Plan.of_tasks(
+        tasks,
+        readers,
+        seed=config.seed,
+        layout=config.sampling.layout,
+        lanes=config.sampling.lanes,
+        proportional=config.sampling.proportional,
+        rank=rank,
+        world=world,
+        accumulate=config.train.accumulate,
+        steps=steps,
+        rebuild=(rebuild_plan, (dump_yaml(dump(config)), rank, world, steps)),
+    )
+
+
+def rebuild_plan(text: str, rank: int, world: int, steps: int) -> Plan:
+    """The plan again, in a worker process. The text is this very run's, so its code is trusted already."""
+    config = build(RunConfig, parse_yaml(text, where="plan"), trust=True)
+    tasks = build_tasks(config.tasks, config.data.folder())
+    readers = {name: task.reader("train") for name, task in tasks.items()}
+    return build_plan(config, tasks, readers, rank, world, steps)
 
 
 def build_model(config: RunConfig, tasks: Mapping[str, Task], device: torch.device) -> TaskModel:

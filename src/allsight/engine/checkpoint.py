@@ -172,7 +172,9 @@ def read_best(folder: Path) -> tuple[int, float] | None:
 @contextmanager
 def _one_process_is_meant() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled, unavailable or uninitialized"
+        )
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -126,7 +126,7 @@ class RunConfig(Config):
         return tasks
 
     @model_validator(mode="after")
-    def _settings_agree(self) -> Self:
+    def _settings_agree(self) -> RunConfig:
         schedule, optim = self.schedule, self.optim
         if len(self.tasks) > 1:
             if schedule.epochs is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from allsight.data.loader import EvaluationLoader
+from allsight.data.workers import Workforce
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks
 from allsight.engine.memory import TemporalMemory
@@ -52,16 +53,28 @@ class Evaluator:
         self._readers: dict[str, Any] = {}
 
     @torch.inference_mode()
-    def evaluate(self, model: TaskModel, step: int, names: list[str] | None = None) -> dict[str, TaskScore]:
-        """The scores of tasks (all by default), the same on every rank."""
+    def evaluate(
+        self,
+        model: TaskModel,
+        step: int,
+        names: list[str] | None = None,
+        *,
+        workforce: Workforce | None = None,
+    ) -> dict[str, TaskScore]:
+        """The scores of tasks (all by default), the same on every rank.
+
+        Args:
+            step: Goes into the folder of the pictures that are kept.
+            workforce: The training loader's, to let its processes make the batches.
+        """
         was_training = model.training
         model.eval()
         try:
-            return {name: self._evaluate(model, name, step) for name in names or list(self._tasks)}
+            return {name: self._evaluate(model, name, step, workforce) for name in names or list(self._tasks)}
         finally:
             model.train(was_training)
 
-    def _evaluate(self, model: TaskModel, name: str, step: int) -> TaskScore:
+    def _evaluate(self, model: TaskModel, name: str, step: int, workforce: Workforce | None) -> TaskScore:
         task, begun = self._tasks[name], time.perf_counter()
         if name not in self._readers:
             self._readers[name] = task.reader("val")
@@ -76,6 +89,7 @@ class Evaluator:
             rank=self._ranks.rank,
             world=self._ranks.world,
             max_samples=self._config.eval.max_samples,
+            workforce=workforce,
         )
         shown = loader.spread(self._config.eval.pictures)
         for batch in loader:

@@ -40,7 +40,7 @@ class EventLog:
         step: int,
         *,
         task: str | None = None,
-        values: Mapping[str, float] | None = None,
+        values: Mapping[str, float | int] | None = None,
         text: str = "",
     ) -> None:
         """Note one event."""
@@ -90,7 +90,7 @@ def _open_whole(path: Path) -> IO[str]:
     return opened
 
 
-def _plain(value: float) -> float | int | str:
+def _plain(value: float | int) -> float | int | str:
     """JSON has no NaN: non-finite numbers become the strings nan, inf, -inf."""
     if isinstance(value, bool | int):
         return int(value)

@@ -61,7 +61,9 @@ def _counts(task: Task, batch: Batch) -> dict[str, float]:
     counts = task.counts(batch)
     missing = [name for name in task.counted if name not in counts]
     if missing:
-        raise ValueError(f"task {task.name}: counts() must say over how many items {missing} are means; it gave {counts}")
+        raise ValueError(
+            f"task {task.name}: counts() must say over how many items {missing} are means; it gave {counts}"
+        )
     return {name: float(counts[name]) for name in task.counted}
 
 
@@ -69,7 +71,9 @@ def check_losses(losses: Mapping[str, Tensor], task: Task) -> Mapping[str, Tenso
     """The losses, if they are what the contract says: named scalars."""
     for name, loss in losses.items():
         if loss.ndim != 0:
-            raise ValueError(f"task {task.name}: loss '{name}' must be a mean (a scalar), got shape {tuple(loss.shape)}")
+            raise ValueError(
+                f"task {task.name}: loss '{name}' must be a mean (a scalar), got shape {tuple(loss.shape)}"
+            )
     if not losses:
         raise ValueError(f"task {task.name}: loss() returned no losses")
     return losses

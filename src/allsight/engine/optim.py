@@ -10,9 +10,7 @@ from torch import nn
 
 from allsight.config import Config, Configured, Family
 
-OPTIMISERS = Family(
-    "optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"}
-)
+OPTIMISERS = Family("optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"})
 
 
 class Optimiser(Configured):

@@ -37,7 +37,9 @@ class Parallel:
         self._module: nn.Module = model
         if ranks.world > 1 and not self._flat:
             # Tasks use different parameters in each step. Buffers are shared when weights are used, not each step.
-            self._module = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+            self._module = DistributedDataParallel(
+                model, find_unused_parameters=True, broadcast_buffers=False
+            )
 
     @property
     def loss_factor(self) -> float:

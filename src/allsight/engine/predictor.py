@@ -86,7 +86,9 @@ class Predictor:
             self._task_name(name)
         evaluator = Evaluator(self.config, self.tasks, self._precision, Ranks(device=self.device), None)
         scores = evaluator.evaluate(self.model, 0, names)
-        return {f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()}
+        return {
+            f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()
+        }
 
     @torch.inference_mode()
     def _answer(self, name: str, samples: list[Sample]) -> list[Answer]:
@@ -161,7 +163,9 @@ def _load_weights(model: TaskModel, config: RunConfig, folder: Path | None, whic
     if path is None:
         newest = newest_whole(checkpoints)
         if newest is None:
-            raise CheckpointError(f"{checkpoints}: no whole checkpoint; was the run stopped before it saved one?")
+            raise CheckpointError(
+                f"{checkpoints}: no whole checkpoint; was the run stopped before it saved one?"
+            )
         path = newest.path
     tensors = load_tensors(path, lambda key: key.startswith(("model/", "ema/")))
     found = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}

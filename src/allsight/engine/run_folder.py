@@ -87,7 +87,7 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
         "command": list(command) or sys.argv,
         "git": _git_hash(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ops": {name: {"backend": s.backend, "reason": s.reason} for name, s in ops.status().items()},
+        "ops": {name: {"backend": s.chosen, "reason": s.why} for name, s in ops.status().items()},
     }
 
 
@@ -111,7 +111,9 @@ def _cpu_name() -> str:
 def _git_hash() -> str:
     """The commit of the code this process was started from; empty outside a checkout."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout.strip() if found.returncode == 0 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -33,7 +33,7 @@ class Schedule(Configured):
         warmup_epochs: float | None = Field(None, ge=0)
 
         @model_validator(mode="after")
-        def _one_unit(self) -> Self:
+        def _one_unit(self) -> Schedule.Config:
             if (self.steps is None) == (self.epochs is None):
                 raise ValueError(f"expected steps or epochs, got steps={self.steps} and epochs={self.epochs}")
             if self.warmup_steps is not None and self.warmup_epochs is not None:

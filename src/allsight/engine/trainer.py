@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
@@ -136,7 +137,11 @@ class Trainer:
             self.model, self._optimizer, self._ema, self._memory, self._ledger, self.ranks
         )
         if resume:
-            self._resume()
+            try:
+                self._resume()
+            except CheckpointError:
+                self.close()
+                raise
 
     @property
     def listeners(self) -> list[Listener]:
@@ -153,13 +158,7 @@ class Trainer:
         """Steps until the end of the run; leaving the loop early is fine, iterating again goes on."""
         begun = time.perf_counter()
         self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
-        self._loader = loader = MetaDataloader(
-            self._plan,
-            self.step,
-            num_workers=self.config.data.workers,
-            prefetch=self.config.data.prefetch,
-            device=self.ranks.device,
-        )
+        self._loader = loader = self._make_loader()
         try:
             for step in loader:
                 result = self._run_step(step)
@@ -260,6 +259,7 @@ class Trainer:
             self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
             self._name_culprits(step, faults, report)
         self.step = step.number + 1
+        self._ledger.see(step.sizes)
         if report.num_corrupt:
             self._note_corrupt(step)
         return StepResult(
@@ -272,6 +272,15 @@ class Trainer:
             wait_s=step.wait_s,
             samples=sum(step.sizes[name] for name in step.tasks),
             skipped=not report.is_finite,
+        )
+
+    def _make_loader(self) -> MetaDataloader:
+        return MetaDataloader(
+            self._plan,
+            self.step,
+            num_workers=self.config.data.workers,
+            prefetch=self.config.data.prefetch,
+            device=self.ranks.device,
         )
 
     def _forward(self, step: Step, batch: Batch) -> tuple[Mapping[str, Tensor], dict[str, Tensor] | None]:
@@ -304,11 +313,9 @@ class Trainer:
     def _evaluate(self) -> None:
         use_ema = self._ema is not None and self.config.eval.weights != "raw"
         self.ranks.share_first(self._buffers)
-        if use_ema and self._ema is not None:
-            with self._ema.applied():
-                scores = self._evaluator.evaluate(self.model, self.step)
-        else:
-            scores = self._evaluator.evaluate(self.model, self.step)
+        workforce = self._loader.workforce if self._loader is not None else None
+        with self._ema.applied() if use_ema and self._ema is not None else nullcontext():
+            scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
         metrics: dict[str, float] = {}
         for name, score in scores.items():
             metrics |= {f"{name}/{metric}": value for metric, value in score.values.items()}
@@ -316,7 +323,9 @@ class Trainer:
             text = "ema" if use_ema else "raw"
             self.events.write("eval", self.step, task=name, values={**score.values, **extra}, text=text)
             for bad in score.corrupt:
-                self.events.write("data", self.step, task=name, text=f"{bad.id}: {bad.reason}; left out of the score")
+                self.events.write(
+                    "data", self.step, task=name, text=f"{bad.id}: {bad.reason}; left out of the score"
+                )
         metrics["main"] = self._main_metric(metrics)
         self.events.write("eval", self.step, values={"main": metrics["main"]})
         self._last_metrics = (self.step, metrics)
@@ -348,7 +357,9 @@ class Trainer:
             self.events.write("alarm", 0, text=note)
         if path is None:
             reason = f" ({notes[0]})" if notes else ""
-            raise CheckpointError(f"{self.folder}: no whole checkpoint to resume from{reason}; start a new run")
+            raise CheckpointError(
+                f"{self.folder}: no whole checkpoint to resume from{reason}; start a new run"
+            )
         self.step = self._state.restore(path)
         self.events.write(
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
@@ -368,7 +379,9 @@ class Trainer:
             },
         )
         for task, losses in result.losses.items():
-            self.events.write("train", result.number, task=task, values={"loss": sum(losses.values()), **losses})
+            self.events.write(
+                "train", result.number, task=task, values={"loss": sum(losses.values()), **losses}
+            )
 
     def _name_culprits(self, step: Step, faults: Sequence[tuple[Batch, Tensor]], report: StepReport) -> None:
         """Say which samples were in the micro-batches whose loss was not finite."""
@@ -395,12 +408,16 @@ class Trainer:
                     values={"corrupt": self._ledger.count(bad.task)},
                     text=f"{bad.id}: {bad.reason}; replaced by {bad.replacement}",
                 )
+        sizes = {name: task.size for name, task in self._plan.tasks.items()}
+        excess = self._ledger.excess(sizes, self.config.data.max_corrupt_fraction)
+        if excess is not None:
+            self._fail(excess)
 
     def _fail(self, text: str) -> None:
         self.events.write("alarm", self.step, text=f"step {self.step}: {text}")
         raise RunFailed(text)
 
-    def _facts(self) -> dict[str, float]:
+    def _facts(self) -> dict[str, float | int]:
         return {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "steps": self.steps,

@@ -37,7 +37,9 @@ class TrainingState:
 
     def tensors(self, step: int) -> Tensors:
         """The state after `step` steps."""
-        found: Tensors = {f"model/{name}": tensor.detach() for name, tensor in self._model.state_dict().items()}
+        found: Tensors = {
+            f"model/{name}": tensor.detach() for name, tensor in self._model.state_dict().items()
+        }
         for name, parameter in self._parameters.items():
             for entry, value in self._optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
@@ -68,7 +70,9 @@ class TrainingState:
     def _restore_ema(self, averages: Tensors, path: Path) -> None:
         assert self._ema is not None
         if not averages:
-            raise CheckpointError(f"{path}: holds no averaged weights; unset optim.ema_decay to go on without")
+            raise CheckpointError(
+                f"{path}: holds no averaged weights; unset optim.ema_decay to go on without"
+            )
         for name, average in self._ema.averages.items():
             average.copy_(averages[name])
 
