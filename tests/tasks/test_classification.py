@@ -263,3 +263,11 @@ def test_normalised_pictures_are_taken_too():
     batch = task.collate([task.transform("predict")(sample, np.random.default_rng(0))])
     assert batch.inputs["image"].is_floating_point()
     assert dataclasses.replace(batch).inputs["image"].shape == (1, 3, 8, 8)
+
+
+def test_labels_of_numpy_are_labels_too():
+    task = task_of(num_classes=3)
+    samples = [
+        task.transform("val")(sample_of(np.int64(n), size=224), np.random.default_rng(0)) for n in (2, 0)
+    ]
+    assert task.collate(samples).targets["label"].tolist() == [2, 0]

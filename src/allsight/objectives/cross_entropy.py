@@ -79,7 +79,7 @@ def pixel_cross_entropy(
         A scalar; a zero that keeps its graph where no pixel counts.
     """
     weights = None if class_weights is None else logits.new_tensor(class_weights)
-    # One row per pixel: PyTorch's loss on maps has no repeatable version on GPUs, the one on rows has.
+    # One row per pixel: on GPUs PyTorch's loss on maps is refused in deterministic mode, the one on rows not.
     rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
     total = F.cross_entropy(
         rows, labels.flatten().long(), weight=weights, ignore_index=ignore, reduction="sum"
@@ -92,11 +92,11 @@ def pixel_weight(
     labels: Integer[Tensor, "b h w"], *, class_weights: Weights = None, ignore: int = IGNORED
 ) -> float:
     """Weight of a batch in `pixel_cross_entropy`: its labelled pixels, or the sum of their class weights."""
-    valid = labels[labels != ignore]
+    is_labelled = labels != ignore
     if class_weights is None:
-        return float(valid.numel())
+        return float(is_labelled.sum())
     weights = torch.tensor(class_weights, dtype=torch.float64, device=labels.device)
-    return float(weights[valid.long()].sum())
+    return float(weights[labels[is_labelled].long()].sum())
 
 
 def _soft(labels: Shaped[Tensor, "b ..."], num_classes: int) -> Shaped[Tensor, "b k"]:

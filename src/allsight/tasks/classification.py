@@ -237,15 +237,15 @@ class Classification(Task):
         size = self.config.size_px
         return [Resize(round(size / self.config.eval_crop), "short"), CenterCrop(size)]
 
-    def _stack_labels(self, labels: list[int | Float[Tensor, " k"]]) -> Shaped[Tensor, "b ..."]:
-        if all(isinstance(label, int) for label in labels):
-            return torch.tensor(labels)
-        return torch.stack([self._soft(label) for label in labels])
+    def _stack_labels(self, labels: list[Any]) -> Shaped[Tensor, "b ..."]:
+        if any(isinstance(label, Tensor) for label in labels):
+            return torch.stack([self._soft(label) for label in labels])
+        return torch.tensor([int(label) for label in labels])
 
-    def _soft(self, label: int | Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        if isinstance(label, int):
-            return F.one_hot(torch.tensor(label), self.num_classes).float()
-        return label
+    def _soft(self, label: Any) -> Float[Tensor, " k"]:
+        if isinstance(label, Tensor):
+            return label
+        return F.one_hot(torch.tensor(int(label)), self.num_classes).float()
 
 
 class PooledLinear(nn.Module):
