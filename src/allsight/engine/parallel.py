@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,14 @@ from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.models.base import TaskModel
 from allsight.types import Batch, Outputs, State
+
+
+# PyTorch 2.13 renamed the option and warns of the old name.
+_NO_BUFFER_SYNC: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 
 
 class Parallel:
@@ -37,9 +47,7 @@ class Parallel:
         self._module: nn.Module = model
         if ranks.world > 1 and not self._flat:
             # Tasks use different parameters in each step. Buffers are shared when weights are used, not each step.
-            self._module = DistributedDataParallel(
-                model, find_unused_parameters=True, broadcast_buffers=False
-            )
+            self._module = DistributedDataParallel(model, find_unused_parameters=True, **_NO_BUFFER_SYNC)
 
     @property
     def loss_factor(self) -> float:

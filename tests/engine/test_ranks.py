@@ -1,0 +1,88 @@
+"""Two processes equal one, to the last digits of float64."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rank_run import CUT, cases, result_of
+from spike_run import spike_run
+
+from allsight.config import ConfigError, replace
+from allsight.engine.distributed import join_ranks
+from allsight.engine.trainer import Trainer
+
+pytestmark = pytest.mark.dist
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Folder with the results of all cases on two gloo processes."""
+    out = tmp_path_factory.mktemp("ranks")
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "rank_run.py"), str(out)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        texts = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)[-4000:]
+    return out
+
+
+def _distance(actual: dict, expected: dict) -> tuple[float, str]:
+    worst = (0.0, "")
+    for name, tensor in expected.items():
+        gap = float((actual[name].double() - tensor.double()).norm() / tensor.double().norm().clamp(min=1e-30))
+        worst = max(worst, (gap, name))
+    return worst
+
+
+@pytest.mark.parametrize("name", list(cases()))
+def test_two_ranks_equal_one(two_ranks, name):
+    saved = torch.load(two_ranks / "two_ranks.pt")
+    trainer = Trainer(cases()[name])
+    metrics = trainer.fit()
+    distance, tensor = _distance(saved["results"][name], result_of(trainer))
+    assert distance <= 1e-12, f"{tensor} differs by {distance}"
+    assert saved["metrics"][name] == pytest.approx(metrics, rel=1e-9)
+
+
+def test_a_run_of_two_ranks_is_resumed_by_one(two_ranks):
+    config = replace(spike_run("one_task", exact=True), {"checkpoint.every_steps": CUT})
+    whole = Trainer(config)
+    whole.fit()
+    again = Trainer(config, folder=two_ranks / "run", resume=True)
+    assert again.step == CUT
+    again.fit()
+    again.close()
+    distance, tensor = _distance(result_of(again), result_of(whole))
+    assert distance <= 1e-12, f"{tensor} differs by {distance}"
+
+
+def test_each_rank_keeps_its_diary(two_ranks):
+    assert sorted(path.name for path in (two_ranks / "run" / "events").iterdir()) == ["rank-0.jsonl", "rank-1.jsonl"]
+
+
+def test_several_processes_for_a_strategy_of_one_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"'single' uses one process, but 2 were started; set parallel\.strategy=ddp"):
+        join_ranks("single", 10.0)
