@@ -148,7 +148,7 @@ def _load_weights(model: TaskModel, config: RunConfig, folder: Path | None, whic
     if which == "random":
         return "random"
     if which not in ("best", "last", "raw"):
-        load_weights(model, read_weights(Path(which)), where=which)
+        load_weights(model, model.own_weights(read_weights(Path(which))), where=which)
         return which
     if folder is None:
         raise ConfigError(f"weights: '{which}' needs a run folder; give a file")

@@ -73,6 +73,10 @@ class TaskModel(Model):
         communication of its own.
         """
 
+    def own_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published weights under this model's names; models without published weights change nothing."""
+        return weights
+
 
 class PlainModel(Model):
     """Base of models with a natural signature, `classifier(images)`; `for_tasks` wraps one in its adapter."""

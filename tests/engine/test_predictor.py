@@ -1,0 +1,133 @@
+"""Weights in, answers out: which weights are taken, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toys
+from PIL import Image as PillowImage
+from spike_run import spike_run
+
+from allsight.backbones import InternImage
+from allsight.config import ConfigError, Mixture, replace
+from allsight.engine.checkpoint import list_checkpoints, write_best
+from allsight.engine.config import EvalConfig, RunConfig
+from allsight.engine.optim import AdamW
+from allsight.engine.predictor import load
+from allsight.engine.schedule import Constant
+from allsight.engine.trainer import Trainer
+from allsight.models import Classifier, MultiHead
+from allsight.tasks import Classification
+from allsight.types import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of the colour task with averaged weights."""
+    config = RunConfig(
+        name="dots",
+        model=MultiHead.Config(backbone=toys.ToyBackbone.Config()),
+        tasks=Mixture(dots=toys.ToyDots.Config(batch_size=12)),
+        optim=AdamW.Config(lr=5e-3, ema_decay=0.9),
+        schedule=Constant.Config(steps=60),
+        eval=EvalConfig(every_steps=20, pictures=4),
+    )
+    folder = tmp_path_factory.mktemp("runs") / "dots"
+    trainer = Trainer(config, folder=folder)
+    trainer.fit()
+    trainer.close()
+    return folder
+
+
+def picture(colour, size=16):
+    """A picture as the task has them: grey noise with dots of a colour."""
+    index = toys.DotsReader.classes.index(colour)
+    return toys.DotsReader(3, size, 5)[index].image.pixels.permute(1, 2, 0).numpy()
+
+
+def test_all_kinds_of_pictures_give_the_same_answer(run, tmp_path):
+    predictor = load(run, trust=True)
+    array = picture("green")
+    PillowImage.fromarray(array).save(tmp_path / "green.png")
+    forms = [array, PillowImage.fromarray(array), torch.from_numpy(array).permute(2, 0, 1), tmp_path / "green.png"]
+    answers = [predictor.predict(form) for form in forms]
+    assert answers[0].top(1)[0][0] == "green"
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer.scores, answers[0].scores)
+    assert json.dumps(answers[0].to_json())
+
+
+def test_many_pictures_come_back_in_order(run):
+    predictor = load(run, trust=True)
+    names = ["red", "blue", "green", "blue"] * 6
+    answers = list(predictor.predict_many(picture(name, 16 + 8 * (i % 2)) for i, name in enumerate(names)))
+    assert [answer.top(1)[0][0] for answer in answers] == names
+
+
+def test_evaluation_of_the_best_weights_equals_that_of_the_run(run):
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    best = max((e["values"]["main"] for e in events if e["kind"] == "eval" and e["task"] is None))
+    assert load(run, trust=True).evaluate()["dots/top1"] == pytest.approx(best)
+
+
+def test_choice_of_weights(run):
+    def first(which):
+        return next(iter(load(run, weights=which, trust=True).model.parameters())).detach().clone()
+
+    raw, last, random = first("raw"), first("last"), first("random")
+    assert not torch.equal(raw, last)
+    assert not torch.equal(raw, random)
+    write_best(run / "checkpoints", list_checkpoints(run / "checkpoints")[0].step, "main", 1.0)
+    assert not torch.equal(first("best"), last)
+
+
+def test_a_run_folder_with_foreign_code_needs_trust(run, monkeypatch):
+    monkeypatch.delitem(__import__("sys").modules, "toys")
+    with pytest.raises(ConfigError, match="--trust"):
+        load(run)
+
+
+def test_a_configuration_alone_has_no_weights():
+    config = spike_run()
+    with pytest.raises(ConfigError, match="weights"):
+        load(config)
+    assert load(config, weights="random").weights == "random"
+
+
+def test_several_tasks_must_be_named():
+    predictor = load(spike_run(), weights="random")
+    with pytest.raises(ConfigError, match="several tasks, name one of: dots, captions, drive"):
+        predictor.predict(picture("red"))
+    with pytest.raises(ConfigError, match="no task 'dot'; did you mean 'dots'"):
+        predictor.predict(picture("red"), task="dot")
+    assert predictor.predict(picture("red"), task="dots").task == "dots"
+
+
+def test_a_run_without_whole_checkpoint_is_refused(run, tmp_path):
+    (tmp_path / "resolved.yaml").write_text((run / "resolved.yaml").read_text())
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        load(tmp_path, trust=True)
+    with pytest.raises(ConfigError, match="not a run folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_published_classifier_weights_are_taken_by_a_recipe(tmp_path):
+    config = Classifier.Config(backbone=InternImage.Config.variant("nano"), num_classes=3)
+    torch.manual_seed(1)
+    classifier = Classifier(config).eval()
+    classifier.save_official(tmp_path / "official.pth")
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\n")
+    run = RunConfig(
+        name="official",
+        model=config,
+        tasks=Mixture(things=Classification.Config(data="imagefolder:nowhere", num_classes=3, size_px=64)),
+        schedule=Constant.Config(steps=1),
+    )
+    predictor = load(run, weights=tmp_path / "official.pth", classes=names)
+    answer = predictor.predict(picture("red", 64))
+    assert {name for name, _ in answer.top(3)} == {"ant", "bee", "cat"}
+    other = replace(run, {"model.num_classes": 4})
+    with pytest.raises((CheckpointError, ConfigError), match=r"head|classes"):
+        load(other, weights=tmp_path / "official.pth")
