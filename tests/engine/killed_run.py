@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "contracts")]
-
 import torch
 from rank_run import result_of
 from spike_run import spike_run

@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "contracts")]
-
 import torch
 import torch.distributed as dist
 from small_run import Signs, small_run

@@ -1,4 +1,4 @@
-"""The contract spike: classification, captioning over a vocabulary and a drive with state, trained as one run."""
+"""The contract spike: classification, captioning over a vocabulary, a drive with state; one run."""
 
 import toys
 

@@ -25,9 +25,14 @@ def test_three_kinds_of_task_learn_jointly():
 
 def test_the_drive_needs_its_state():
     """The same run whose memory is wiped each step does not learn the drive: so state does pass through."""
-    trainer = Trainer(replace(spike_run(), {"tasks.dots": None, "tasks.captions": None, "schedule.steps": 50,
-                                            "model.route": {"drive": "driver"},
-                                            "model.parts": {"driver": dump(spike_run().model.parts["driver"])}}))  # fmt: skip
+    alone = {
+        "tasks.dots": None,
+        "tasks.captions": None,
+        "schedule.steps": 50,
+        "model.route": {"drive": "driver"},
+        "model.parts": {"driver": dump(spike_run().model.parts["driver"])},
+    }
+    trainer = Trainer(replace(spike_run(), alone))
     for _ in trainer:
         trainer._memory.forget([])
         trainer._memory.restore({})
@@ -37,7 +42,9 @@ def test_the_drive_needs_its_state():
 
 @pytest.mark.parametrize("layout", ["one_task", "mixed_lanes"])
 def test_the_spike_resumes_bit_for_bit(tmp_path, layout):
-    config = replace(spike_run(layout), {"schedule.steps": 40, "checkpoint.every_steps": 17, "eval.max_samples": 12})
+    config = replace(
+        spike_run(layout), {"schedule.steps": 40, "checkpoint.every_steps": 17, "eval.max_samples": 12}
+    )
     whole = Trainer(config)
     whole.fit()
     first = Trainer(config, folder=tmp_path / "run")

@@ -22,7 +22,7 @@ from allsight.engine.trainer import Trainer
 def _start(folder: Path, workers: int) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "killed_run.py"), str(folder), str(workers)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

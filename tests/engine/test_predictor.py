@@ -50,7 +50,12 @@ def test_all_kinds_of_pictures_give_the_same_answer(run, tmp_path):
     predictor = load(run, trust=True)
     array = picture("green")
     PillowImage.fromarray(array).save(tmp_path / "green.png")
-    forms = [array, PillowImage.fromarray(array), torch.from_numpy(array).permute(2, 0, 1), tmp_path / "green.png"]
+    forms = [
+        array,
+        PillowImage.fromarray(array),
+        torch.from_numpy(array).permute(2, 0, 1),
+        tmp_path / "green.png",
+    ]
     answers = [predictor.predict(form) for form in forms]
     assert answers[0].top(1)[0][0] == "green"
     for answer in answers[1:]:
@@ -67,7 +72,7 @@ def test_many_pictures_come_back_in_order(run):
 
 def test_evaluation_of_the_best_weights_equals_that_of_the_run(run):
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    best = max((e["values"]["main"] for e in events if e["kind"] == "eval" and e["task"] is None))
+    best = max(e["values"]["main"] for e in events if e["kind"] == "eval" and e["task"] is None)
     assert load(run, trust=True).evaluate()["dots/top1"] == pytest.approx(best)
 
 

@@ -28,7 +28,13 @@ def _free_port() -> int:
 def two_ranks(tmp_path_factory):
     """Folder with the results of all cases on two gloo processes."""
     out = tmp_path_factory.mktemp("ranks")
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    common = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "rank_run.py"), str(out)],
@@ -51,7 +57,9 @@ def two_ranks(tmp_path_factory):
 def _distance(actual: dict, expected: dict) -> tuple[float, str]:
     worst = (0.0, "")
     for name, tensor in expected.items():
-        gap = float((actual[name].double() - tensor.double()).norm() / tensor.double().norm().clamp(min=1e-30))
+        gap = float(
+            (actual[name].double() - tensor.double()).norm() / tensor.double().norm().clamp(min=1e-30)
+        )
         worst = max(worst, (gap, name))
     return worst
 
@@ -79,10 +87,13 @@ def test_a_run_of_two_ranks_is_resumed_by_one(two_ranks):
 
 
 def test_each_rank_keeps_its_diary(two_ranks):
-    assert sorted(path.name for path in (two_ranks / "run" / "events").iterdir()) == ["rank-0.jsonl", "rank-1.jsonl"]
+    assert sorted(path.name for path in (two_ranks / "run" / "events").iterdir()) == [
+        "rank-0.jsonl",
+        "rank-1.jsonl",
+    ]
 
 
 def test_several_processes_for_a_strategy_of_one_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"'single' uses one process, but 2 were started; set parallel\.strategy=ddp"):
+    with pytest.raises(ConfigError, match=r"'single' uses one process, but 2 were started"):
         join_ranks("single", 10.0)

@@ -1,7 +1,7 @@
 """Checkpoints: PyTorch's distributed format, made whole or not at all, with a checksum of every file.
 
 A checkpoint is written to a hidden folder, checked off in `manifest.json`, marked `COMPLETE`, and only then
-renamed to `step-00000100`. The state is a flat dict of tensors, so it does not depend on how many ranks wrote it.
+renamed to `step-00000100`. The state is a flat dict of tensors, so it does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, ranks: Ranks) -> 
 
     Args:
         folder: `checkpoints/` of the run.
-        tensors: What all ranks hold alike under the same keys; what one rank alone holds under keys of its own.
+        tensors: What all ranks hold alike under the same keys; what one rank alone holds, under its own.
     Raises:
         OSError: It could not be written. Older checkpoints are as before and nothing half-written stays.
     """

@@ -23,11 +23,11 @@ class DataConfig(Config):
 
     root: str = ""
     """Folder that relative `data` strings start from; empty takes the environment variable ALLSIGHT_DATA."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(default=0, ge=0)
     """Processes that read and transform, per rank; 0 works inside the training process."""
-    prefetch: int = Field(2, ge=1)
+    prefetch: int = Field(default=2, ge=1)
     """Steps that each worker prepares ahead."""
-    max_corrupt_fraction: float = Field(0.01, ge=0, le=1)
+    max_corrupt_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable samples, of those seen so far, above which the run stops."""
 
     def folder(self) -> Path | None:
@@ -41,20 +41,20 @@ class SamplingConfig(Config):
 
     layout: Literal["one_task", "mixed_batch", "mixed_lanes"] = "one_task"
     """All lanes share one draw, or each lane draws for itself and its rows go to all ranks or stay on one."""
-    lanes: int = Field(1, ge=1)
+    lanes: int = Field(default=1, ge=1)
     """Independent draws per step in the mixed layouts; the number of ranks divides it."""
-    proportional: float | None = Field(None, ge=0, le=1)
+    proportional: float | None = Field(default=None, ge=0, le=1)
     """If set, shares are (samples / batch_size) ** proportional, and the tasks' `share` is multiplied in."""
 
 
 class TrainConfig(Config):
     """How a step is run."""
 
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Micro-batches that a rank splits its part of a step into."""
-    max_skipped_in_a_row: int = Field(20, ge=1)
+    max_skipped_in_a_row: int = Field(default=20, ge=1)
     """Steps with a non-finite loss or gradient, one after the other, after which the run stops."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """PyTorch threads per process; None leaves PyTorch's choice."""
     deterministic: bool = True
     """Refuse operators whose result depends on scheduling, where PyTorch knows them (GPU)."""
@@ -63,24 +63,24 @@ class TrainConfig(Config):
 class EvalConfig(Config):
     """When and with which weights the validation samples are judged."""
 
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(default=None, ge=1)
     """Evaluate each so many steps; None does so only after the last step."""
     weights: Literal["auto", "ema", "raw"] = "auto"
     """`auto` takes the averaged weights when there are some."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     """Samples per evaluation batch; None takes the task's share of one training micro-batch."""
-    max_samples: int | None = Field(None, ge=1)
+    max_samples: int | None = Field(default=None, ge=1)
     """Judge only this many validation samples of each task (evenly spread); None takes all."""
-    pictures: int = Field(12, ge=0)
+    pictures: int = Field(default=12, ge=0)
     """Validation samples per task that are kept with truth and answer for the report."""
 
 
 class CheckpointConfig(Config):
     """When the training state is written, and how many are kept."""
 
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(default=None, ge=1)
     """Save each so many steps; None saves at evaluations and at the end."""
-    keep_last: int = Field(2, ge=1)
+    keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints that stay, beside the best one."""
 
 
@@ -88,7 +88,7 @@ class ParallelConfig(Config):
     """How a step is spread over processes."""
 
     strategy: Literal["single", "ddp"] = "single"
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which ranks that wait for a missing one give up."""
 
 
@@ -99,7 +99,7 @@ class RunConfig(Config):
     """Name of the run folder."""
     model: Model.Config
     tasks: Mixture[Task.Config]
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     optim: Optimiser.Config = AdamW.Config()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_first(self) -> bool:
@@ -66,7 +66,8 @@ def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ra
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and strategy == "single":
         raise ConfigError(
-            f"parallel.strategy: 'single' uses one process, but {world} were started; set parallel.strategy=ddp"
+            f"parallel.strategy: 'single' uses one process, but {world} were started; "
+            f"set parallel.strategy=ddp"
         )
     if world == 1:
         return Ranks(device=pick_device(device, 0))

@@ -15,8 +15,9 @@ from allsight.types import Batch, Step
 class LossScales:
     """What each mean loss of each micro-batch counts in its step.
 
-    A loss that is a mean over samples counts rows / global rows; one that the task names in `counted` counts its
-    own items / global items. On top come the step's weight of the task (lanes that drew it) and `loss_weight`.
+    A loss that is a mean over samples counts rows / global rows; one that the task names in `counted` counts
+    its own items / global items. On top come the step's weight of the task (lanes that drew it) and its
+    `loss_weight`.
     The sum over micro-batches and ranks is then the mean over the global batch, however it was split.
     """
 
@@ -26,7 +27,7 @@ class LossScales:
         self._slots = [(name, loss) for name, task in tasks.items() for loss in task.counted]
 
     def global_counts(self, step: Step) -> dict[tuple[str, str], float]:
-        """(task, counted loss) -> items in the global batch. Called on every rank, before the forward passes."""
+        """(task, counted loss) -> items in the global batch. Every rank calls this before its forwards."""
         if not self._slots:
             return {}
         sums = dict.fromkeys(self._slots, 0.0)

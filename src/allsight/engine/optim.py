@@ -17,15 +17,15 @@ class Optimiser(Configured):
     """Base: the peak learning rate, decay, clipping and the average of the weights."""
 
     class Config(Config):
-        lr: float = Field(1e-3, gt=0)
+        lr: float = Field(default=1e-3, gt=0)
         """Peak learning rate."""
-        lr_is_for_batch: int | None = Field(None, ge=1)
+        lr_is_for_batch: int | None = Field(default=None, ge=1)
         """If set, `lr` belongs to this batch size and is scaled linearly to the task's own."""
-        weight_decay: float = Field(0.05, ge=0)
+        weight_decay: float = Field(default=0.05, ge=0)
         """Applied to matrices and kernels; biases, norms and other vectors do not decay."""
-        clip_norm: float | None = Field(None, gt=0)
+        clip_norm: float | None = Field(default=None, gt=0)
         """Upper bound of the norm of all gradients together."""
-        ema_decay: float | None = Field(None, gt=0, lt=1)
+        ema_decay: float | None = Field(default=None, gt=0, lt=1)
         """If set, keep an average of the weights with this decay per step, and evaluate it."""
         ema_warmup: bool = True
         """Use min(decay, (1 + n) / (10 + n)) in step n, so that early weights are forgotten soon."""
@@ -45,7 +45,7 @@ class AdamW(Optimiser):
 
     class Config(Optimiser.Config):
         betas: tuple[float, float] = (0.9, 0.999)
-        eps: float = Field(1e-8, gt=0)
+        eps: float = Field(default=1e-8, gt=0)
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=lr, betas=self.config.betas, eps=self.config.eps, foreach=True)
@@ -55,7 +55,7 @@ class SGD(Optimiser):
     """Stochastic gradient descent with momentum."""
 
     class Config(Optimiser.Config):
-        momentum: float = Field(0.9, ge=0, lt=1)
+        momentum: float = Field(default=0.9, ge=0, lt=1)
         nesterov: bool = False
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:

@@ -16,7 +16,6 @@ from allsight.engine.distributed import Ranks
 from allsight.models.base import TaskModel
 from allsight.types import Batch, Outputs, State
 
-
 # PyTorch 2.13 renamed the option and warns of the old name.
 _NO_BUFFER_SYNC: dict[str, Any] = {
     "forward_sync_buffers"
@@ -46,7 +45,7 @@ class Parallel:
         self._flat = ranks.world > 1 and layout == "mixed_lanes"
         self._module: nn.Module = model
         if ranks.world > 1 and not self._flat:
-            # Tasks use different parameters in each step. Buffers are shared when weights are used, not each step.
+            # Each step uses other parameters. Buffers are shared when weights are used, not each step.
             self._module = DistributedDataParallel(model, find_unused_parameters=True, **_NO_BUFFER_SYNC)
 
     @property

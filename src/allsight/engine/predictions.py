@@ -1,4 +1,4 @@
-"""Keeps a few validation samples with truth and answer in the run folder, so that a report needs no data set."""
+"""Keeps a few validation samples with truth and answer in the run folder: a report needs no data set."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def load(
         run: Run folder, or a configuration.
         weights: `best` (default: the best evaluated ones, averaged if the run kept an average), `last`, `raw`
             (newest, not averaged), `random`, or a file of weights.
-        classes: File with one class name a line (or a JSON list), or names per task; default those of the run.
+        classes: File with one class name a line , or names per task; default those of the run.
         trust: Allow the run folder to name code outside allsight.
     Raises:
         ConfigError: Not a run, or a configuration without weights.
@@ -136,7 +136,7 @@ def load(
     tasks = build_tasks(config.tasks, config.data.folder(), names)
     if folder is None and weights is None:
         raise ConfigError(
-            f"weights: recipe '{config.name}' alone has no weights; give --weights FILE (or weights=\"random\")"
+            f"weights: recipe '{config.name}' alone has no weights; give --weights FILE (or 'random')"
         )
     model = build_model(config, tasks, place)
     said = _load_weights(model, config, folder, str(weights or "best"))

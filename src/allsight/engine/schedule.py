@@ -25,12 +25,12 @@ class Schedule(Configured):
     """
 
     class Config(Config):
-        steps: int | None = Field(None, ge=1)
+        steps: int | None = Field(default=None, ge=1)
         """Optimiser steps of the whole run."""
-        epochs: float | None = Field(None, gt=0)
+        epochs: float | None = Field(default=None, gt=0)
         """In place of `steps`, where the run has one task: passes over its training samples."""
-        warmup_steps: int | None = Field(None, ge=0)
-        warmup_epochs: float | None = Field(None, ge=0)
+        warmup_steps: int | None = Field(default=None, ge=0)
+        warmup_epochs: float | None = Field(default=None, ge=0)
 
         @model_validator(mode="after")
         def _one_unit(self) -> Schedule.Config:
@@ -61,10 +61,10 @@ class Schedule(Configured):
 
 
 class Cosine(Schedule):
-    """From the peak to `final_ratio` of it along half a cosine (Loshchilov & Hutter, arXiv:1608.03983, eq. 5)."""
+    """From the peak to `final_ratio` of it along half a cosine (SGDR, arXiv:1608.03983, eq. 5)."""
 
     class Config(Schedule.Config):
-        final_ratio: float = Field(0.0, ge=0, le=1)
+        final_ratio: float = Field(default=0.0, ge=0, le=1)
 
     def after_warmup(self, progress: float) -> float:
         low = self.config.final_ratio

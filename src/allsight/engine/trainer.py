@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -196,7 +197,7 @@ class Trainer:
             self.events.write(
                 "alarm",
                 self.step,
-                text=f"step {self.step}: checkpoint not written: {error}; older ones are kept, training goes on",
+                text=f"step {self.step}: checkpoint not written: {error}; older ones stay, training goes on",
             )
             return
         size = sum(file.stat().st_size for file in saved.path.iterdir())
@@ -208,7 +209,7 @@ class Trainer:
         )
 
     def close(self) -> None:
-        """End worker processes and close files. A trainer that was iterated to its end only has files open."""
+        """End worker processes and close files. One that was iterated to its end has only files open."""
         if self._loader is not None:
             self._loader.close()
         self.events.close()
@@ -229,7 +230,7 @@ class Trainer:
             with self._parallel.reducing(is_last=position == len(batches) - 1):
                 losses, state = self._forward(step, batch)
                 shares = self._scales.shares(step, batch, list(losses), totals)
-                loss = sum(losses[name] * shares[name] for name in losses)
+                loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
                 (loss * self._scales.weight(step, batch.task) * self._parallel.loss_factor).backward()
             states.append(state)
             for name, value in losses.items():
@@ -298,8 +299,8 @@ class Trainer:
         self._note_step(result)
         if self._skipped_in_a_row >= self.config.train.max_skipped_in_a_row:
             self._fail(
-                f"{self._skipped_in_a_row} steps in a row were not finite; lower optim.lr or set optim.clip_norm "
-                f"(or raise train.max_skipped_in_a_row); the last checkpoint is untouched"
+                f"{self._skipped_in_a_row} steps in a row were not finite; lower optim.lr or set "
+                f"optim.clip_norm (or raise train.max_skipped_in_a_row); the last checkpoint is untouched"
             )
         is_last = self.step >= self.steps
         metrics = None
@@ -393,7 +394,7 @@ class Trainer:
             "alarm",
             step.number,
             values={"skipped": self._skipped},
-            text=f"step {step.number}: {describe_fault(report)}{samples}; step skipped, weights are untouched",
+            text=f"step {step.number}: {describe_fault(report)}{samples}; step skipped, nothing was changed",
         )
 
     def _note_corrupt(self, step: Step) -> None:

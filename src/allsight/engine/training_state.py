@@ -1,7 +1,7 @@
 """All that a training run must remember, as one flat dict of tensors.
 
-Keys: `model/NAME`, `ema/NAME`, `optim/PARAMETER/ENTRY`, `memory/TASK/SLOT/NAME`, `run/step`, `run/ledger`. Order
-of data and all randomness follow from seed and step, so nothing of them is stored.
+Keys: `model/NAME`, `ema/NAME`, `optim/PARAMETER/ENTRY`, `memory/TASK/SLOT/NAME`, `run/step`, `run/ledger`.
+Order of data and all randomness follow from seed and step, so nothing of them is stored.
 """
 
 from __future__ import annotations

@@ -78,11 +78,11 @@ class Task(Configured):
         """`format:path`, relative to `data.root`, such as `imagefolder:tiny_imagenet20`."""
         share: Share = 1.0
         """Share of the draws, a number or knots ((step, share), ...) joined by straight lines."""
-        loss_weight: float = Field(1.0, ge=0)
+        loss_weight: float = Field(default=1.0, ge=0)
         """Factor on this task's losses."""
-        batch_size: int = Field(64, ge=1)
+        batch_size: int = Field(default=64, ge=1)
         """Samples per optimiser step over all ranks and micro-batches."""
-        group_size: int = Field(1, ge=1)
+        group_size: int = Field(default=1, ge=1)
         """Samples that see each other (mixup 2, retrieval its negatives); divides `batch_size`."""
 
         @field_validator("share")

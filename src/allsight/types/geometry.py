@@ -1,4 +1,4 @@
-"""Batched camera geometry. Transforms name target then source, so products cancel: a_from_c = a_from_b @ b_from_c.
+"""Batched camera geometry. Transforms name target then source: a_from_c = a_from_b @ b_from_c.
 
 All of a batch's matrices speak of one reference frame per row (for nuScenes the LiDAR at the key frame's
 time). Lengths are metres, angles radians, times seconds.
