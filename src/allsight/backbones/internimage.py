@@ -107,25 +107,25 @@ class InternImage(Backbone):
         """
 
         operator: Literal["dcnv3"] = "dcnv3"
-        channels: int = Field(64, ge=2, multiple_of=2)
-        depths: tuple[int, ...] = Field((4, 4, 18, 4), min_length=1)
+        channels: int = Field(default=64, ge=2, multiple_of=2)
+        depths: tuple[int, ...] = Field(default=(4, 4, 18, 4), min_length=1)
         groups: tuple[int, ...] = (4, 8, 16, 32)
-        mlp_ratio: float = Field(4.0, gt=0)
+        mlp_ratio: float = Field(default=4.0, gt=0)
         block_norm: Literal["pre", "post", "res_post"] = "pre"
         idle_res_post_norm: bool = False
         layer_scale: float | None = None
-        offset_scale: float = Field(1.0, gt=0)
-        dw_kernel_size: int = Field(3, ge=1)
+        offset_scale: float = Field(default=1.0, gt=0)
+        dw_kernel_size: int = Field(default=3, ge=1)
         center_feature_scale: bool = False
         remove_center: bool = False
         third_stage_norm_after: tuple[int, ...] = ()
         norm: NormName = "layer"
         act: ActivationName = "gelu"
-        drop: float = Field(0.0, ge=0, lt=1)
-        drop_path: float = Field(0.0, ge=0, lt=1)
+        drop: float = Field(default=0.0, ge=0, lt=1)
+        drop_path: float = Field(default=0.0, ge=0, lt=1)
         drop_path_rule: Literal["linear", "uniform"] = "linear"
         stem_stride: Literal[4, 2, 1] = 4
-        out_stages: tuple[int, ...] = Field((0, 1, 2, 3), min_length=1)
+        out_stages: tuple[int, ...] = Field(default=(0, 1, 2, 3), min_length=1)
         remat: Literal["none", "block"] = "none"
 
         @model_validator(mode="after")

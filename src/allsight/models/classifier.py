@@ -63,9 +63,9 @@ class Classifier(PlainModel):
         """
 
         backbone: Backbone.Config
-        num_classes: int = Field(1000, ge=0)
+        num_classes: int = Field(default=1000, ge=0)
         head: Literal["conv", "attention"] = "conv"
-        head_ratio: float = Field(1.5, gt=0)
+        head_ratio: float = Field(default=1.5, gt=0)
 
         @model_validator(mode="after")
         def _fits_together(self) -> Classifier.Config:

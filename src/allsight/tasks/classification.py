@@ -55,33 +55,33 @@ class Classification(Task):
         """Where the data set keeps a picture's class: `auto`, `folder`, `prefix` or `file:NAME`."""
         leave_out: tuple[str, ...] = ()
         """Training samples whose name within the split begins with one of these are left out."""
-        num_classes: int | None = Field(None, ge=1)
+        num_classes: int | None = Field(default=None, ge=1)
         """Number of classes; None takes the number of names that the data set (or the weights) brings."""
-        size_px: int = Field(224, ge=1)
+        size_px: int = Field(default=224, ge=1)
         """Side of the square that the model sees."""
         crop: Literal["resized", "padded", "none"] = "resized"
         """Training crop: of random area and aspect (`resized`), or a square moved over the padded picture."""
-        min_scale: float = Field(0.08, gt=0, le=1)
+        min_scale: float = Field(default=0.08, gt=0, le=1)
         """With `resized`: smallest share of the picture's area."""
-        crop_padding_px: int = Field(4, ge=0)
+        crop_padding_px: int = Field(default=4, ge=0)
         """With `padded`: how far the square may reach over the edges."""
-        flip: float = Field(0.5, ge=0, le=1)
+        flip: float = Field(default=0.5, ge=0, le=1)
         """Probability of mirroring left and right."""
-        colour: float = Field(0.0, ge=0, le=1)
+        colour: float = Field(default=0.0, ge=0, le=1)
         """Largest relative change of brightness, contrast and saturation."""
-        randaugment: int = Field(0, ge=0)
+        randaugment: int = Field(default=0, ge=0)
         """Random operations a picture (RandAugment); 0 switches it off."""
-        randaugment_magnitude: float = Field(9.0, ge=0, le=10)
+        randaugment_magnitude: float = Field(default=9.0, ge=0, le=10)
         """How strong they are, 0..10."""
-        erasing: float = Field(0.0, ge=0, le=1)
+        erasing: float = Field(default=0.0, ge=0, le=1)
         """Probability of overwriting a random rectangle."""
-        mixup: float = Field(0.0, ge=0)
+        mixup: float = Field(default=0.0, ge=0)
         """Alpha of mixup's Beta distribution; 0 switches it off."""
-        cutmix: float = Field(0.0, ge=0)
+        cutmix: float = Field(default=0.0, ge=0)
         """Alpha of CutMix; where mixup is on too, each pair gets one of the two, by chance."""
-        eval_crop: float = Field(0.875, gt=0, le=1)
+        eval_crop: float = Field(default=0.875, gt=0, le=1)
         """Side of the evaluation's centre crop as a share of the resized picture's shorter side."""
-        label_smoothing: float = Field(0.0, ge=0, lt=1)
+        label_smoothing: float = Field(default=0.0, ge=0, lt=1)
         """Share of each label that is spread evenly over all classes."""
         class_weights: tuple[float, ...] | Literal["balanced"] | None = None
         """Factor on each class's loss; `balanced`: samples / (classes * samples of the class)."""

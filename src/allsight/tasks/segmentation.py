@@ -48,25 +48,25 @@ class SemanticSegmentation(Task):
     counted: ClassVar[tuple[str, ...]] = ("cross_entropy",)
 
     class Config(Task.Config):
-        classes: tuple[str, ...] = Field((), max_length=255)
+        classes: tuple[str, ...] = Field(default=(), max_length=255)
         """Class names in the order of the label values; empty takes those of the data set."""
-        ignore_label: int | None = Field(None, ge=0, le=255)
+        ignore_label: int | None = Field(default=None, ge=0, le=255)
         """Value of unlabelled pixels in the files; None takes what the data set says, else 255."""
         leave_out: tuple[str, ...] = ()
         """Training samples whose name within the split begins with one of these are left out."""
         crop_hw_px: tuple[int, int] = (256, 256)
         """Height and width of training crops."""
-        min_scale: float = Field(0.5, gt=0)
+        min_scale: float = Field(default=0.5, gt=0)
         """Training pictures are first resized by a factor between this ..."""
-        max_scale: float = Field(2.0, gt=0)
+        max_scale: float = Field(default=2.0, gt=0)
         """... and this."""
-        flip: float = Field(0.5, ge=0, le=1)
+        flip: float = Field(default=0.5, ge=0, le=1)
         """Probability of mirroring left and right."""
-        colour: float = Field(0.0, ge=0, le=1)
+        colour: float = Field(default=0.0, ge=0, le=1)
         """Largest relative change of brightness, contrast and saturation."""
         canvas_hw_px: tuple[int, int] = (512, 512)
         """Height and width into which whole pictures are fitted."""
-        head_channels: int = Field(128, ge=1)
+        head_channels: int = Field(default=128, ge=1)
         """Width of the head's pyramid."""
         class_weights: tuple[float, ...] | None = None
         """Factor on the loss of each class's pixels."""

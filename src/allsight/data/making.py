@@ -1,0 +1,225 @@
+"""From an order ("micro-batch 1 of task cats in step 7") to a Batch: read, transform, mix, collate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+
+from allsight.config import ConfigError
+from allsight.data.corrupt import replacements
+from allsight.data.order import generator
+from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader
+from allsight.types import Batch, CorruptSample, DataError, Sample
+
+
+class LoadingError(RuntimeError):
+    """Code of a task failed, or a worker process died, while a batch was made; names task and sample."""
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """Micro-batch `micro` of `task` in `step`."""
+
+    step: int
+    task: str
+    micro: int
+
+
+@dataclass(frozen=True)
+class JudgeOrder:
+    """Validation samples `indices` of `task`; slots and starts as in Batch."""
+
+    task: str
+    slots: Int64[np.ndarray, " n"]
+    indices: Int64[np.ndarray, " n"]
+    starts: Bool[np.ndarray, " n"]
+
+
+Order = TrainOrder | JudgeOrder
+
+
+class BatchMaker:
+    """Makes the batches that are ordered. Holds open readers, but nothing that changes what it makes.
+
+    Args:
+        plan: The run's plan; None can only judge.
+        sources: Task -> task; default those of the plan.
+        val_readers: Task -> its open validation reader; others are opened when first used.
+        on_read: Called with (task, index) before a sample is read.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | None,
+        sources: Mapping[str, BatchSource] | None = None,
+        val_readers: Mapping[str, SampleReader] | None = None,
+        on_read: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._sampler = Sampler(plan) if plan is not None else None
+        self._sources = dict(sources if sources is not None else plan.sources if plan is not None else {})
+        self._readers: dict[tuple[str, str], Any] = {}
+        for split, readers in (("train", plan.readers if plan else {}), ("val", val_readers or {})):
+            self._readers |= {(task, split): reader for task, reader in readers.items()}
+        self._transforms: dict[tuple[str, str], Any] = {}
+        self._on_read = on_read
+
+    def make(self, order: Order) -> Batch:
+        """The batch that was ordered.
+
+        Raises:
+            DataError: Too many samples cannot be used, or a task refuses what it was given.
+            LoadingError: Code of a task failed.
+        """
+        return self._train(order) if isinstance(order, TrainOrder) else self._judge(order)
+
+    def _train(self, order: TrainOrder) -> Batch:
+        assert self._plan is not None and self._sampler is not None
+        task, numbers = (
+            self._plan.tasks[order.task],
+            self._sampler.micro_rows(order.step, order.task, order.micro),
+        )
+        rows, where = numbers.rows, f"step {order.step}"
+        samples: list[Sample] = []
+        corrupt: list[list[CorruptSample]] = []
+        for draw, place, index in zip(
+            rows.draws.tolist(), rows.places.tolist(), rows.indices.tolist(), strict=True
+        ):
+            sample, bad = self._usable(order.task, draw, place, index, where)
+            samples.append(sample)
+            corrupt.append(bad)
+        if task.mixes:
+            for begin in range(0, len(samples), task.group_size):
+                group = slice(begin, begin + task.group_size)
+                place = int(rows.places[begin]) // task.group_size
+                rng = generator(self._plan.seed, "mix", order.task, int(rows.draws[begin]), place)
+                samples[group] = self._mixed(order.task, samples[group], rng, where)
+        own = numbers.own
+        batch = self._collated(order.task, samples[own], where)
+        return replace(
+            batch,
+            task=order.task,
+            slots=torch.from_numpy(rows.slots[own].copy()),
+            starts=torch.from_numpy(rows.starts[own].copy()),
+            group_size=task.group_size,
+            group_ranks=numbers.group_ranks,
+            corrupt=tuple(bad for of_row in corrupt[own] for bad in of_row),
+        )
+
+    def _judge(self, order: JudgeOrder) -> Batch:
+        samples, kept, corrupt = [], [], []
+        for row, index in enumerate(order.indices.tolist()):
+            try:
+                # Validation is not random; transforms get a generator since their signature has one.
+                samples.append(
+                    self._sample(order.task, "val", index, generator(0, "val", index), "evaluation")
+                )
+                kept.append(row)
+            except DataError as error:
+                corrupt.append(CorruptSample(order.task, _id(error, order.task, index), str(error)))
+        slots, starts = torch.from_numpy(order.slots[kept]), torch.from_numpy(order.starts[kept])
+        if not samples:
+            return Batch(order.task, (), {}, corrupt=tuple(corrupt))
+        batch = self._collated(order.task, samples, "evaluation")
+        return replace(batch, task=order.task, slots=slots, starts=starts, corrupt=tuple(corrupt))
+
+    def _usable(
+        self, task: str, draw: int, place: int, index: int, where: str
+    ) -> tuple[Sample, list[CorruptSample]]:
+        """The sample of a row, or the first usable one in its place, and those that were not usable."""
+        assert self._plan is not None
+        seed, plan = self._plan.seed, self._plan.tasks[task]
+        others = replacements(seed, task, draw, place, index, plan.size, plan.sequences)
+        faults: list[tuple[str, str]] = []
+        while True:
+            attempt = (len(faults),) if faults else ()
+            rng = generator(seed, "augment", task, draw, place, *attempt)
+            try:
+                sample = self._sample(task, "train", index, rng, where)
+            except DataError as error:
+                faults.append((_id(error, task, index), str(error)))
+                following = next(others, None)
+                if following is None:
+                    raise DataError(
+                        f"task '{task}', {where}: sample '{faults[0][0]}' and all {len(faults) - 1} tried in its "
+                        f"place cannot be used, the last because: {faults[-1][1]}",
+                        faults[0][0],
+                    ) from error
+                index = following
+            else:
+                return sample, [CorruptSample(task, name, reason, sample.id) for name, reason in faults]
+
+    def _sample(self, task: str, split: str, index: int, rng: np.random.Generator, where: str) -> Sample:
+        if self._on_read is not None:
+            self._on_read(task, index)
+        name = f"index {index}"
+        try:
+            sample = self._reader(task, split)[index]
+            name = f"'{sample.id}' (index {index})"
+            return self._transform(task, split)(sample, rng)
+        except (DataError, ConfigError):
+            raise
+        except Exception as error:
+            raise LoadingError(f"task '{task}', sample {name}, {where}: {_said(error)}") from error
+
+    def _mixed(
+        self, task: str, samples: Sequence[Sample], rng: np.random.Generator, where: str
+    ) -> Sequence[Sample]:
+        try:
+            mixed = self._sources[task].mix(samples, rng)
+        except (DataError, ConfigError):
+            raise
+        except Exception as error:
+            names = _names(samples)
+            raise LoadingError(f"task '{task}', mixing samples {names}, {where}: {_said(error)}") from error
+        if len(mixed) != len(samples):
+            raise LoadingError(
+                f"task '{task}', {where}: mix() returned {len(mixed)} samples for a group of {len(samples)}"
+            )
+        return mixed
+
+    def _collated(self, task: str, samples: Sequence[Sample], where: str) -> Batch:
+        try:
+            batch = self._sources[task].collate(samples)
+        except (DataError, ConfigError):
+            raise
+        except Exception as error:
+            names = _names(samples)
+            raise LoadingError(
+                f"task '{task}', collating samples {names}, {where}: {_said(error)}"
+            ) from error
+        if len(batch) != len(samples):
+            raise LoadingError(
+                f"task '{task}', {where}: collate() made {len(batch)} rows (ids) of {len(samples)} samples"
+            )
+        return batch
+
+    def _reader(self, task: str, split: str) -> SampleReader:
+        key = (task, split)
+        if key not in self._readers:
+            self._readers[key] = self._sources[task].reader(split)
+        return self._readers[key]
+
+    def _transform(self, task: str, split: str) -> Callable[[Sample, np.random.Generator], Sample]:
+        key = (task, split)
+        if key not in self._transforms:
+            self._transforms[key] = self._sources[task].transform(split)
+        return self._transforms[key]
+
+
+def _id(error: DataError, task: str, index: int) -> str:
+    return error.sample_id or f"{task}[{index}]"
+
+
+def _names(samples: Sequence[Sample]) -> str:
+    shown = ", ".join(f"'{sample.id}'" for sample in samples[:4])
+    return shown + (f" and {len(samples) - 4} more" if len(samples) > 4 else "")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
