@@ -60,6 +60,8 @@ def test_outlines_hold_masks_without_holes_exactly(seed: int):
     assert polygons is not None
     assert (filled(polygons, *mask.shape) == mask).all()
     assert all(len(polygon) >= 8 for polygon in polygons)
+    moved = [[v - (3, 5)[i % 2] for i, v in enumerate(p)] for p in outlines(mask, 3, 5) or []]
+    assert moved == polygons
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -73,7 +75,7 @@ def test_a_ring_becomes_run_lengths_and_touching_corners_stay_apart():
     ring[2:7, 2:7] = True
     ring[4, 4] = False
     assert outlines(ring) is None
-    assert isinstance(to_segmentation(ring), dict)
+    assert isinstance(to_segmentation(ring, (2, 2, 7, 7)), dict)
     corners = np.zeros((4, 4), dtype=bool)
     corners[0:2, 0:2] = corners[2:4, 2:4] = True
     assert sorted(map(len, outlines(corners) or [])) == [8, 8]

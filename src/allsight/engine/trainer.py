@@ -47,7 +47,7 @@ class StepResult:
         grad_norm: Before clipping.
         seconds: Of the whole step, waiting included.
         wait_s: Of it, waiting for data.
-        samples: In the global batch, all tasks together.
+        samples: Task -> rows of its global batch.
         skipped: The step was not finite and changed nothing.
         metrics: Results of an evaluation that followed the step.
     """
@@ -59,7 +59,7 @@ class StepResult:
     grad_norm: float
     seconds: float
     wait_s: float
-    samples: int
+    samples: Mapping[str, int]
     skipped: bool
     metrics: Mapping[str, float] | None = None
 
@@ -271,7 +271,7 @@ class Trainer:
             grad_norm=report.grad_norm,
             seconds=time.perf_counter() - begun,
             wait_s=step.wait_s,
-            samples=sum(step.sizes[name] for name in step.tasks),
+            samples={name: step.sizes[name] for name in step.tasks},
             skipped=not report.is_finite,
         )
 
@@ -376,13 +376,12 @@ class Trainer:
                 "grad_norm": result.grad_norm,
                 "seconds": result.seconds,
                 "wait_s": result.wait_s,
-                "samples": result.samples,
+                "samples": sum(result.samples.values()),
             },
         )
         for task, losses in result.losses.items():
-            self.events.write(
-                "train", result.number, task=task, values={"loss": sum(losses.values()), **losses}
-            )
+            values = {"loss": sum(losses.values()), **losses, "samples": result.samples[task]}
+            self.events.write("train", result.number, task=task, values=values)
 
     def _name_culprits(self, step: Step, faults: Sequence[tuple[Batch, Tensor]], report: StepReport) -> None:
         """Say which samples were in the micro-batches whose loss was not finite."""

@@ -46,24 +46,32 @@ class Camera:
         scale = self.focal_px / max(depth, 1e-3)
         return self.size_px / 2 + x * scale, self.size_px / 2 + row * scale, depth
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """From homogeneous points of the world to (column, row, 1) * depth [3, 4]."""
+        cos, sin, f, middle = (
+            math.cos(self.pitch_rad),
+            math.sin(self.pitch_rad),
+            self.focal_px,
+            self.size_px / 2,
+        )
+        depth = np.array([0.0, cos, -sin, sin * self.height_m])
+        row = np.array([0.0, -sin, -cos, cos * self.height_m])
+        return np.stack([np.array([f, 0.0, 0.0, 0.0]) + middle * depth, f * row + middle * depth, depth])
+
     def windows(self, points: np.ndarray) -> list[tuple[int, int, int, int]]:
-        """Pixels around groups of points of the world.
+        """Pixels around groups of points.
 
         Args:
-            points: [groups, points, 3].
+            points: (column, row, 1) * depth [groups, points, 3].
         Returns:
             Top, left, bottom, right of each group, inside the picture and not empty.
         """
-        cos, sin = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
-        ahead, down = points[..., 1], self.height_m - points[..., 2]
-        scale = self.focal_px / np.maximum(ahead * cos + down * sin, 1e-3)
-        columns = points[..., 0] * scale + self.size_px / 2
-        rows = (down * cos - ahead * sin) * scale + self.size_px / 2
-        last = self.size_px - 1
-        top, left = np.clip(np.floor((rows.min(1), columns.min(1))), 0, last).astype(int)
-        low, right = np.clip(np.ceil((rows.max(1), columns.max(1))), 1, self.size_px).astype(int)
-        edges = (top, left, np.maximum(low, top + 1), np.maximum(right, left + 1))
-        return list(zip(*(edge.tolist() for edge in edges), strict=True))
+        places = points[..., :2] / np.maximum(points[..., 2:], 1e-3)
+        low = np.minimum(np.maximum(np.floor(places.min(axis=1)), 0), self.size_px - 1)
+        high = np.maximum(np.minimum(np.ceil(places.max(axis=1)), self.size_px), low + 1)
+        edges = np.concatenate([low, high], axis=1).astype(int).tolist()
+        return [(top, left, bottom, right) for left, top, right, bottom in edges]
 
     @lru_cache(maxsize=4)  # noqa: B019 (cameras are small values, and few are kept)
     def rays(self, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

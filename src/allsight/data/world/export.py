@@ -92,7 +92,7 @@ def coco_part(scene: Scene, rendered: Rendered) -> dict[str, Any]:
                 "bbox": [left, top, right - left, low - top],
                 "area": toy.pixels,
                 "iscrowd": 0,
-                "segmentation": to_segmentation(rendered.instances == k + 1),
+                "segmentation": to_segmentation(rendered.instances == k + 1, toy.box_xyxy_px),
                 "attributes": {"colour": toy.colour, "size": toy.size, "texture": toy.texture},
                 "visible": toy.visible,
             }

@@ -11,18 +11,30 @@ from jaxtyping import Bool
 Corner = tuple[int, int]
 
 
-def to_segmentation(mask: Bool[np.ndarray, "h w"]) -> list[list[int]] | dict[str, object]:
+def to_segmentation(
+    mask: Bool[np.ndarray, "h w"], box_xyxy_px: tuple[int, int, int, int]
+) -> list[list[int]] | dict[str, object]:
     """Polygons along the edges of the pixels, or run lengths if the mask has holes.
 
     A polygon's inside, by the rule of pixel centres, is the mask exactly; coordinates count from the left
     and upper edge of the picture. Polygons cannot say that a part is missing in their middle.
+
+    Args:
+        mask: The whole picture.
+        box_xyxy_px: A box around the mask; nothing is searched outside it.
     """
-    polygons = outlines(mask)
+    left, top, right, low = box_xyxy_px
+    polygons = outlines(mask[top:low, left:right], left, top)
     return run_lengths(mask) if polygons is None else polygons
 
 
-def outlines(mask: Bool[np.ndarray, "h w"]) -> list[list[int]] | None:
-    """Outlines of the mask's parts as flat lists x, y, x, y, ..., clockwise; None if it has a hole."""
+def outlines(mask: Bool[np.ndarray, "h w"], left: int = 0, top: int = 0) -> list[list[int]] | None:
+    """Outlines of the mask's parts as flat lists x, y, x, y, ..., clockwise; None if it has a hole.
+
+    Args:
+        mask: A window of the picture.
+        left, top: Where in the picture the window is.
+    """
     filled = np.pad(mask.astype(np.int8), 1)
     # Edges run with the mask on their right-hand side. Each key (corner, heading) starts one straight edge.
     edges: dict[tuple[int, int, int], Corner] = {}
@@ -33,7 +45,7 @@ def outlines(mask: Bool[np.ndarray, "h w"]) -> list[list[int]] | None:
         x, y, heading = start = next(iter(edges))
         polygon, twice_area = [], 0
         while True:
-            polygon += [x, y]
+            polygon += [x + left, y + top]
             to_x, to_y = edges.pop((x, y, heading))
             twice_area += x * to_y - to_x * y
             x, y = to_x, to_y

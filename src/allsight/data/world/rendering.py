@@ -82,7 +82,8 @@ def render(scene: Scene) -> Rendered:
 
 def _layers(scene: Scene) -> list[_Layer]:
     """Layers of the toys, then of the stones."""
-    return [_layer(scene, toy) for toy in scene.toys + scene.stones]
+    toys = scene.toys + scene.stones
+    return [_layer(scene, toy, windows) for toy, windows in zip(toys, _windows(scene, toys), strict=True)]
 
 
 def _order(toys: tuple[Toy, ...]) -> list[int]:
@@ -162,15 +163,38 @@ def _develop(scene: Scene, canvas: np.ndarray) -> UInt8[np.ndarray, "s s 3"]:
     return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
 
 
-def _on_ground(toy: Toy, corners: np.ndarray) -> np.ndarray:
-    """Points of the toy's frame in the world's [..., 3]."""
-    cos, sin = math.cos(toy.turn_rad) * toy.scale_m, math.sin(toy.turn_rad) * toy.scale_m
-    x, y = corners[..., 0], corners[..., 1]
-    columns = (toy.x_m + cos * x - sin * y, toy.y_m + sin * x + cos * y, toy.scale_m * corners[..., 2])
-    return np.stack(columns, axis=-1)
+Window = tuple[int, int, int, int]
 
 
-def _union(windows: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+def _windows(scene: Scene, toys: tuple[Toy, ...], shadows: bool = False) -> list[list[Window]]:
+    """Top, left, bottom, right of the pixels in which each part of each toy is seen, or its shadow on the ground."""
+    camera, points = scene.camera.matrix, []
+    sun_x, sun_y, sun_z = scene.sun.direction
+    for toy in toys:
+        cos, sin = math.cos(toy.turn_rad) * toy.scale_m, math.sin(toy.turn_rad) * toy.scale_m
+        # The shadow of a box is the hull of its corners pushed along the light onto the ground.
+        up = (
+            (-toy.scale_m * sun_x / sun_z, -toy.scale_m * sun_y / sun_z, 0.0)
+            if shadows
+            else (0.0, 0.0, toy.scale_m)
+        )
+        world_from_toy = np.array(
+            [
+                [cos, -sin, up[0], toy.x_m],
+                [sin, cos, up[1], toy.y_m],
+                [0.0, 0.0, up[2], 0.0],
+                [0.0, 0.0, 0.0, 1.0],
+            ]
+        )
+        points.append(shape(toy.shape).corners @ (camera @ world_from_toy).T)
+    if not points:
+        return []
+    windows = iter(scene.camera.windows(np.concatenate(points).reshape(-1, 8, 3)))
+    return [[next(windows) for _ in shape(toy.shape).parts] for toy in toys]
+
+
+def _union(windows: list[Window]) -> Window:
+    """The window around all of these."""
     tops, lefts, lows, rights = zip(*windows, strict=True)
     return min(tops), min(lefts), max(lows), max(rights)
 
@@ -182,10 +206,9 @@ def _turned(toy: Toy, vector: Triple) -> Triple:
     return cos * x + sin * y, cos * y - sin * x, z
 
 
-def _layer(scene: Scene, toy: Toy) -> _Layer:
+def _layer(scene: Scene, toy: Toy, windows: list[Window]) -> _Layer:
     """Cast rays at a toy alone."""
     form, camera = shape(toy.shape), scene.camera
-    windows = camera.windows(_on_ground(toy, form.corners))
     top, left, low, right = _union(windows)
     across, ahead, up = camera.rays(SAMPLES)
     fine = slice(top * SAMPLES, low * SAMPLES), slice(left * SAMPLES, right * SAMPLES)
@@ -287,33 +310,32 @@ _SHADOW = 0.52
 
 def _cast_shadows(scene: Scene, canvas: np.ndarray) -> None:
     """Darken the ground where toys keep the sun off, with soft edges."""
-    side = scene.camera.size_px
-    sun_x, sun_y, sun_z = scene.sun.direction
+    camera, place = scene.camera, scene.place
+    edge = camera.project(0.0, place.wall_m, 0.0)[1] if place.wall_m else camera.horizon_px
+    first = max(0, math.ceil(edge))
+    across, ahead, up = camera.rays(1)
+    side = camera.size_px
     dark = np.zeros((side, side), dtype=np.float32)
-    across, ahead, up = scene.camera.rays(1)
-    first = int(max(0, math.ceil(scene.camera.horizon_px)))
-    wall_row = scene.camera.project(0.0, scene.place.wall_m, 0.0)[1] if scene.place.wall_m else 0.0
-    first = max(first, round(wall_row))
-    for toy in scene.toys + scene.stones:
-        form = shape(toy.shape)
+    toys = scene.toys + scene.stones
+    for toy, windows in zip(toys, _windows(scene, toys, shadows=True), strict=True):
+        top, left, bottom, right = _union(windows)
+        top = max(top, first)
+        if top >= bottom:
+            continue
         inverse = 1.0 / toy.scale_m
-        light = _turned(toy, (sun_x, sun_y, sun_z))
-        # The shadow of a box is the hull of its corners pushed along the light onto the ground.
-        pushed = form.corners - form.corners[..., 2:] * (np.array(light) / sun_z)
-        windows = scene.camera.windows(_on_ground(toy, pushed))
-        for part, (top, left, bottom, right) in zip(form.parts, windows, strict=True):
-            if part.flat:
+        light = _turned(toy, scene.sun.direction)
+        depth = camera.height_m / -up[top:bottom]
+        ground_x, ground_y = across[:, left:right] * depth - toy.x_m, ahead[top:bottom] * depth - toy.y_m
+        x, y, _ = _turned(toy, (ground_x * inverse, ground_y * inverse, 0.0))
+        for part, window in zip(shape(toy.shape).parts, windows, strict=True):
+            rows = slice(max(window[0], top), max(window[2], top))
+            columns = slice(window[1], window[3])
+            if part.flat or rows.start == rows.stop:
                 continue
-            top = max(top, first)
-            if top >= bottom or left >= right:
-                continue
-            depth = scene.camera.height_m / -up[top:bottom]
-            x, y, _ = _turned(
-                toy, (across[:, left:right] * depth - toy.x_m, ahead[top:bottom] * depth - toy.y_m, 0.0)
-            )
-            t, _ = part.solid.hit((x * inverse, y * inverse, 0.0), light)
-            part_dark = dark[top:bottom, left:right]
-            np.maximum(part_dark, t < FAR, out=part_dark)
+            here = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+            t, _ = part.solid.hit((x[here], y[here], 0.0), light)
+            view = dark[rows, columns]
+            np.maximum(view, t < FAR, out=view)
     for _ in range(1 + side // 96):
         dark = _blur(dark)
     canvas *= (1.0 - (1.0 - _SHADOW) * dark)[..., None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def sample_scene(config: World.Config, split: str, stream: str, index: int) -> S
         if place.kind == "room":
             place = replace(place, wall_m=round(1.25 * max(toy.y_m + toy.scale_m for toy in toys), 4))
     else:
-        toys = _group(draws, config, place, camera, [])
+        toys = _group(draws, config, place, camera)
     stones = _stones(draws, config, place, camera, toys)
     return Scene(
         split=split,
@@ -172,112 +172,106 @@ def _sun(draws: Draws, place: Place) -> Sun:
     return Sun((x, y, z), direct, round(1.02 - direct, 4))
 
 
-def _paint(draws: Draws, config: World.Config, place: Place, name: str) -> tuple[Rgb, Rgb]:
-    share = 0.55 * config.colour_similarity
-    main = mix(draws.vary(COLOURS[name], 12), place.ground_rgb, share)
-    return main, mix(PATTERN_COLOURS[name], place.ground_rgb, share)
+@dataclass(frozen=True)
+class _Spot:
+    """A place that a shape of some scale would take: on the ground, and as a rectangle of the picture."""
 
+    kind: str
+    x: float
+    y: float
+    scale: float
+    radius: float
+    rect: Rect
 
-def _toy(
-    draws: Draws,
-    config: World.Config,
-    place: Place,
-    x: float,
-    y: float,
-    *,
-    kind: str,
-    size: str,
-    scale: float,
-) -> Toy:
-    colour = draws.choice(tuple(COLOURS))
-    texture = draws.choice(TEXTURES[1:]) if draws.chance(config.texture) else "plain"
-    turn = shape(kind).turn_rad
-    rgb, pattern = _paint(draws, config, place, colour)
-    # Toys are turned relative to the line of sight, so that what is turned a little is seen turned a little.
-    aim = math.atan2(-x, y)
-    return Toy(
-        kind,
-        colour,
-        size,
-        texture,
-        round(x, 4),
-        round(y, 4),
-        round(aim + draws.number(-turn, turn), 4),
-        scale,
-        rgb,
-        pattern,
-    )
-
-
-def outline_px(camera: Camera, toy: Toy) -> Rect:
-    """A rectangle about where the toy will be seen, not clipped to the picture."""
-    form = shape(toy.shape)
-    (x0, y0, _), (x1, y1, top) = form.bounds
-    half = toy.scale_m * max(-x0, x1, -y0, y1)
-    left, _, _ = camera.project(toy.x_m - half, toy.y_m, 0.0)
-    right, low, _ = camera.project(toy.x_m + half, toy.y_m - 0.5 * half, 0.0)
-    _, high, _ = camera.project(toy.x_m, toy.y_m, top * toy.scale_m)
-    return left, high, right, low
+    @classmethod
+    def of(cls, camera: Camera, kind: str, x: float, y: float, scale: float) -> _Spot:
+        (x0, y0, _), (x1, y1, top) = shape(kind).bounds
+        half = scale * max(-x0, x1, -y0, y1)
+        left, _, _ = camera.project(x - half, y, 0.0)
+        right, low, _ = camera.project(x + half, y - 0.5 * half, 0.0)
+        _, high, _ = camera.project(x, y, top * scale)
+        return cls(kind, x, y, scale, shape(kind).radius * scale, (left, high, right, low))
 
 
 def _covered(back: Rect, front: Rect) -> float:
     """Part of `back` that `front` covers."""
     width = min(back[2], front[2]) - max(back[0], front[0])
     height = min(back[3], front[3]) - max(back[1], front[1])
-    area = max((back[2] - back[0]) * (back[3] - back[1]), 1e-6)
-    return max(width, 0.0) * max(height, 0.0) / area
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / ((back[2] - back[0]) * (back[3] - back[1]))
 
 
 _LEAST, _MOST = 0.085, 0.62
 """Smallest and largest extent of a toy in the picture, as parts of its side (portraits aside)."""
 
 
-def _fits(config: World.Config, camera: Camera, toy: Toy, others: list[Toy]) -> bool:
+def _fits(config: World.Config, camera: Camera, spot: _Spot, taken: list[_Spot]) -> bool:
     """Whether a toy is in view at a fair size, on free ground, hiding and hidden no more than is allowed."""
-    rect, side = outline_px(camera, toy), camera.size_px
+    rect, side = spot.rect, camera.size_px
     extents = rect[2] - rect[0], rect[3] - rect[1]
     if min(extents) < max(5.0, _LEAST * side) or max(extents) > _MOST * side:
         return False
     if _covered(rect, (0.0, 0.0, float(side), float(side))) < 0.85:
         return False
-    radius = shape(toy.shape).radius * toy.scale_m
-    for other in others:
-        apart = math.hypot(toy.x_m - other.x_m, toy.y_m - other.y_m)
-        if apart < 1.08 * (radius + shape(other.shape).radius * other.scale_m):
+    for other in taken:
+        if math.hypot(spot.x - other.x, spot.y - other.y) < 1.08 * (spot.radius + other.radius):
             return False
-        rects = (rect, outline_px(camera, other))
-        back, front = rects if toy.y_m > other.y_m else rects[::-1]
-        if _covered(back, front) > max(0.9 * config.occlusion, 0.02):
+        back, front = (spot, other) if spot.y > other.y else (other, spot)
+        if _covered(back.rect, front.rect) > max(0.9 * config.occlusion, 0.02):
             return False
     return True
+
+
+def _toy(draws: Draws, config: World.Config, place: Place, spot: _Spot, size: str) -> Toy:
+    """Dress the shape of a spot."""
+    colour = draws.choice(tuple(COLOURS))
+    texture = draws.choice(TEXTURES[1:]) if draws.chance(config.texture) else "plain"
+    share = 0.55 * config.colour_similarity
+    # Toys are turned relative to the line of sight, so that what is turned a little is seen turned a little.
+    turn, aim = shape(spot.kind).turn_rad, math.atan2(-spot.x, spot.y)
+    return Toy(
+        shape=spot.kind,
+        colour=colour,
+        size=size,
+        texture=texture,
+        x_m=round(spot.x, 4),
+        y_m=round(spot.y, 4),
+        turn_rad=round(aim + draws.number(-turn, turn), 4),
+        scale_m=spot.scale,
+        rgb=mix(draws.vary(COLOURS[colour], 12), place.ground_rgb, share),
+        pattern_rgb=mix(PATTERN_COLOURS[colour], place.ground_rgb, share),
+    )
 
 
 _TRIES = 40
 _NEAREST_M, _FARTHEST_M = 2.6, 9.0
 
 
-def _group(draws: Draws, config: World.Config, place: Place, camera: Camera, toys: list[Toy]) -> list[Toy]:
+def _group(draws: Draws, config: World.Config, place: Place, camera: Camera) -> list[Toy]:
     """Several toys at free places, some of them behind others on purpose."""
-    count = draws.integer(*config.objects)
+    toys: list[Toy] = []
+    taken: list[_Spot] = []
     farthest = min(_FARTHEST_M, place.wall_m - 1.2) if place.wall_m else _FARTHEST_M
-    for _ in range(count):
+    for _ in range(draws.integer(*config.objects)):
         kind, size = draws.choice(SHAPES), draws.choice(tuple(SIZES))
         scale = round(SIZES[size] * draws.number(0.94, 1.06), 4)
         overlap = draws.chance(config.occlusion)
         for attempt in range(_TRIES):
-            if overlap and toys and attempt < _TRIES // 2:
-                other = toys[draws.integer(0, len(toys) - 1)]
-                y = other.y_m + draws.number(-2.0, 2.5)
-                x = other.x_m / other.y_m * y + draws.number(-0.8, 0.8) * (scale + other.scale_m) * 0.5
+            if overlap and taken and attempt < _TRIES // 2:
+                other = taken[draws.integer(0, len(taken) - 1)]
+                y = other.y + draws.number(-2.0, 2.5)
+                x = other.x / other.y * y + draws.number(-0.8, 0.8) * (scale + other.scale) * 0.5
             else:
                 # Even in the picture rather than on the ground: far places are many.
                 y = 1.0 / draws.number(1.0 / farthest, 1.0 / _NEAREST_M)
                 x = y * draws.number(-0.46, 0.46) / camera.focal
             if not _NEAREST_M <= y <= farthest:
                 continue
-            toy = _toy(draws, config, place, x, y, kind=kind, size=size, scale=scale)
-            if _fits(config, camera, toy, toys):
-                toys.append(toy)
+            spot = _Spot.of(camera, kind, x, y, scale)
+            if _fits(config, camera, spot, taken):
+                taken.append(spot)
+                toys.append(_toy(draws, config, place, spot, size))
                 break
     return toys
 
@@ -291,20 +285,19 @@ def _portrait(
     y = depth * math.cos(camera.pitch_rad) + 0.4 * scale
     widest = max(abs(value) for corner in shape(kind).bounds for value in corner[:2]) * scale
     room = max(0.0, 0.46 * depth / camera.focal - widest)
-    main = _toy(draws, config, place, draws.number(-1.0, 1.0) * room, y, kind=kind, size=size, scale=scale)
-    toys = [main]
+    taken = [_Spot.of(camera, kind, draws.number(-1.0, 1.0) * room, y, scale)]
+    toys = [_toy(draws, config, place, taken[0], size)]
     for _ in range(draws.integer(0, 2) if config.objects[1] > 1 else 0):
         for _ in range(_TRIES):
-            other_size = draws.choice(tuple(SIZES))
-            other_scale = round(SIZES[other_size] * draws.number(0.94, 1.06), 4)
+            size = draws.choice(tuple(SIZES))
+            other = round(SIZES[size] * draws.number(0.94, 1.06), 4)
             # So far away that it is at most about half as tall in the picture as the main toy.
-            far = y * max(1.0, other_scale / scale) * draws.number(1.7, 2.6)
+            far = y * max(1.0, other / scale) * draws.number(1.7, 2.6)
             x = far * draws.number(-0.5, 0.5) / camera.focal
-            toy = _toy(
-                draws, config, place, x, far, kind=draws.choice(SHAPES), size=other_size, scale=other_scale
-            )
-            if _fits(config, camera, toy, toys):
-                toys.append(toy)
+            spot = _Spot.of(camera, draws.choice(SHAPES), x, far, other)
+            if _fits(config, camera, spot, taken):
+                taken.append(spot)
+                toys.append(_toy(draws, config, place, spot, size))
                 break
     return toys
 

@@ -49,10 +49,16 @@ class Shape:
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """Corners of the boxes around the parts [parts, 8, 3]."""
-        boxes = [part.solid.bounds for part in self.parts]
+        """Corners of the boxes around the parts, homogeneous [parts * 8, 4]."""
+        boxes = (part.solid.bounds for part in self.parts)
         return np.array(
-            [[(x, y, z) for x in (a[0], b[0]) for y in (a[1], b[1]) for z in (a[2], b[2])] for a, b in boxes]
+            [
+                (x, y, z, 1.0)
+                for a, b in boxes
+                for x in (a[0], b[0])
+                for y in (a[1], b[1])
+                for z in (a[2], b[2])
+            ]
         )
 
     @cached_property

@@ -31,6 +31,8 @@ Point = tuple[Real, Real, Real]
 FAR = np.float32(1e9)
 """The t of a ray that misses."""
 
+_TINY = np.float32(1e-7)
+
 
 @dataclass(frozen=True)
 class Ellipsoid:
@@ -146,17 +148,18 @@ class Polyhedron:
     def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, np.ndarray]:
         enter: Number = -FAR
         leave: Number = FAR
-        face = np.zeros(1, dtype=np.uint8)
+        face = np.zeros(np.broadcast(*direction).shape, dtype=np.uint8)
         for number, (nx, ny, nz, height) in enumerate(self.planes):
             toward = _dot((nx, ny, nz), direction)
             gap = height - _dot((nx, ny, nz), origin)
-            if isinstance(gap, float):
-                # Seen from outside a plane is a way in, from inside a way out, for all rays alike.
-                t = np.where((toward < 0) if gap < 0 else (toward > 0), gap / toward, FAR)
+            if isinstance(toward, np.ndarray):
+                # Seen from outside a plane is a way in, from inside a way out, for all rays alike; a ray that
+                # never crosses it comes in, or goes out, too far away to count.
                 if gap >= 0:
-                    leave = np.minimum(leave, t)
+                    leave = np.minimum(leave, gap / np.maximum(toward, _TINY))
                     continue
-                face = np.where(t > enter, np.uint8(number), face)
+                t = gap / np.minimum(toward, -_TINY)
+                np.copyto(face, np.uint8(number), where=t > enter)
                 enter = np.maximum(enter, t)
             elif toward < 0:
                 enter = np.maximum(enter, gap * (1.0 / toward))
