@@ -50,8 +50,8 @@ def outlines(mask: Bool[np.ndarray, "h w"], left: int = 0, top: int = 0) -> list
             twice_area += x * to_y - to_x * y
             x, y = to_x, to_y
             # Where two parts touch at a corner, turning right stays with the part one came from.
-            right, left = (heading + 1) % 4, (heading + 3) % 4
-            heading = right if (x, y, right) in edges or (x, y, right) == start else left
+            to_right, to_left = (heading + 1) % 4, (heading + 3) % 4
+            heading = to_right if (x, y, to_right) in edges or (x, y, to_right) == start else to_left
             if (x, y, heading) == start:
                 break
         if twice_area < 0:

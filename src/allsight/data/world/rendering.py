@@ -164,20 +164,18 @@ def _develop(scene: Scene, canvas: np.ndarray) -> UInt8[np.ndarray, "s s 3"]:
 
 
 Window = tuple[int, int, int, int]
+"""Top, left, bottom, right of some pixels."""
 
 
 def _windows(scene: Scene, toys: tuple[Toy, ...], shadows: bool = False) -> list[list[Window]]:
-    """Top, left, bottom, right of the pixels in which each part of each toy is seen, or its shadow on the ground."""
+    """Where each part of each toy is seen, or its shadow on the ground."""
     camera, points = scene.camera.matrix, []
     sun_x, sun_y, sun_z = scene.sun.direction
     for toy in toys:
         cos, sin = math.cos(toy.turn_rad) * toy.scale_m, math.sin(toy.turn_rad) * toy.scale_m
         # The shadow of a box is the hull of its corners pushed along the light onto the ground.
-        up = (
-            (-toy.scale_m * sun_x / sun_z, -toy.scale_m * sun_y / sun_z, 0.0)
-            if shadows
-            else (0.0, 0.0, toy.scale_m)
-        )
+        height = toy.scale_m
+        up = (-height * sun_x / sun_z, -height * sun_y / sun_z, 0.0) if shadows else (0.0, 0.0, height)
         world_from_toy = np.array(
             [
                 [cos, -sin, up[0], toy.x_m],
