@@ -192,6 +192,35 @@ def test_coco_json_is_complete_and_agrees_with_the_pictures(world: Path):
                 assert (*corners.min(axis=0), *corners.max(axis=0)) == toy.box_xyxy_px
 
 
+def test_the_readers_of_real_data_give_back_what_was_rendered(world: Path):
+    from allsight.data.readers import open_reader
+
+    detection, segmentation, classification = (
+        open_reader(f"{format}:{format}", root=world, split="val")
+        for format in ("coco", "label_maps", "imagefolder")
+    )
+    assert detection.classes == classification.classes == SHAPES and segmentation.classes == LABEL_CLASSES
+    portraits = {sample.id.rpartition("/")[2]: sample for sample in (classification[i] for i in range(12))}
+    number = {"portraits": 0, "scenes": 0}
+    for scene, _ in read_scenes(world, "val"):
+        number[scene.stream] += 1
+        if scene.main is not None:
+            label = portraits[f"{scene.name}.jpg"].targets["label"]
+            assert classification.classes[label] == scene.toys[scene.main].shape
+            continue
+        index, rendered = scene.index, render(scene)
+        labels = segmentation[index].targets["label_map"].pixels.numpy()
+        assert (labels == rendered.labels).all()
+        objects = detection[index].targets["objects"]
+        assert [detection.classes[label] for label in objects.labels] == [toy.shape for toy in scene.toys]
+        assert objects.boxes_xyxy_px.tolist() == [list(toy.box_xyxy_px) for toy in scene.toys]
+        for position, mask in enumerate(objects.masks.numpy()):
+            assert (mask == (rendered.instances == position + 1)).all()
+        pixels = detection[index].inputs["image"].pixels.permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(pixels - rendered.picture).mean() < 6
+    assert number == {"portraits": 12, "scenes": 12}
+
+
 def test_the_world_says_what_it_is(world: Path):
     tree = json.loads((world / "world.json").read_text())
     assert tree["format"] == 1 and tree["seed"] == 7

@@ -12,7 +12,7 @@ Corner = tuple[int, int]
 
 
 def to_segmentation(
-    mask: Bool[np.ndarray, "h w"], box_xyxy_px: tuple[int, int, int, int]
+    mask: Bool[np.ndarray, "h w"], box_xyxy_px: tuple[int, int, int, int] | None = None
 ) -> list[list[int]] | dict[str, object]:
     """Polygons along the edges of the pixels, or run lengths if the mask has holes.
 
@@ -21,9 +21,9 @@ def to_segmentation(
 
     Args:
         mask: The whole picture.
-        box_xyxy_px: A box around the mask; nothing is searched outside it.
+        box_xyxy_px: A box around the mask, if known; nothing is searched outside it.
     """
-    left, top, right, low = box_xyxy_px
+    left, top, right, low = box_xyxy_px or (0, 0, mask.shape[1], mask.shape[0])
     polygons = outlines(mask[top:low, left:right], left, top)
     return run_lengths(mask) if polygons is None else polygons
 
