@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 import torch
 from jaxtyping import UInt8
@@ -30,13 +32,11 @@ def replacements(
         for attempt in range(1, MOST_ATTEMPTS + 1):
             yield int(generator(seed, "replace", task, draw, place, attempt).integers(size))
         return
-    first = 0
-    for length in sequences:
-        if index < first + length:
-            break
-        first += length
-    for distance in range(1, min(MOST_ATTEMPTS, length)):
-        yield from (i for i in (index - distance, index + distance) if first <= i < first + length)
+    ends = list(accumulate(sequences))
+    number = bisect_right(ends, index)
+    frames = range(ends[number] - sequences[number], ends[number])
+    for distance in range(1, min(MOST_ATTEMPTS, len(frames))):
+        yield from (i for i in (index - distance, index + distance) if i in frames)
 
 
 class Ledger:
@@ -89,8 +89,9 @@ class Ledger:
             if share > limit:
                 return (
                     f"task '{task}': {self.count(task)} of {self._basis(task, size)} samples cannot be used "
-                    f"({share:.2%}, data.max_corrupt_fraction is {limit:.2%}), such as '{self._example(task)}'; "
-                    f"mend or remove them (events.jsonl names each), or raise data.max_corrupt_fraction"
+                    f"({share:.2%}, data.max_corrupt_fraction is {limit:.2%}), such as "
+                    f"'{self._example(task)}'; mend or remove them (events.jsonl names each), or raise "
+                    f"data.max_corrupt_fraction"
                 )
         return None
 

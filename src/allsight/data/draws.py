@@ -194,15 +194,14 @@ def _integrate(steps: list[int], table: list[list[Fraction]]) -> list[_Segment]:
     flat = [Fraction(0)] * len(table[0])
     constant, segments = flat, []
     for at, start in enumerate(steps):
-        linear, square = cumulative[at], flat
+        linear, square, span = cumulative[at], flat, 0
         if at + 1 < len(steps):
             span = steps[at + 1] - start
             square = [(b - a) / (2 * span) for a, b in zip(cumulative[at], cumulative[at + 1], strict=True)]
         unit = math.lcm(*(f.denominator for f in (*constant, *linear, *square)))
         whole = [tuple(int(f * unit) for f in row) for row in (constant, linear, square)]
         segments.append(_Segment(start, whole[0], whole[1], whole[2], unit))
-        if at + 1 < len(steps):
-            constant = [c + span * (a + span * s) for c, a, s in zip(constant, linear, square, strict=True)]
+        constant = [c + span * (a + span * s) for c, a, s in zip(constant, linear, square, strict=True)]
     return segments
 
 

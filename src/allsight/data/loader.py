@@ -109,8 +109,8 @@ class MetaDataloader:
 class EvaluationLoader:
     """The validation batches of one task that this rank judges; over all ranks each sample occurs once.
 
-    Samples that cannot be used are left out and named in `Batch.corrupt`; a batch may so become empty. Batches
-    stay on the CPU.
+    Samples that cannot be used are left out and named in `Batch.corrupt`; a batch may so become empty.
+    Batches stay on the CPU.
 
     Args:
         task: The task.

@@ -80,11 +80,9 @@ class BatchMaker:
 
     def _train(self, order: TrainOrder) -> Batch:
         assert self._plan is not None and self._sampler is not None
-        task, numbers = (
-            self._plan.tasks[order.task],
-            self._sampler.micro_rows(order.step, order.task, order.micro),
-        )
-        rows, where = numbers.rows, f"step {order.step}"
+        task, where = self._plan.tasks[order.task], f"step {order.step}"
+        numbers = self._sampler.micro_rows(order.step, order.task, order.micro)
+        rows, own = numbers.rows, numbers.own
         samples: list[Sample] = []
         corrupt: list[list[CorruptSample]] = []
         for draw, place, index in zip(
@@ -99,7 +97,6 @@ class BatchMaker:
                 place = int(rows.places[begin]) // task.group_size
                 rng = generator(self._plan.seed, "mix", order.task, int(rows.draws[begin]), place)
                 samples[group] = self._mixed(order.task, samples[group], rng, where)
-        own = numbers.own
         batch = self._collated(order.task, samples[own], where)
         return replace(
             batch,
@@ -146,8 +143,8 @@ class BatchMaker:
                 following = next(others, None)
                 if following is None:
                     raise DataError(
-                        f"task '{task}', {where}: sample '{faults[0][0]}' and all {len(faults) - 1} tried in its "
-                        f"place cannot be used, the last because: {faults[-1][1]}",
+                        f"task '{task}', {where}: sample '{faults[0][0]}' and all {len(faults) - 1} tried in "
+                        f"its place cannot be used, the last because: {faults[-1][1]}",
                         faults[0][0],
                     ) from error
                 index = following

@@ -16,7 +16,7 @@ from torch import Tensor
 
 _ALIGNMENT = 64
 HAS_SHARED_FILES = hasattr(os, "memfd_create")
-"""Linux: the tensors of a batch lie in one anonymous file that is passed on; elsewhere the pipe takes them."""
+"""Linux: the tensors of a batch lie in one anonymous file that is passed on; else the pipe takes them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def send(connection: Connection, value: Any) -> None:
     if not HAS_SHARED_FILES:
         block = torch.empty(size, dtype=torch.uint8)
         _fill(block, places, packer.tensors)
-        connection.send_bytes(block.numpy())
+        connection.send_bytes(block.numpy().tobytes())
         return
     handle = os.memfd_create("allsight-batch")
     try:

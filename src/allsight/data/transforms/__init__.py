@@ -16,6 +16,7 @@ from allsight.data.transforms.geometry import (
     RandomCrop,
     RandomResizedCrop,
     RandomScale,
+    ReflectPad,
     Resize,
 )
 from allsight.data.transforms.mixing import Mix, cutmix, mixup, soft_label
@@ -33,6 +34,7 @@ __all__ = [
     "RandomErasing",
     "RandomResizedCrop",
     "RandomScale",
+    "ReflectPad",
     "Resize",
     "Transform",
     "Window",

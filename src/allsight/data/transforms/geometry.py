@@ -7,10 +7,11 @@ the generator whatever the picture and whatever comes of it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from allsight.data.transforms.carry import (
     FILL,
@@ -20,7 +21,7 @@ from allsight.data.transforms.carry import (
     flip_horizontally,
     pad_right_and_below,
 )
-from allsight.types import Sample
+from allsight.types import DataError, LabelMap, Objects, Sample
 
 _ATTEMPTS = 10
 
@@ -142,6 +143,31 @@ class RandomCrop:
     def _place(self, size: int, crop: int, share: float) -> int:
         slack = size + 2 * self.padding_px - crop
         return int(share * (abs(slack) + 1)) * (1 if slack >= 0 else -1) - self.padding_px
+
+
+@dataclass(frozen=True)
+class ReflectPad:
+    """Surround the picture with its own mirror image, so that a crop that reaches over an edge sees picture.
+
+    For pictures with a label only: what is mirrored would need boxes and masks of its own.
+
+    Raises:
+        DataError: The sample has objects or a label map.
+    """
+
+    padding_px: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        annotated = [n for n, target in sample.targets.items() if isinstance(target, Objects | LabelMap)]
+        if annotated:
+            raise DataError(
+                f"{sample.id}: ReflectPad cannot carry '{annotated[0]}'; use RandomCrop", sample.id
+            )
+        image = sample.image
+        widths = ((0, 0), (self.padding_px, self.padding_px), (self.padding_px, self.padding_px))
+        pixels = torch.from_numpy(np.pad(image.pixels.numpy(), widths, mode="reflect"))
+        grown = replace(image, pixels=pixels, valid_hw_px=None)
+        return replace(sample, inputs={**sample.inputs, "image": grown})
 
 
 @dataclass(frozen=True)
