@@ -232,7 +232,7 @@ def test_wrong_settings_are_refused_with_the_nearest_right_one(tmp_path, monkeyp
     with pytest.raises(ConfigError, match=r"no option 'label'; did you mean 'labels'"):
         open_reader("imagefolder:pets", tmp_path, label="folder")
     monkeypatch.delenv("ALLSIGHT_DATA", raising=False)
-    with pytest.raises(ConfigError, match="set data.root or the environment variable ALLSIGHT_DATA"):
+    with pytest.raises(ConfigError, match=r"set data\.root or the environment variable ALLSIGHT_DATA"):
         open_reader("imagefolder:pets")
     monkeypatch.setenv("ALLSIGHT_DATA", str(tmp_path))
     assert_is_pets(open_reader("imagefolder:pets"))

@@ -81,13 +81,16 @@ class Config(BaseModel):
         return type(self).of(self, *args, **kwargs)
 
 
+_NoSettings = Config
+
+
 class Configured:
     """Mixin that links a class to its nested `Config`.
 
     A subclass without its own `Config` gets a fresh one, so that building from it never makes the parent.
     """
 
-    Config: ClassVar[Any] = Config
+    Config: ClassVar[Any] = _NoSettings
     family: ClassVar[Family | None] = None
     variants: ClassVar[Variants] = {}
 

@@ -23,7 +23,7 @@ class Segment:
     """
 
     modality: str
-    content: Shaped[Tensor, b * rest]
+    content: Shaped[Tensor, " b *rest"]
     mask: Bool[Tensor, "b t"] | None = None
     causal: bool = False
 
@@ -68,5 +68,5 @@ class Query:
     inputs: tuple[Segment, ...]
     among: Among
     read: int | None = None
-    labels: Shaped[Tensor, b * rest] | None = None
+    labels: Shaped[Tensor, " b *rest"] | None = None
     temperature: str = ""
