@@ -78,10 +78,11 @@ def _to_try(folder: Path, data: Path) -> list[str]:
 def _provide_world(folder: Path, *, quiet: bool) -> None:
     """The demo's world in `folder`, generated unless it is there already."""
     from allsight.cli.words import Counter
+    from allsight.config import build
     from allsight.data.world import World, generate_world
     from allsight.launch.run import usable_cores
 
-    config = World.Config(**_WORLD)
+    config = build(World.Config, _WORLD)
     if _holds(folder, config):
         print(f"using the world in {folder}")
         return

@@ -76,7 +76,7 @@ def numbers_of(values: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, int | float):
-            found[name] = value
+            found[name] = float(value)
         elif isinstance(value, str) and value in _WORDS:
             found[name] = _WORDS[value]
     return found

@@ -234,7 +234,9 @@ def _clipped(bboxes: list[Any], sizes_hw: np.ndarray, path: Path) -> Float32[np.
         raise DataError(f"{path}: a 'bbox' is not four numbers x, y, width, height ({error})") from error
     boxes[:, 2:] += boxes[:, :2]
     limits = np.tile(sizes_hw[:, ::-1], 2)
-    return np.clip(boxes, 0, limits).astype(np.float32)
+    # What is not finite stays so through the clipping, and is an error when its sample is read.
+    clipped = np.where(np.isfinite(boxes), np.clip(boxes, 0, limits), np.nan)
+    return clipped.astype(np.float32)
 
 
 def _printed(annotation: Mapping[str, Any]) -> str:

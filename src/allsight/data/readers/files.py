@@ -46,9 +46,9 @@ class FolderFiles:
         self.root = root
         found = []
         for folder, subfolders, files in os.walk(root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
+            subfolders[:] = [name for name in subfolders if not is_hidden(name)]
             below = Path(folder).relative_to(root).as_posix()
-            found += [name if below == "." else f"{below}/{name}" for name in files if not _is_hidden(name)]
+            found += [name if below == "." else f"{below}/{name}" for name in files if not is_hidden(name)]
         self.names = PackedStrings(sorted(found))
 
     def read(self, index: int) -> bytes:
@@ -65,7 +65,7 @@ class ZipFiles:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
+                members = [m for m in archive.infolist() if not m.is_dir() and not is_hidden(m.filename)]
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{path}: not a zip, or cut short ({error}); get or write it anew") from error
         for member in members:
@@ -109,7 +109,7 @@ class TarFiles:
         try:
             with tarfile.open(path, "r:") as archive:
                 for member in archive:
-                    if member.isfile() and not _is_hidden(member.name):
+                    if member.isfile() and not is_hidden(member.name):
                         members.append((member.name.removeprefix("./"), member.offset_data, member.size))
         except (tarfile.TarError, OSError) as error:
             raise DataError(
@@ -205,7 +205,7 @@ def splits_there(path: Path) -> list[str]:
     """Names of what looks like a split in a data set's folder."""
     found = set()
     for entry in path.iterdir():
-        if entry.is_dir() and not _is_hidden(entry.name):
+        if entry.is_dir() and not is_hidden(entry.name):
             found.add(entry.name)
         elif entry.suffix in ARCHIVE_SUFFIXES:
             found.add(re.sub(r"-\d+$", "", entry.stem))
@@ -258,5 +258,6 @@ def _unwrapped(files: Files, split: str) -> Files:
     return files
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a path holds a part that file systems and archivers keep for themselves."""
     return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.readers.classes import read_classes
-from allsight.data.readers.files import Files, FolderFiles, has_split, open_split
+from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
 from allsight.data.readers.pictures import leave_out_of, notes, pictures_of, read_or_refuse
 from allsight.types import DataError, Sample
 
@@ -89,7 +89,7 @@ class ImageFolder:
 
 def _empty_folders(root: Path, pictures: Files) -> list[str]:
     filled = {name.split("/")[0] for name in pictures.names if "/" in name}
-    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
     return sorted(folders - filled)
 
 

@@ -68,7 +68,7 @@ def comparison(record: RunRecord, others: Sequence[RunRecord]) -> Html:
     head = ("task", "metric", "here", "other", "difference", "other run", "samples here", "samples there")
     note = (
         "Each pair is taken where both runs have seen about equally many samples of the task, as late as "
-        "both go; the runs were judged at steps of their own, so the counts need not be equal to the last one."
+        "both go; the runs were judged at steps of their own, so the counts need not be quite equal."
     )
     return group([table(head, rows, numbers=(2, 3, 4, 6, 7)), tag("p", note, class_="note"), charts(drawn)])
 
