@@ -20,7 +20,9 @@ def test_three_kinds_of_task_learn_jointly():
     metrics = trainer.fit()
     trainer.close()
     for name, task in trainer.tasks.items():
-        assert metrics[f"{name}/{task.main_metric()}"] >= 0.9, metrics
+        # Without its state the drive ends near 0.5 (see below), with it near 0.9.
+        limit = 0.8 if name == "drive" else 0.95
+        assert metrics[f"{name}/{task.main_metric()}"] >= limit, metrics
 
 
 def test_the_drive_needs_its_state():
@@ -28,15 +30,14 @@ def test_the_drive_needs_its_state():
     alone = {
         "tasks.dots": None,
         "tasks.captions": None,
-        "schedule.steps": 50,
+        "schedule.steps": 80,
         "model.route": {"drive": "driver"},
         "model.parts": {"driver": dump(spike_run().model.parts["driver"])},
     }
     trainer = Trainer(replace(spike_run(), alone))
     for _ in trainer:
-        trainer._memory.forget([])
         trainer._memory.restore({})
-    assert trainer.evaluate()[f"drive/{trainer.tasks['drive'].main_metric()}"] < 0.85
+    assert trainer.evaluate()[f"drive/{trainer.tasks['drive'].main_metric()}"] < 0.7
     trainer.close()
 
 

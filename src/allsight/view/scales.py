@@ -14,10 +14,10 @@ from jaxtyping import Float64
 class Scale:
     """A straight or logarithmic map of `low..high` to pixels `start..end`."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: float | int
+    high: float | int
+    start: float | int
+    end: float | int
     log: bool = False
 
     def __call__(self, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
