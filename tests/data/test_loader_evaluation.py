@@ -1,6 +1,6 @@
 """Evaluation sees each sample once."""
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -113,13 +113,20 @@ def test_workers_of_the_training_loader_can_judge_in_between():
         steps.append(next(loader).batches)
         assert next(iter(judge)).ids == expected[0][0]
         steps += [next(loader).batches for _ in range(4)]
-        while loader.workforce._unwanted:
+        for _ in range(8):
             next(loader)
+        assert not loader.workforce._unwanted
         assert len(loader.workforce._done) <= 8
     for ours, theirs in zip(steps, expected_steps, strict=True):
         assert {task: [b.ids for b in ours[task]] for task in ours} == {
             task: [b.ids for b in theirs[task]] for task in theirs
         }
+
+
+def test_a_part_of_the_samples_is_spread_evenly_over_the_set():
+    indices = [index for rows in EvaluationOrder(1000, 8, max_samples=30) for index in rows.indices.tolist()]
+    gaps = {after - before for before, after in pairwise(indices)}
+    assert indices[0] == 0 and gaps <= {33, 34}
 
 
 @pytest.mark.parametrize("max_samples", [None, 7])
