@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from allsight import ops
 from allsight.cli import main
 from allsight.config import dump, dump_yaml
 from allsight.recipes import find_config
@@ -133,6 +134,20 @@ def test_weights_that_are_not_there_are_named(
     assert "tasc" in fault(["predict", str(trained), picture, "--task", "tasc"], capsys)
     line = fault(["predict", str(trained), picture, "--classes", str(tmp_path / "none.txt")], capsys)
     assert line.startswith("classes: ")
+
+
+def test_a_backend_that_cannot_be_had_is_refused_before_training(
+    world: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "joint_smoke", f"data.root={world}", "--runs", str(tmp_path), "--quiet"]
+    monkeypatch.setenv("ALLSIGHT_BACKEND", "refrence")
+    for verb in (words, ["doctor"]):
+        assert "ALLSIGHT_BACKEND: expected one of auto, reference, " in fault(verb, capsys)
+    monkeypatch.delenv("ALLSIGHT_BACKEND")
+    for name in [name for name, state in ops.status()["dcnv3"].backends.items() if not state.usable]:
+        monkeypatch.setenv("ALLSIGHT_BACKEND", name)
+        assert f"ALLSIGHT_BACKEND: dcnv3 cannot use '{name}' here" in fault(words, capsys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_world_is_not_written_over_something(tmp_path: Path, capsys: Capture) -> None:

@@ -101,8 +101,15 @@ def doctor(
     allsight doctor
     allsight doctor --json
     """
+    from allsight import ops
+    from allsight.config import ConfigError
     from allsight.launch.doctor import examine
 
+    # A wish that cannot be served is a finding here; a name that does not exist is a mistake.
+    try:
+        ops.current_backend()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     findings = examine(runs=runs, root=root)
     if as_json:
         print_json({section: {f.name: f.to_json() for f in found} for section, found in findings.items()})

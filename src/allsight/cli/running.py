@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from allsight.cli.words import Changes, Recipe, Trust, command, metric_lines
+from allsight.cli.words import Changes, Recipe, Trust, check_backend, command, metric_lines
 
 if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
@@ -95,25 +95,23 @@ def train_with_progress(
         words: What the user typed after `allsight`, for the run's record.
         notes: What else to write down at the start.
     """
+    from allsight.engine.checkpoint import newest_whole
     from allsight.engine.trainer import Trainer
+    from allsight.view import Progress
 
+    check_backend()
     trainer = Trainer(config, folder=folder, resume=resume, command=["allsight", *words])
     for note in notes:
         trainer.events.write("note", trainer.step, text=note)
     try:
-        if quiet or not trainer.ranks.is_first:
+        silent = quiet or not trainer.ranks.is_first
+        with Progress(steps=trainer.steps, tasks=list(trainer.tasks), silent=silent) as progress:
+            trainer.listeners.append(progress)
             metrics = trainer.fit()
-        else:
-            from allsight.view import Progress
-
-            with Progress(steps=trainer.steps, tasks=list(trainer.tasks)) as progress:
-                trainer.listeners.append(progress)
-                metrics = trainer.fit()
     except KeyboardInterrupt:
-        print(
-            f"stopped at step {trainer.step}; go on with: {command('train', folder, '--resume')}",
-            file=sys.stderr,
-        )
+        saved = newest_whole(folder / "checkpoints")
+        go_on = f"go on with: {command('train', folder, '--resume')}" if saved else "nothing was saved yet"
+        print(f"stopped at step {trainer.step}; {go_on}", file=sys.stderr)
         raise
     finally:
         trainer.close()

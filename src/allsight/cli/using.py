@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, metric_lines, print_json
+from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, check_backend, metric_lines, print_json
 
 if TYPE_CHECKING:
     from allsight.engine.predictor import Predictor
@@ -94,6 +94,7 @@ def predict(
 def _load(run: str, weights: str | None, classes: Path | None, trust: bool) -> Predictor:
     import allsight
 
+    check_backend()
     return allsight.load(run, weights, classes, trust=trust)
 
 

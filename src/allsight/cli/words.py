@@ -51,6 +51,27 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+def check_backend() -> None:
+    """Refuse an ALLSIGHT_BACKEND that no operator could follow, before anything is built or trained.
+
+    Raises:
+        ConfigError: Unknown name, or not usable on this machine.
+    """
+    from allsight import ops
+    from allsight.config import ConfigError
+
+    try:
+        statuses = ops.status()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for name, status in statuses.items():
+        if status.forced is not None and not status.backends[status.forced].usable:
+            raise ConfigError(
+                f"environment variable ALLSIGHT_BACKEND: {name} cannot use '{status.forced}' here "
+                f"({status.backends[status.forced].why}); unset it or take {status.chosen}"
+            )
+
+
 def metric_lines(metrics: Mapping[str, float]) -> list[str]:
     """`task/metric   value`, aligned."""
     width = max((len(name) for name in metrics), default=0)

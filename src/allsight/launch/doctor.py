@@ -97,7 +97,8 @@ def operators() -> list[Finding]:
         states = {backend: {"usable": s.usable, "why": s.why} for backend, s in status.backends.items()}
         value = {"chosen": status.chosen, "forced": status.forced, "backends": states}
         forced = f"; forced: {status.forced}" if status.forced else ""
-        found.append(Finding(name, f"{status.chosen} ({status.why}{forced})", value))
+        is_served = status.forced is None or status.backends[status.forced].usable
+        found.append(Finding(name, f"{status.chosen} ({status.why}{forced})", value, ok=is_served))
     return found
 
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Sequence
+from io import TextIOBase
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import IO, Protocol, TextIO, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from allsight.view.events import Event, numbers_of
 from allsight.view.figures import clock, count, short
 from allsight.view.pace import Pace, metrics_of
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+Stream = TextIO | TextIOBase
 
 _MOST_DATA_LINES = 5
+_REDRAW_S = 0.25
 
 
 class Progress:
@@ -41,7 +49,7 @@ class Progress:
         *,
         steps: int,
         tasks: Sequence[str] = (),
-        stream: TextIO | None = None,
+        stream: Stream | None = None,
         every_s: float = 10.0,
         silent: bool = False,
     ) -> None:
@@ -51,7 +59,7 @@ class Progress:
         self._silent = silent
         self._view: _View | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Progress:
         self._guarded(self._open)
         return self
 
@@ -86,7 +94,6 @@ class Progress:
             return
         if self._view is None:
             self._open()
-        self._pace.take(event)
         if self._view is not None:
             self._view.show(event)
 
@@ -122,7 +129,7 @@ class _View(Protocol):
 class _Lines:
     """Plain lines: the first step, then every few seconds, evaluations, alarms and the end."""
 
-    def __init__(self, pace: Pace, stream: TextIO, every_s: float) -> None:
+    def __init__(self, pace: Pace, stream: Stream, every_s: float) -> None:
         self._pace, self._stream, self._every_s = pace, stream, every_s
         self._begun_s = self._said_s = -math.inf
         self._step_due: tuple[int, float] | None = None
@@ -130,15 +137,14 @@ class _Lines:
 
     def show(self, event: Event) -> None:
         # The losses of a step follow its own event, so its line waits for whatever comes after them.
-        if self._step_due is not None and event["step"] != self._step_due[0]:
+        if self._step_due is not None and (event["kind"] != "train" or event["step"] != self._step_due[0]):
             self._say_step()
+        self._pace.take(event)
         if event["kind"] == "train":
             if event["task"] is None and self._is_due(event["step"], event["time"]):
                 self._step_due = (event["step"], event["time"])
             return
         text = event_line(event, self._pace)
-        if self._step_due is not None and (text or event["kind"] == "system"):
-            self._say_step()
         if text:
             self._write(text)
 
@@ -146,11 +152,11 @@ class _Lines:
         if self._step_due is not None:
             self._say_step()
 
-    def _is_due(self, step: int, time: float) -> bool:
+    def _is_due(self, step: int, now_s: float) -> bool:
         if self._begun_s == -math.inf:
-            self._begun_s = time
-        wait = max(self._every_s, (time - self._begun_s) / 100)
-        return step + 1 >= self._pace.steps or time - self._said_s >= wait
+            self._begun_s = now_s
+        wait = max(self._every_s, (now_s - self._begun_s) / 100)
+        return step + 1 >= self._pace.steps or now_s - self._said_s >= wait
 
     def _say_step(self) -> None:
         assert self._step_due is not None
@@ -198,24 +204,28 @@ def event_line(event: Event, pace: Pace) -> str:
 class _Live:
     """A few lines at the foot of the terminal that are drawn anew; what happened once scrolls by above."""
 
-    def __init__(self, pace: Pace, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
+    def __init__(self, pace: Pace, stream: Stream) -> None:
         self._pace = pace
         self._alarm = ""
-        self._console: Console = Console(file=stream)
+        self._console = Console(file=cast(IO[str], stream))
+        # No thread of its own: the loader forks, and a fork must not copy a lock that a thread holds.
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
-            refresh_per_second=4,
+            auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
         )
+        self._drawn_s = -math.inf
         self._live.start()
 
     def show(self, event: Event) -> None:
+        self._pace.take(event)
         text = event_line(event, self._pace)
+        now = time.monotonic()
+        if text or now - self._drawn_s >= _REDRAW_S:
+            self._drawn_s = now
+            self._live.refresh()
         if not text:
             return
         if event["kind"] == "alarm":
@@ -226,14 +236,10 @@ class _Live:
         )
 
     def close(self) -> None:
+        self._live.refresh()
         self._live.stop()
 
-    def _render(self) -> RenderableType:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
+    def _render(self) -> Group:
         pace = self._pace
         top = Table.grid(padding=(0, 2))
         share = pace.done / pace.steps if pace.steps else 0.0
@@ -250,6 +256,7 @@ class _Live:
             tasks.add_row(Text(name), loss, Text(found, style="cyan"))
         parts: list[RenderableType] = [top, tasks]
         if self._alarm:
-            skipped = f"{pace.skipped} steps skipped; last " if pace.skipped else ""
+            steps = "step" if pace.skipped == 1 else "steps"
+            skipped = f"{pace.skipped} {steps} skipped; last " if pace.skipped else ""
             parts.append(Text(skipped + self._alarm, style="red", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
