@@ -246,3 +246,9 @@ def fake_run(tmp_path: Path) -> Callable[..., FakeRun]:
         return FakeRun(tmp_path / name, **settings)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def fake_run_class() -> type[FakeRun]:
+    """The class itself, for fixtures that live longer than one test."""
+    return FakeRun

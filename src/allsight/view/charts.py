@@ -313,7 +313,7 @@ def _number(value: float) -> str:
 
 def _hover_data(
     lines: Sequence[Line],
-    thinned: Sequence[tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]],
+    thinned: Sequence[tuple[np.ndarray, np.ndarray]],
     x: Scale,
     y: Scale,
 ) -> str:
