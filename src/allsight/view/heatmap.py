@@ -9,7 +9,7 @@ from allsight.view.figures import compact, count
 from allsight.view.markup import Html, group, tag
 
 _MOST_CLASSES = 40
-_LETTER_PX = 6.0
+_LETTER_PX = 6.6
 
 
 def heat_map(confusion: Float64[np.ndarray, "c c"], classes: tuple[str, ...]) -> Html:
@@ -33,7 +33,7 @@ def heat_map(confusion: Float64[np.ndarray, "c c"], classes: tuple[str, ...]) ->
     shares = part / np.maximum(totals[kept], 1e-300)[:, None]
     cell = 30 if len(kept) <= 24 else 20
     longest = min(max((len(name) for name in names), default=1), 20)
-    side = round(longest * _LETTER_PX) + 8
+    side = round(longest * _LETTER_PX) + 12
     top = round(side * 0.8) + 22
     width, height = side + cell * len(kept) + round(side * 0.5), top + cell * len(kept) + 4
     cells = [

@@ -26,8 +26,12 @@ class Shown:
 
     def picture(self) -> UInt8[np.ndarray, "h w 3"] | None:
         """The input as RGB; None where there is no picture or it cannot be read."""
-        found = read_picture(self.folder, self.image, "RGB")
-        return None if found is None else found
+        return read_picture(self.folder, self.image, "RGB")
+
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) of the input."""
+        found = self.picture()
+        return None if found is None else (found.shape[1], found.shape[0])
 
     def label_maps(self) -> tuple[UInt8[np.ndarray, "h w"] | None, UInt8[np.ndarray, "h2 w2"] | None]:
         """Truth and answer as label maps, where the sample has them."""

@@ -107,7 +107,7 @@ def _smoothed(series: Series) -> str:
     reach = smoothing_reach(len(series))
     finite = int(np.isfinite(series.y()).sum())
     lost = len(series) - finite
-    return _join(f"mean of {2 * reach + 1} neighbours" if reach else "", f"{lost} not finite" if lost else "")
+    return _join(f"running mean of {2 * reach + 1}" if reach else "", f"{lost} not finite" if lost else "")
 
 
 def _join(*parts: str) -> str:

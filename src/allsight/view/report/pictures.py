@@ -16,6 +16,8 @@ from allsight.view.predictions import Kept, Shown, Tree
 from allsight.view.record import TaskRecord
 
 _MOST = 12
+_MOST_OPEN = 6
+_PAIRED_UP_TO_PX = 160
 _IGNORE = 255
 _LONGEST_PX = 360
 _PNG_UP_TO_PX = 96
@@ -33,6 +35,7 @@ def pictures(kept: Kept, task: TaskRecord) -> Html:
     if kinds == {"label_map"}:
         classes = kept.classes or task.classes
         body = _label_maps(chosen, classes)
+        note += "; among the mistakes, wrong pixels are orange and those without truth white"
     else:
         body = tag("div", *(_card(sample) for sample in chosen), class_="cards")
         known = [right for sample in kept.samples if (right := is_right(sample)) is not None]
@@ -137,7 +140,14 @@ def _label_maps(samples: list[Shown], classes: tuple[str, ...]) -> Html:
         )
         for label in sorted(seen)
     ]
-    return group([tag("p", *entries, class_="legend classes"), tag("div", *rows, class_="quads")])
+    # Small pictures fit twice in a row.
+    widths = [size[0] for sample in samples if (size := sample.size()) is not None]
+    kind = "quads small" if widths and max(widths) <= _PAIRED_UP_TO_PX else "quads"
+    parts = [tag("p", *entries, class_="legend classes"), tag("div", *rows[:_MOST_OPEN], class_=kind)]
+    if len(rows) > _MOST_OPEN:
+        more = tag("summary", f"{len(rows) - _MOST_OPEN} more")
+        parts.append(tag("details", more, tag("div", *rows[_MOST_OPEN:], class_=kind)))
+    return group(parts)
 
 
 def _label_map_row(sample: Shown, classes: tuple[str, ...]) -> tuple[Html, set[int]]:
@@ -159,7 +169,7 @@ def _label_map_row(sample: Shown, classes: tuple[str, ...]) -> tuple[Html, set[i
     if maps[0] is not None and maps[1] is not None:
         labelled = maps[0] != _IGNORE
         wrong = labelled & (maps[0] != maps[1])
-        panels.append(_panel("mistakes (white: no truth)", _mistakes(small, labelled, wrong), sample.id))
+        panels.append(_panel("mistakes", _mistakes(small, labelled, wrong), sample.id))
         if labelled.any():
             share = 1 - float(wrong.sum() / labelled.sum())
             head.append(tag("span", f"{percent(share)} of the labelled pixels right", class_="quiet"))

@@ -161,7 +161,7 @@ def _machine(environment: dict[str, Any], record: RunRecord) -> str:
         ", ".join(str(gpu) for gpu in gpus) if isinstance(gpus, list) else None,
         f"device {record.device}" if record.device else None,
         f"{count(world)} processes" if world and world > 1 else None,
-        f"{count(threads)} threads" if threads else None,
+        f"{count(threads)} thread{'s' if threads != 1 else ''}" if threads else None,
         str(environment.get("platform") or ""),
     )
 
