@@ -38,7 +38,8 @@ class PredictionWriter:
             picture = batch.inputs.get("image")
             if isinstance(picture, Tensor):
                 entry["image"] = f"{number:06d}.png"
-                PillowImage.fromarray(_as_uint8(picture[row])).save(self._folder / entry["image"])
+                seen = _without_padding(picture[row], batch.inputs.get("valid_hw_px"), row)
+                PillowImage.fromarray(_as_uint8(seen)).save(self._folder / entry["image"])
             entry["truth"] = self._keep(truths[row], f"{number:06d}-truth")
             entry["answer"] = self._keep(answers[row], f"{number:06d}-answer")
             self._rows.append(entry)
@@ -61,6 +62,14 @@ class PredictionWriter:
             files[name] = f"{stem}-{name}.png"
             PillowImage.fromarray(array).save(self._folder / files[name])
         return {**kept, "files": files} if files else kept
+
+
+def _without_padding(picture: Shaped[Tensor, "3 h w"], valid_hw_px: Any, row: int) -> Shaped[Tensor, "3 _ _"]:
+    """The part of a canvas that holds picture, which is what answers speak of."""
+    if not isinstance(valid_hw_px, Tensor):
+        return picture
+    height, width = valid_hw_px[row].tolist()
+    return picture[:, :height, :width]
 
 
 def _as_uint8(picture: Shaped[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
