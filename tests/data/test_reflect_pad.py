@@ -20,7 +20,9 @@ def test_the_border_mirrors_the_picture():
 def test_a_crop_of_the_padded_picture_shows_each_shift():
     pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     crop, rng = Compose(ReflectPad(2), RandomCrop(8)), np.random.default_rng(0)
-    seen = {bytes(crop(Sample.of_image("a", pixels), rng).image.pixels.contiguous().numpy()) for _ in range(600)}
+    seen = {
+        bytes(crop(Sample.of_image("a", pixels), rng).image.pixels.contiguous().numpy()) for _ in range(600)
+    }
     assert len(seen) == 25
 
 

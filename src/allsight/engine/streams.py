@@ -1,22 +1,21 @@
 """Separate streams of randomness: initialisation, and the stochastic layers of each forward pass.
 
-Seeds are pure functions of the run's seed and the place of use; rank and worker appear nowhere. Python's
-`hash` of strings differs between processes, hence the digest.
+Seeds are pure functions of the run's seed and the place of use; rank and worker appear nowhere.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from allsight.data.order import place_key
+
 
 def stream_seed(seed: int, *place: str | int) -> int:
     """A 63-bit seed for one place of use."""
-    text = "\x1f".join([str(seed), *map(str, place)]).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    return place_key(seed, *place) >> 65
 
 
 @contextmanager
