@@ -15,8 +15,8 @@ def internimage_micro_tiny20() -> RunConfig:
     """InternImage-micro on 20 classes of Tiny ImageNet at 64 px: 12 epochs on a CPU, from scratch.
 
     Command: allsight train internimage_micro_tiny20
-    Hardware: one CPU core; about 12 minutes. Expected: at least 61 % top-1 of 1,000 val pictures, mean of three
-    seeds. Measured here: see benchmarks/results.
+    Hardware: one CPU core; about 12 minutes. Expected: at least 61 % top-1 of 1,000 val pictures, mean of
+    three seeds. Measured here: see benchmarks/results.
     Source: ours. Settings were chosen on seed 1 of the val pictures, whose standard error is 1.5 points.
     """
     return RunConfig(
