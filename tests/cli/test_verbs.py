@@ -58,10 +58,11 @@ def test_config_lists_recipes_with_a_line_each(capsys: Capture) -> None:
 def test_config_prints_yaml_with_changes_marked_that_can_be_passed_in(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    changes = ["optim.lr=1e-3", "model.backbone.variant=nano", "tasks.tiny20.data=imagefolder:on"]
+    was = find_config("internimage_micro_tiny20")[0].optim.lr
+    changes = ["optim.lr=1e-4", "model.backbone.variant=nano", "tasks.tiny20.data=imagefolder:on"]
     assert main(["config", "internimage_micro_tiny20", *changes]) == 0
     text = capsys.readouterr().out
-    assert "  lr: 0.001  # changed, was 0.002\n" in text
+    assert f"  lr: 0.0001  # changed, was {was}\n" in text
     assert "    channels: 16  # changed, was 32\n" in text
     file = tmp_path / "printed.yaml"
     file.write_text(text)

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import astuple
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
+from allsight.ops import _native
 from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._registration import register
+from allsight.ops.dcnv3 import cpu
 from allsight.ops.dcnv3._geometry import Geometry
 from allsight.ops.dcnv3.reference import dcnv3_reference
+
+
+def _parse(*options: Any) -> tuple[Geometry, bool]:
+    *pattern, softmax = options
+    return Geometry.of(*pattern), softmax
+
+
+_dcnv3 = register(
+    "dcnv3",
+    tensors=("value", "offset", "mask"),
+    options="int groups, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, float offset_scale, "
+    "bool remove_center, bool softmax",
+    parse=_parse,
+    output=lambda value, offset, mask, geometry, softmax: (*offset.shape[:3], value.shape[3]),
+)
+
+
+def _on(backend: str) -> Callable[..., Tensor]:
+    def run(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:
+        return _dcnv3(value, offset, mask, *astuple(geometry), softmax, backend)
+
+    return run
+
 
 DCNV3 = Operator(
     "dcnv3",
     (
+        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
         Implementation(
             "reference",
             dcnv3_reference,

@@ -1,0 +1,128 @@
+"""The compiled CPU kernels: finding the library, calling it, and saying why it is not there.
+
+The library is plain C (csrc/abi.h), opened with ctypes: it knows nothing of Python or PyTorch, so one build
+serves all their versions. It is looked for beside this file, where the build puts it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ISA_VARIABLE = "ALLSIGHT_CPU_ISA"
+_ABI_VERSION = 1
+_FOLDER = Path(__file__).parent
+_NAMES = ("liballsight_ops.so", "liballsight_ops.dylib")
+_BUILD_NOTE = _FOLDER / "not_built.txt"
+
+_INTEGER, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+class _Call(ctypes.Structure):
+    """Arguments of one call; subclasses list the fields of their struct in csrc/abi.h, in its order."""
+
+
+def _fields(integers: str = "", reals: str = "", pointers: str = "") -> list[tuple[str, type]]:
+    kinds = ((integers, _INTEGER), (reals, _REAL), (pointers, _POINTER))
+    return [(name, kind) for names, kind in kinds for name in names.split()]
+
+
+class Dcnv3Call(_Call):
+    """`struct allsight_dcnv3`."""
+
+    _fields_ = _fields(
+        "batch height width groups group_channels rows columns points stride_h stride_w origin_h origin_w "
+        "offset_step mask_step softmax threads",
+        "offset_scale",
+        "taps value offset mask out grad_out grad_value grad_offset grad_mask",
+    )
+
+
+class MsDeformAttnCall(_Call):
+    """`struct allsight_ms_deform_attn`."""
+
+    _fields_ = _fields(
+        "batch pixels heads head_channels queries levels points softmax threads",
+        "",
+        "shapes value locations weights out grad_out grad_value grad_locations grad_weights",
+    )
+
+
+class _Library:
+    """The opened library."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        version = library.allsight_abi_version()
+        if version != _ABI_VERSION:
+            raise OSError(f"{path} was built for another version of allsight (interface {version})")
+        for name in ("allsight_isas", "allsight_isa"):
+            getattr(library, name).restype = ctypes.c_char_p
+        self.kernels = {
+            f"{kernel}_{suffix}": getattr(library, f"allsight_{kernel}_{suffix}")
+            for kernel in (
+                "dcnv3_forward",
+                "dcnv3_backward",
+                "ms_deform_attn_forward",
+                "ms_deform_attn_backward",
+            )
+            for suffix in ("f32", "f64")
+        }
+        self.isas: tuple[str, ...] = tuple(library.allsight_isas().decode().split())
+        self.has_threads = bool(library.allsight_has_threads())
+        wish = os.environ.get(ISA_VARIABLE)
+        if wish and not library.allsight_use_isa(wish.encode()):
+            raise OSError(f"{ISA_VARIABLE}={wish}: expected one of {', '.join(self.isas)}")
+        self.isa: str = library.allsight_isa().decode()
+
+
+def _open() -> _Library | str:
+    path = next((_FOLDER / name for name in _NAMES if (_FOLDER / name).is_file()), None)
+    if path is None:
+        said = _BUILD_NOTE.read_text().strip() if _BUILD_NOTE.is_file() else "no C++ compiler was found then"
+        return f"the CPU kernels were not built when allsight was installed ({said})"
+    try:
+        return _Library(path)
+    except (OSError, AttributeError) as error:
+        return f"the CPU kernels cannot be used: {error}"
+
+
+# Opened on import: `torch.compile` can look at a finished value, but not trace the opening of a library.
+_LIBRARY = _open()
+
+
+def unusable() -> str | None:
+    """Why this installation has no compiled kernels; None if it has."""
+    return _LIBRARY if isinstance(_LIBRARY, str) else None
+
+
+def about() -> str:
+    """What to say of the compiled kernels where they are usable."""
+    if isinstance(_LIBRARY, str):
+        return _LIBRARY
+    threads = "" if _LIBRARY.has_threads else ", one thread: PyTorch's OpenMP was not found"
+    return f"compiled, {_LIBRARY.isa}{threads}"
+
+
+def run(kernel: str, call: ctypes.Structure, dtype: torch.dtype) -> None:
+    """Run a kernel ("dcnv3_forward", ...) for tensors of float32 or float64.
+
+    Raises:
+        RuntimeError: There is no library (callers ask `unusable()` first).
+        MemoryError: The kernel found no memory for its scratch space.
+    """
+    if isinstance(_LIBRARY, str):
+        raise RuntimeError(_LIBRARY)
+    suffix = "f64" if dtype == torch.float64 else "f32"
+    if _LIBRARY.kernels[f"{kernel}_{suffix}"](ctypes.byref(call)):
+        raise MemoryError(f"{kernel}: no memory for scratch space")
+
+
+def compute_type(tensors: Iterable[Tensor]) -> torch.dtype:
+    """float64 if any tensor is, else float32: what the kernels compute in."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32

@@ -1,0 +1,65 @@
+// The plain C interface of the kernels: what Python fills in and passes by pointer (ops/_native.py mirrors it).
+//
+// Everything is a number or a pointer, so nothing here needs Python or PyTorch to build, and one library serves
+// all their versions. Callers have checked shapes, types and contiguity; the kernels check nothing but memory.
+#pragma once
+
+#include <cstdint>
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+enum allsight_status { ALLSIGHT_OK = 0, ALLSIGHT_NO_MEMORY = 1 };
+
+// DCNv3 and DCNv4: see ops/dcnv3/__init__.py for the formula. All tensors are of one type, float or double.
+struct allsight_dcnv3 {
+    int64_t batch, height, width, groups, group_channels, rows, columns, points;
+    int64_t stride_h, stride_w;
+    int64_t origin_h, origin_w;     // where the middle of the kernel of output pixel (0, 0) lies in the input
+    int64_t offset_step, mask_step; // values from one output pixel to the next
+    int64_t softmax;                // 1: `mask` holds logits, normalised here over the points of a group
+    int64_t threads;
+    double offset_scale;
+    const void *taps;               // [points, 2] displacement (x, y) of each point from the middle at zero offset
+    const void *value;              // [batch, height, width, groups * group_channels]
+    const void *offset;             // [batch, rows, columns, >= groups * points * 2]
+    const void *mask;               // [batch, rows, columns, >= groups * points]
+    void *out;                      // forward: like value, of size rows x columns
+    const void *grad_out;           // backward: gradient of out; the gradients below are dense
+    void *grad_value, *grad_offset, *grad_mask;
+};
+
+// Multi-scale deformable attention: see ops/ms_deform_attn/__init__.py.
+struct allsight_ms_deform_attn {
+    int64_t batch, pixels, heads, head_channels, queries, levels, points;
+    int64_t softmax; // 1: `weights` holds logits, normalised here over levels and points
+    int64_t threads;
+    const int64_t *shapes;  // [levels, 2] (height, width)
+    const void *value;      // [batch, pixels, heads, head_channels]
+    const void *locations;  // [batch, queries, heads, levels, points, 2] (x, y) in 0..1
+    const void *weights;    // [batch, queries, heads, levels, points]
+    void *out;              // [batch, queries, heads * head_channels]
+    const void *grad_out;
+    void *grad_value, *grad_locations, *grad_weights;
+};
+
+// Version of this interface; Python refuses a library that says another one.
+int allsight_abi_version(void);
+// The instruction sets this library was built with and this processor has, best first: "avx512 avx2 generic".
+const char *allsight_isas(void);
+// Forces one of them by name; 0 if it cannot be had.
+int allsight_use_isa(const char *name);
+const char *allsight_isa(void);
+// Whether PyTorch's OpenMP pool was found; without it everything runs on one thread.
+int allsight_has_threads(void);
+
+int allsight_dcnv3_forward_f32(const allsight_dcnv3 *);
+int allsight_dcnv3_forward_f64(const allsight_dcnv3 *);
+int allsight_dcnv3_backward_f32(const allsight_dcnv3 *);
+int allsight_dcnv3_backward_f64(const allsight_dcnv3 *);
+int allsight_ms_deform_attn_forward_f32(const allsight_ms_deform_attn *);
+int allsight_ms_deform_attn_forward_f64(const allsight_ms_deform_attn *);
+int allsight_ms_deform_attn_backward_f32(const allsight_ms_deform_attn *);
+int allsight_ms_deform_attn_backward_f64(const allsight_ms_deform_attn *);
+}
+#pragma GCC visibility pop

@@ -1,0 +1,172 @@
+// Multi-scale deformable attention, forward and backward.
+#pragma once
+
+#include <atomic>
+
+#include "abi.h"
+#include "sampling.h"
+#include "threads.h"
+
+namespace allsight {
+namespace ALLSIGHT_ISA {
+
+// What does not change from query to query; one lane per point of all heads.
+template <class T> struct MsDeformAttn {
+    const allsight_ms_deform_attn &call;
+    int64_t channels, values; // of all heads
+    const T *value, *locations, *weights;
+
+    explicit MsDeformAttn(const allsight_ms_deform_attn &c)
+        : call(c), channels(c.heads * c.head_channels), values(c.heads * c.levels * c.points),
+          value((const T *)c.value), locations((const T *)c.locations), weights((const T *)c.weights) {}
+};
+
+// Scratch memory of one thread: places of the points of some heads, and a table of the maps they lie on.
+template <class T> struct MsDeformAttnScratch {
+    Points<T> at;
+    Run *runs = nullptr;                             // one a level
+    int32_t *width = nullptr, *height = nullptr;     // of the map of each point
+    int32_t *start = nullptr;                        // its first pixel
+
+    MsDeformAttnScratch() = default;
+    MsDeformAttnScratch(const MsDeformAttnScratch &) = delete;
+    MsDeformAttnScratch &operator=(const MsDeformAttnScratch &) = delete;
+    ~MsDeformAttnScratch() { std::free(runs), std::free(width); }
+
+    bool allocate(const MsDeformAttn<T> &op, int64_t num_heads, bool for_gradients) {
+        const allsight_ms_deform_attn &call = op.call;
+        const int64_t count = num_heads * call.levels * call.points;
+        runs = (Run *)std::malloc((size_t)(call.levels + 1) * sizeof(Run));
+        if (!runs || !at.allocate(count, for_gradients)) return false;
+        width = (int32_t *)std::calloc((size_t)(3 * at.padded), sizeof(int32_t));
+        if (!width) return false;
+        height = width + at.padded, start = height + at.padded;
+        int64_t first = 0;
+        for (int64_t level = 0; level < call.levels; ++level) {
+            const int64_t rows = call.shapes[2 * level], columns = call.shapes[2 * level + 1];
+            runs[level] = {call.points, columns > 1 ? op.channels : 0, rows > 1 ? columns * op.channels : 0};
+            for (int64_t head = 0; head < num_heads; ++head) {
+                for (int64_t point = 0; point < call.points; ++point) {
+                    const int64_t k = (head * call.levels + level) * call.points + point;
+                    width[k] = int32_t(columns), height[k] = int32_t(rows), start[k] = int32_t(first);
+                }
+            }
+            first += rows * columns;
+        }
+        return true;
+    }
+
+    // Where the points of one query lie and what they count, for the heads from `first_head` on.
+    template <bool for_gradients>
+    ALLSIGHT_INLINE void place_points(const MsDeformAttn<T> &op, int64_t query, int64_t first_head, int64_t num_heads) {
+        using V = Whole<T>;
+        using I = WholeInt<T>;
+        constexpr int n = kLanes<T>;
+        const int64_t length = op.call.levels * op.call.points, count = num_heads * length;
+        const int64_t skip = query * op.values + first_head * length;
+        if (op.call.softmax)
+            softmax_runs(op.weights + skip, at.weight, num_heads, length);
+        else
+            std::memcpy(at.weight, op.weights + skip, (size_t)count * sizeof(T));
+        const T *xy = op.locations + 2 * skip;
+        for (int64_t k = 0; k < count; k += n) {
+            const int64_t left = 2 * (count - k);
+            const V a = left >= n ? load<V>(xy + 2 * k) : load_some<V>(xy + 2 * k, left);
+            const V b = left >= 2 * n ? load<V>(xy + 2 * k + n)
+                        : left > n    ? load_some<V>(xy + 2 * k + n, left - n)
+                                      : V{};
+            const I columns = load<I>(width + k), rows = load<I>(height + k);
+            const V x = pick<EverySecond<0>>(a, b) * to_real<T>(columns) - T(0.5);
+            const V y = pick<EverySecond<1>>(a, b) * to_real<T>(rows) - T(0.5);
+            at.template keep<for_gradients>(k, place<T>(x, map_of(columns)), place<T>(y, map_of(rows)),
+                                            load<I>(start + k), columns);
+        }
+    }
+
+  private:
+    static ALLSIGHT_INLINE Extent<T> map_of(WholeInt<T> size) {
+        const Whole<T> one = splat<T>(1), zero = {};
+        const WholeInt<T> last = size - 2;
+        return {splat<T>(-2), to_real<T>(size) + one, WholeInt<T>{}, last > 0 ? last : WholeInt<T>{},
+                to_real<T>(size) > one ? one : zero};
+    }
+};
+
+// Queries are independent of each other.
+template <class T> int ms_deform_attn_forward(const allsight_ms_deform_attn &call) {
+    const MsDeformAttn<T> op(call);
+    std::atomic<int> status{ALLSIGHT_OK};
+    with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
+        constexpr int n = lanes.value, wide = width.value;
+        share(call.threads, call.batch * call.queries, [&](int64_t first, int64_t end) {
+            MsDeformAttnScratch<T> scratch;
+            if (!scratch.allocate(op, call.heads, false)) {
+                status = ALLSIGHT_NO_MEMORY;
+                return;
+            }
+            const int64_t length = call.levels * call.points;
+            for (int64_t query = first; query < end; ++query) {
+                const T *image = op.value + query / call.queries * call.pixels * op.channels;
+                scratch.template place_points<false>(op, query, 0, call.heads);
+                T *out = (T *)call.out + query * op.channels;
+                for (int64_t head = 0; head < call.heads; ++head)
+                    for (int64_t c = head * call.head_channels; c < (head + 1) * call.head_channels; c += n * wide)
+                        mix<T, n, wide>(image + c, op.channels, scratch.at, head * length, scratch.runs, call.levels,
+                                        out + c);
+            }
+        });
+    });
+    return status;
+}
+
+// Heads [from, to) of all queries of one image.
+template <class T, int n, int wide>
+void ms_deform_attn_backward_of(const MsDeformAttn<T> &op, MsDeformAttnScratch<T> &scratch, int64_t batch,
+                                int64_t from, int64_t to) {
+    const allsight_ms_deform_attn &call = op.call;
+    Points<T> &at = scratch.at;
+    const int64_t length = call.levels * call.points, count = (to - from) * length;
+    const int64_t image = batch * call.pixels * op.channels;
+    for (int64_t query = batch * call.queries; query < (batch + 1) * call.queries; ++query) {
+        scratch.template place_points<true>(op, query, from, to - from);
+        for (int64_t head = from; head < to; ++head) {
+            const int64_t c = head * call.head_channels;
+            spread<T, n, wide>(op.value + image + c, (T *)call.grad_value + image + c, op.channels,
+                               (const T *)call.grad_out + query * op.channels + c, call.head_channels, at,
+                               (head - from) * length, scratch.runs, call.levels);
+        }
+        at.differentiate(0, count);
+        if (call.softmax) softmax_runs_backward(at.weight, at.grad, to - from, length);
+        const int64_t skip = query * op.values + from * length;
+        std::memcpy((T *)call.grad_weights + skip, at.grad, (size_t)count * sizeof(T));
+        T *grad = (T *)call.grad_locations + 2 * skip;
+        for (int64_t k = 0; k < count; ++k) {
+            grad[2 * k] = T(scratch.width[k]) * at.grad[at.padded + k];
+            grad[2 * k + 1] = T(scratch.height[k]) * at.grad[2 * at.padded + k];
+        }
+    }
+}
+
+// A thread owns some heads of some images, as the groups of dcnv3_backward.
+template <class T> int ms_deform_attn_backward(const allsight_ms_deform_attn &call) {
+    const MsDeformAttn<T> op(call);
+    clear<T>((T *)call.grad_value, call.batch * call.pixels * op.channels, call.threads);
+    std::atomic<int> status{ALLSIGHT_OK};
+    with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
+        constexpr int n = lanes.value, wide = width.value;
+        share_slices(call.threads, call.batch, call.heads, [&](auto each_image) {
+            MsDeformAttnScratch<T> scratch;
+            if (!scratch.allocate(op, call.heads, true)) {
+                status = ALLSIGHT_NO_MEMORY;
+                return;
+            }
+            each_image([&](int64_t batch, int64_t from, int64_t to) {
+                ms_deform_attn_backward_of<T, n, wide>(op, scratch, batch, from, to);
+            });
+        });
+    });
+    return status;
+}
+
+} // namespace ALLSIGHT_ISA
+} // namespace allsight

@@ -1,0 +1,99 @@
+// Vectors of the instruction set a file is compiled for, as GCC and Clang vector extensions.
+//
+// Kernels are written once against `Vec<T, n>`; kernels.cpp is compiled once per instruction set, and the compiler's
+// flags alone decide what a vector becomes. n == 1 is the plain scalar, for widths that nothing else divides.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX512F__)
+#define ALLSIGHT_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define ALLSIGHT_VECTOR_BYTES 32
+#else
+#define ALLSIGHT_VECTOR_BYTES 16
+#endif
+#define ALLSIGHT_INLINE inline __attribute__((always_inline))
+
+namespace allsight {
+namespace ALLSIGHT_ISA {
+
+// Lanes of a whole vector.
+template <class T> constexpr int kLanes = ALLSIGHT_VECTOR_BYTES / int(sizeof(T));
+
+template <class T, int n> struct Lanes {
+    typedef T Type __attribute__((vector_size(n * sizeof(T))));
+};
+template <class T> struct Lanes<T, 1> {
+    using Type = T;
+};
+template <class T, int n> using Vec = typename Lanes<T, n>::Type;
+template <class T> using Whole = Vec<T, kLanes<T>>;
+template <class T> using WholeInt = Vec<int32_t, kLanes<T>>;
+
+template <class V, class T> ALLSIGHT_INLINE V load(const T *from) {
+    V v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+
+// The first `count` lanes, zero in the others: reads nothing past them.
+template <class V, class T> ALLSIGHT_INLINE V load_some(const T *from, int64_t count) {
+    V v = {};
+    std::memcpy(&v, from, (size_t)count * sizeof(T));
+    return v;
+}
+
+template <class V, class T> ALLSIGHT_INLINE void store(T *to, V v) { std::memcpy(to, &v, sizeof v); }
+
+template <class T> ALLSIGHT_INLINE Whole<T> splat(T x) { return x - Whole<T>{}; }
+template <class T> ALLSIGHT_INLINE WholeInt<T> splat_int(int32_t x) { return x - WholeInt<T>{}; }
+template <class T> ALLSIGHT_INLINE Whole<T> to_real(WholeInt<T> v) { return __builtin_convertvector(v, Whole<T>); }
+template <class T> ALLSIGHT_INLINE WholeInt<T> to_int(Whole<T> v) { return __builtin_convertvector(v, WholeInt<T>); }
+
+// Lane j of the result is lane Index::of(j) of a and b side by side.
+template <class Index, class V, int... j> ALLSIGHT_INLINE V pick(V a, V b, std::integer_sequence<int, j...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, Index::of(j)...);
+#else
+    using Int = std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t>;
+    typedef Int Order __attribute__((vector_size(sizeof(V))));
+    return __builtin_shuffle(a, b, Order{Index::of(j)...});
+#endif
+}
+template <class Index, class V> ALLSIGHT_INLINE V pick(V a, V b) {
+    return pick<Index>(a, b, std::make_integer_sequence<int, int(sizeof(V) / sizeof(a[0]))>{});
+}
+
+// Every second lane of a and b side by side, from the first (start 0) or the second (start 1) on.
+template <int start> struct EverySecond {
+    static constexpr int of(int lane) { return 2 * lane + start; }
+};
+
+// The first (or second) half of each segment of a, followed by the same of b, segment by segment.
+template <int n, int segment, bool second> struct Halves {
+    static constexpr int of(int lane) {
+        const int half = segment / 2, start = lane / segment * segment, place = lane % segment;
+        return (place < half ? start + place : n + start + place - half) + (second ? half : 0);
+    }
+};
+
+// Sums over the lanes of n vectors at once: lane i of the result is the sum over in[i]. Each level adds halves of
+// ever shorter segments of two vectors, so that n sums take n - 1 additions, in a fixed order.
+template <class T, int n, int segment = n> ALLSIGHT_INLINE Vec<T, n> sums_of(Vec<T, n> *in) {
+    if constexpr (segment == 1) {
+        return in[0];
+    } else {
+        for (int i = 0; i < segment / 2; ++i) {
+            const Vec<T, n> a = in[i], b = in[i + segment / 2];
+            in[i] = pick<Halves<n, segment, false>>(a, b) + pick<Halves<n, segment, true>>(a, b);
+        }
+        return sums_of<T, n, segment / 2>(in);
+    }
+}
+
+} // namespace ALLSIGHT_ISA
+} // namespace allsight
