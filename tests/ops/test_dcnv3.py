@@ -231,16 +231,17 @@ def test_16_bit_inputs_are_computed_in_float32_and_rounded_once(dtype):
     torch.testing.assert_close(output, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e30])
-def test_a_point_at_no_finite_place_contributes_nothing(bad):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e30, 3e38, -3e38])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_point_at_no_finite_place_contributes_nothing(bad, scale):
     value, offset, mask = random_inputs(8, 1, 4, 4, 1, 2, 9, (4, 4), dtype=torch.float32)
     offset[0, 1, 2, 6:8] = bad
     silenced = mask.clone()
     silenced[0, 1, 2, 3] = 0
     value, offset = value.requires_grad_(), offset.requires_grad_()
-    output = dcnv3(value, offset, mask, groups=1)
+    output = dcnv3(value, offset, mask, groups=1, offset_scale=scale)
     elsewhere = offset.detach().nan_to_num(0, 0, 0).clamp(-1e3, 1e3)
-    torch.testing.assert_close(output, dcnv3(value, elsewhere, silenced, groups=1))
+    torch.testing.assert_close(output, dcnv3(value, elsewhere, silenced, groups=1, offset_scale=scale))
     output.sum().backward()
     assert value.grad.isfinite().all()
     assert offset.grad.isfinite().all()
