@@ -12,8 +12,9 @@ from allsight.ops._dispatch import (
     use_backend,
 )
 from allsight.ops.dcnv3 import DCNV3, dcnv3
+from allsight.ops.ms_deform_attn import MS_DEFORM_ATTN, ms_deform_attn
 
-_OPERATORS: tuple[Operator, ...] = (DCNV3,)
+_OPERATORS: tuple[Operator, ...] = (DCNV3, MS_DEFORM_ATTN)
 
 
 def status() -> dict[str, BackendStatus]:
@@ -27,6 +28,7 @@ __all__ = [
     "BackendStatus",
     "current_backend",
     "dcnv3",
+    "ms_deform_attn",
     "status",
     "use_backend",
 ]
