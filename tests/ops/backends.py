@@ -5,7 +5,7 @@ A backend that the machine can use gets all tests that do not belong to one impl
 
 import torch
 
-from allsight.ops import dcnv3, ms_deform_attn, status
+from allsight.ops import dcnv3, dcnv4, ms_deform_attn, status
 
 # Relative L2 for outputs and for gradients, against float64 numbers.
 TOLERANCES = {
@@ -16,8 +16,11 @@ TOLERANCES = {
 }
 
 
-def _call_dcnv3(zeros, backend):
-    dcnv3(zeros(1, 2, 2, 1), zeros(1, 2, 2, 18), zeros(1, 2, 2, 9), groups=1, backend=backend)
+def _call_dcn(operator):
+    def call(zeros, backend):
+        operator(zeros(1, 2, 2, 1), zeros(1, 2, 2, 18), zeros(1, 2, 2, 9), groups=1, backend=backend)
+
+    return call
 
 
 def _call_ms_deform_attn(zeros, backend):
@@ -26,7 +29,7 @@ def _call_ms_deform_attn(zeros, backend):
     )
 
 
-_SMALL_CALLS = {"dcnv3": _call_dcnv3, "ms_deform_attn": _call_ms_deform_attn}
+_SMALL_CALLS = {"dcnv3": _call_dcn(dcnv3), "dcnv4": _call_dcn(dcnv4), "ms_deform_attn": _call_ms_deform_attn}
 
 
 def usable_backends(op):
