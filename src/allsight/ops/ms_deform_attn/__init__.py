@@ -68,4 +68,4 @@ def ms_deform_attn(
     return run(value, shapes, sampling_locations, attention_weights, softmax)
 
 
-__all__ = ["MS_DEFORM_ATTN", "Shapes", "ms_deform_attn"]
+__all__ = ["MS_DEFORM_ATTN", "Shapes", "as_shapes", "ms_deform_attn"]
