@@ -1,6 +1,7 @@
 """DCNv3 against the official numbers, a plain loop, and facts known in closed form."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -9,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ops.backends import TOLERANCES, most_exact, relative, serving, usable_backends
+from ops.dcn_cases import official_options
 
 from allsight.ops import dcnv3
 
-FORWARD_F64, GRADIENT_F64 = 1e-12, 1e-11
-
-
-def relative(actual, expected):
-    return float((actual - expected).detach().norm() / expected.norm().clamp_min(1e-300))
+EVERY_BACKEND = pytest.mark.parametrize(("backend", "dtype"), most_exact("dcnv3"))
 
 
 def random_inputs(seed, batch, height, width, groups, channels, points, output, dtype=torch.float64):
@@ -62,26 +61,26 @@ def plain_loop(value, offset, mask, groups, kernel, stride, padding, dilation, s
     return out
 
 
-def test_core_matches_the_official_operator_in_float64(parity):
-    """dcnv3/core: output and all gradients, 1e-12 and 1e-11 relative L2."""
+@pytest.mark.parametrize(
+    ("backend", "dtype"), serving("dcnv3", torch.float64, torch.float32, torch.float16, torch.bfloat16)
+)
+def test_core_matches_the_official_operator(parity, backend, dtype):
+    """dcnv3/core: output and all gradients; coordinates stay float32 where values have 16 bits."""
     about, tensors = parity("dcnv3/core")
+    forward, gradient = TOLERANCES[dtype]
+    wide = torch.promote_types(dtype, torch.float32)
     for name, case in about["cases"].items():
-        inputs = {k: tensors[f"{name}.{k}"].clone().requires_grad_() for k in ("input", "offset", "mask")}
-        output = dcnv3(
-            *inputs.values(),
-            groups=case["group"],
-            kernel_size=(case["kernel_h"], case["kernel_w"]),
-            stride=(case["stride_h"], case["stride_w"]),
-            padding=(case["pad_h"], case["pad_w"]),
-            dilation=(case["dilation_h"], case["dilation_w"]),
-            offset_scale=case["offset_scale"],
-            remove_center=bool(case["remove_center"]),
-        )
-        assert relative(output, tensors[f"{name}.output"]) < FORWARD_F64, name
-        (output * tensors[f"{name}.loss_weight"]).sum().backward()
+        inputs = {
+            key: tensors[f"{name}.{key}"].to(kind).requires_grad_()
+            for key, kind in (("input", dtype), ("offset", wide), ("mask", dtype))
+        }
+        output = dcnv3(*inputs.values(), **official_options(case), backend=backend)
+        assert output.dtype == dtype
+        assert relative(output, tensors[f"{name}.output"]) < forward, name
+        (output * tensors[f"{name}.loss_weight"].to(dtype)).sum().backward()
         for key, tensor in inputs.items():
             if f"{name}.grad_{key}" in tensors:
-                assert relative(tensor.grad, tensors[f"{name}.grad_{key}"]) < GRADIENT_F64, (name, key)
+                assert relative(tensor.grad, tensors[f"{name}.grad_{key}"]) < gradient, (name, key)
 
 
 PATTERNS = [
@@ -106,17 +105,20 @@ def output_size(height, width, kernel, stride, padding, dilation, **_):
     )
 
 
+@EVERY_BACKEND
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_pattern_matches_a_plain_loop(pattern):
+def test_every_pattern_matches_a_plain_loop(backend, dtype, pattern):
     points = pattern["kernel"][0] * pattern["kernel"][1] - int(pattern.get("remove_center", False))
-    inputs = random_inputs(0, 2, 6, 5, 2, 3, points, output_size(6, 5, **pattern))
+    inputs = random_inputs(0, 2, 6, 5, 2, 3, points, output_size(6, 5, **pattern), dtype)
     expected = plain_loop(*inputs, 2, **pattern)
-    assert relative(dcnv3(*inputs, groups=2, **options_of(pattern)), expected) < FORWARD_F64
+    output = dcnv3(*inputs, groups=2, **options_of(pattern), backend=backend)
+    assert relative(output, expected) < TOLERANCES[dtype][0]
 
 
+@EVERY_BACKEND
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_small_call_matches_a_plain_loop(data):
+def test_any_small_call_matches_a_plain_loop(backend, dtype, data):
     number = lambda name, low, high: data.draw(st.integers(low, high), label=name)  # noqa: E731
     pattern = {
         "kernel": (number("kh", 1, 3), number("kw", 1, 3)),
@@ -133,21 +135,24 @@ def test_any_small_call_matches_a_plain_loop(data):
     groups, channels = number("groups", 1, 2), number("channels", 1, 3)
     points = pattern["kernel"][0] * pattern["kernel"][1]
     output = output_size(height, width, **pattern)
-    inputs = random_inputs(number("seed", 0, 99), 1, height, width, groups, channels, points, output)
-    expected = plain_loop(*inputs, groups, **pattern)
+    inputs = random_inputs(number("seed", 0, 99), 1, height, width, groups, channels, points, output, dtype)
     torch.testing.assert_close(
-        dcnv3(*inputs, groups=groups, **options_of(pattern)), expected, rtol=1e-11, atol=1e-12
+        dcnv3(*inputs, groups=groups, **options_of(pattern), backend=backend).double(),
+        plain_loop(*inputs, groups, **pattern),
+        rtol=TOLERANCES[dtype][0],
+        atol=TOLERANCES[dtype][0],
     )
 
 
+@pytest.mark.parametrize(("backend", "dtype"), serving("dcnv3", torch.float64))
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("softmax", [False, True])
-def test_gradients_are_those_of_finite_differences(pattern, softmax):
+def test_gradients_are_those_of_finite_differences(backend, dtype, pattern, softmax):
     points = pattern["kernel"][0] * pattern["kernel"][1] - int(pattern.get("remove_center", False))
-    inputs = random_inputs(3, 1, 4, 5, 2, 2, points, output_size(4, 5, **pattern))
+    inputs = random_inputs(3, 1, 4, 5, 2, 2, points, output_size(4, 5, **pattern), dtype)
     inputs = tuple(tensor.requires_grad_() for tensor in inputs)
     assert torch.autograd.gradcheck(
-        lambda *tensors: dcnv3(*tensors, groups=2, softmax=softmax, **options_of(pattern)),
+        lambda *tensors: dcnv3(*tensors, groups=2, softmax=softmax, **options_of(pattern), backend=backend),
         inputs,
         eps=1e-7,
         atol=1e-6,
@@ -155,8 +160,8 @@ def test_gradients_are_those_of_finite_differences(pattern, softmax):
     )
 
 
-def zero_offsets(batch=1, height=6, width=7, groups=2, channels=3):
-    value, offset, mask = random_inputs(1, batch, height, width, groups, channels, 9, (height, width))
+def zero_offsets(dtype, height=6, width=7):
+    value, offset, mask = random_inputs(1, 1, height, width, 2, 3, 9, (height, width), dtype)
     return value, torch.zeros_like(offset), torch.full_like(mask, 1 / 9)
 
 
@@ -167,80 +172,95 @@ def averaged(value, dilation):
     return maps.permute(0, 2, 3, 1)
 
 
+@EVERY_BACKEND
 @pytest.mark.parametrize("scale", [1, 2])
-def test_zero_offsets_and_equal_weights_average_a_window_as_wide_as_the_scale(scale):
-    value, offset, mask = zero_offsets()
-    output = dcnv3(value, offset, mask, groups=2, offset_scale=scale)
+def test_zero_offsets_and_equal_weights_average_a_window_as_wide_as_the_scale(backend, dtype, scale):
+    value, offset, mask = zero_offsets(dtype)
+    output = dcnv3(value, offset, mask, groups=2, offset_scale=scale, backend=backend)
     torch.testing.assert_close(output, averaged(value, scale))
 
 
+@EVERY_BACKEND
 @pytest.mark.parametrize(
     ("point", "shift_x", "shift_y"), [(4, 0, 0), (1, -1, 0), (3, 0, -1), (5, 0, 1), (8, 1, 1)]
 )
-def test_points_are_numbered_column_by_column(point, shift_x, shift_y):
-    value, offset, mask = zero_offsets()
+def test_points_are_numbered_column_by_column(backend, dtype, point, shift_x, shift_y):
+    value, offset, mask = zero_offsets(dtype)
     one_hot = F.one_hot(torch.tensor(point), 9).to(mask).repeat(2).expand_as(mask)
     padded = F.pad(value, (0, 0, 1, 1, 1, 1))
     expected = padded[:, 1 + shift_y : 7 + shift_y, 1 + shift_x : 8 + shift_x]
-    torch.testing.assert_close(dcnv3(value, offset, one_hot, groups=2), expected)
+    torch.testing.assert_close(dcnv3(value, offset, one_hot, groups=2, backend=backend), expected)
 
 
-def test_samples_a_whole_pixel_outside_count_nothing_and_nearer_ones_fade():
-    value = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+@EVERY_BACKEND
+def test_samples_a_whole_pixel_outside_count_nothing_and_nearer_ones_fade(backend, dtype):
+    one = torch.ones(1, 1, 1, 1, dtype=dtype)
     for x, expected in [(-1.0, 0.0), (-0.75, 0.25), (0.0, 1.0), (0.75, 0.25), (1.0, 0.0), (-40.0, 0.0)]:
-        offset = torch.tensor([x, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
-        output = dcnv3(value, offset, mask, groups=1, kernel_size=1, padding=0)
+        offset = torch.tensor([x, 0.0], dtype=dtype).view(1, 1, 1, 2)
+        output = dcnv3(one, offset, one, groups=1, kernel_size=1, padding=0, backend=backend)
         assert output.item() == pytest.approx(expected)
 
 
-def test_softmax_inside_equals_softmax_before():
-    value, offset, logits = random_inputs(4, 2, 5, 4, 2, 3, 9, (5, 4))
+@EVERY_BACKEND
+def test_softmax_inside_equals_softmax_before(backend, dtype):
+    value, offset, logits = random_inputs(4, 2, 5, 4, 2, 3, 9, (5, 4), dtype)
     weights = logits.view(2, 5, 4, 2, 9).softmax(-1).flatten(3)
     torch.testing.assert_close(
-        dcnv3(value, offset, logits, groups=2, softmax=True), dcnv3(value, offset, weights, groups=2)
+        dcnv3(value, offset, logits, groups=2, softmax=True, backend=backend),
+        dcnv3(value, offset, weights, groups=2, backend=backend),
     )
 
 
-def test_each_image_of_a_batch_is_computed_alone():
+@pytest.mark.parametrize("backend", usable_backends("dcnv3"))
+def test_each_image_of_a_batch_is_computed_alone(backend):
     inputs = random_inputs(5, 3, 5, 7, 2, 3, 9, (5, 7), dtype=torch.float32)
-    together = dcnv3(*inputs, groups=2)
+    together = dcnv3(*inputs, groups=2, backend=backend)
     for i in range(3):
-        alone = dcnv3(*(tensor[i : i + 1] for tensor in inputs), groups=2)
+        alone = dcnv3(*(tensor[i : i + 1] for tensor in inputs), groups=2, backend=backend)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=0)
 
 
-def test_empty_batch_gives_empty_output():
-    inputs = (tensor[:0] for tensor in random_inputs(0, 1, 5, 7, 2, 3, 9, (5, 7)))
-    assert dcnv3(*inputs, groups=2).shape == (0, 5, 7, 6)
+@EVERY_BACKEND
+def test_empty_batch_gives_empty_output_and_gradients(backend, dtype):
+    inputs = [t[:0].requires_grad_() for t in random_inputs(0, 1, 5, 7, 2, 3, 9, (5, 7), dtype)]
+    output = dcnv3(*inputs, groups=2, softmax=True, backend=backend)
+    assert output.shape == (0, 5, 7, 6)
+    output.sum().backward()
+    assert all(tensor.grad.shape == tensor.shape for tensor in inputs)
 
 
-def test_memory_layout_of_the_inputs_does_not_matter():
-    inputs = random_inputs(6, 2, 5, 4, 2, 3, 9, (5, 4))
+@EVERY_BACKEND
+def test_memory_layout_of_the_inputs_does_not_matter(backend, dtype):
+    inputs = random_inputs(6, 2, 5, 4, 2, 3, 9, (5, 4), dtype)
     scattered = [tensor.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0) for tensor in inputs]
     assert not any(tensor.is_contiguous() for tensor in scattered)
-    torch.testing.assert_close(dcnv3(*scattered, groups=2), dcnv3(*inputs, groups=2))
+    torch.testing.assert_close(
+        dcnv3(*scattered, groups=2, backend=backend), dcnv3(*inputs, groups=2, backend=backend)
+    )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bit_inputs_are_computed_in_float32_and_rounded_once(dtype):
+@pytest.mark.parametrize(("backend", "dtype"), serving("dcnv3", torch.bfloat16, torch.float16))
+def test_16_bit_inputs_are_computed_in_float32_and_rounded_once(backend, dtype):
     inputs = [tensor.to(dtype) for tensor in random_inputs(7, 2, 9, 8, 2, 4, 9, (9, 8))]
-    exact = dcnv3(*(tensor.double() for tensor in inputs), groups=2)
-    output = dcnv3(*inputs, groups=2)
+    exact = dcnv3(*(tensor.double() for tensor in inputs), groups=2, backend="reference")
+    output = dcnv3(*inputs, groups=2, backend=backend)
     assert output.dtype == dtype
     torch.testing.assert_close(output, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e30])
-def test_a_point_at_no_finite_place_contributes_nothing(bad):
+@pytest.mark.parametrize("backend", usable_backends("dcnv3"))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, -1e30, 3e38, -3e38])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_point_at_no_finite_place_contributes_nothing(backend, bad, scale):
     value, offset, mask = random_inputs(8, 1, 4, 4, 1, 2, 9, (4, 4), dtype=torch.float32)
     offset[0, 1, 2, 6:8] = bad
     silenced = mask.clone()
     silenced[0, 1, 2, 3] = 0
     value, offset = value.requires_grad_(), offset.requires_grad_()
-    output = dcnv3(value, offset, mask, groups=1)
+    options = dict(groups=1, offset_scale=scale, backend=backend)
+    output = dcnv3(value, offset, mask, **options)
     elsewhere = offset.detach().nan_to_num(0, 0, 0).clamp(-1e3, 1e3)
-    torch.testing.assert_close(output, dcnv3(value, elsewhere, silenced, groups=1))
+    torch.testing.assert_close(output, dcnv3(value, elsewhere, silenced, **options))
     output.sum().backward()
     assert value.grad.isfinite().all()
     assert offset.grad.isfinite().all()
@@ -285,7 +305,7 @@ def test_a_mask_of_the_wrong_size_is_named():
 
 EXPORT = """
 import torch
-from allsight.ops import dcnv3, use_backend
+from allsight.ops import dcnv3, status, use_backend
 
 class Core(torch.nn.Module):
     def forward(self, value, offset, mask):
@@ -300,17 +320,20 @@ compiled = torch.compile(Core(), backend="eager", fullgraph=True, dynamic=True)
 for others in (inputs(3, 9, 4), inputs(2, 5, 7)):
     torch.testing.assert_close(program(*others), Core()(*others))
     torch.testing.assert_close(compiled(*others), Core()(*others))
-try:
-    with use_backend("triton"):
-        compiled(*others)
-except Exception as error:
-    assert "exception" in str(error) or "triton" in str(error), error
-else:
-    raise SystemExit("a compiled model ignored use_backend")
+for missing in [n for n, s in status()["dcnv3"].backends.items() if not s.usable][:1]:
+    try:
+        with use_backend(missing):
+            compiled(*others)
+    except Exception as error:
+        assert "exception" in str(error) or missing in str(error), error
+    else:
+        raise SystemExit("a compiled model ignored use_backend")
 """
 
 
-def test_graph_can_be_compiled_whole_and_exported_for_any_batch_and_size():
+@pytest.mark.parametrize("backend", usable_backends("dcnv3"))
+def test_graph_can_be_compiled_whole_and_exported_for_any_batch_and_size(backend):
     # In a process of its own: the shape checks of the test run do not understand symbolic sizes.
-    result = subprocess.run([sys.executable, "-c", EXPORT], capture_output=True, text=True)
+    environment = {**os.environ, "ALLSIGHT_BACKEND": backend}
+    result = subprocess.run([sys.executable, "-c", EXPORT], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -6,7 +6,9 @@ from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3
 from allsight.layers.drop import DropPath
 from allsight.layers.mlp import MLP
+from allsight.layers.ms_deform_attn import MSDeformAttn
 from allsight.layers.norm import BatchNormLast, NormName, make_norm, without_statistics
+from allsight.layers.precision import in_float32
 from allsight.layers.remat import recompute
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "ConvLast",
     "DCNv3",
     "DropPath",
+    "MSDeformAttn",
     "NormName",
+    "in_float32",
     "make_activation",
     "make_norm",
     "recompute",

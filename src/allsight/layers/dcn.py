@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.norm import NormName, make_norm
+from allsight.layers.precision import in_float32
 from allsight.ops import dcnv3
 
 
@@ -138,12 +139,7 @@ class DCNv3(nn.Module):
         return (size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
 
     def _offset(self, context: Float[Tensor, "b ho wo c"]) -> Float[Tensor, "b ho wo gpx2"]:
-        """Predict offsets, in float32 even under autocast: beyond 16 pixels bfloat16 steps by 1/8 pixel."""
-        kind = context.device.type
-        if kind == "meta" or not torch.is_autocast_enabled(kind):
-            return self.offset(context)
-        with torch.autocast(kind, enabled=False):
-            return F.linear(context.float(), self.offset.weight.float(), self.offset.bias.float())
+        return in_float32(F.linear, context, self.offset.weight, self.offset.bias)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}, kernel_size={self.kernel_size}, stride={self.stride}"

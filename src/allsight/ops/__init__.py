@@ -12,8 +12,10 @@ from allsight.ops._dispatch import (
     use_backend,
 )
 from allsight.ops.dcnv3 import DCNV3, dcnv3
+from allsight.ops.dcnv4 import DCNV4, dcnv4
+from allsight.ops.ms_deform_attn import MS_DEFORM_ATTN, ms_deform_attn
 
-_OPERATORS: tuple[Operator, ...] = (DCNV3,)
+_OPERATORS: tuple[Operator, ...] = (DCNV3, DCNV4, MS_DEFORM_ATTN)
 
 
 def status() -> dict[str, BackendStatus]:
@@ -27,6 +29,8 @@ __all__ = [
     "BackendStatus",
     "current_backend",
     "dcnv3",
+    "dcnv4",
+    "ms_deform_attn",
     "status",
     "use_backend",
 ]

@@ -1,4 +1,4 @@
-"""The numbers of a DCNv3 call besides its tensors, checked once for all implementations."""
+"""The numbers of a DCNv3 or DCNv4 call besides its tensors, checked once for all implementations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sampling pattern of a DCNv3 call; pairs are (height, width)."""
+    """Sampling pattern of a call; pairs are (height, width), errors begin with the name of the operator."""
 
     groups: int
     kernel_size: Pair
@@ -21,6 +21,7 @@ class Geometry:
     dilation: Pair
     offset_scale: float
     remove_center: bool
+    operator: str = "dcnv3"
 
     @classmethod
     def of(
@@ -32,6 +33,7 @@ class Geometry:
         dilation: int | Pair,
         offset_scale: float | int,
         remove_center: bool,
+        operator: str = "dcnv3",
     ) -> Geometry:
         """Check the arguments and complete single integers to pairs.
 
@@ -39,20 +41,21 @@ class Geometry:
             ValueError: An argument is out of range; the message names it.
         """
         if not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"dcnv3: groups: expected an integer >= 1, got {groups!r}")
-        kernel = _pair("kernel_size", kernel_size, 1)
+            raise ValueError(f"{operator}: groups: expected an integer >= 1, got {groups!r}")
+        kernel = _pair(operator, "kernel_size", kernel_size, 1)
         if remove_center and (kernel[0] != kernel[1] or kernel[0] % 2 == 0):
-            raise ValueError(f"dcnv3: remove_center: needs a square odd kernel_size, got {kernel}")
+            raise ValueError(f"{operator}: remove_center: needs a square odd kernel_size, got {kernel}")
         if remove_center and kernel == (1, 1):
-            raise ValueError("dcnv3: remove_center: kernel_size 1 has no other point than its center")
+            raise ValueError(f"{operator}: remove_center: kernel_size 1 has no other point than its center")
         return cls(
             groups=groups,
             kernel_size=kernel,
-            stride=_pair("stride", stride, 1),
-            padding=_pair("padding", padding, 0),
-            dilation=_pair("dilation", dilation, 1),
+            stride=_pair(operator, "stride", stride, 1),
+            padding=_pair(operator, "padding", padding, 0),
+            dilation=_pair(operator, "dilation", dilation, 1),
             offset_scale=float(offset_scale),
             remove_center=bool(remove_center),
+            operator=operator,
         )
 
     @property
@@ -83,17 +86,17 @@ class Geometry:
             ValueError: A shape or device does not fit; the message names argument, expected and got.
         """
         if value.ndim != 4:
-            raise ValueError(f"dcnv3: value: expected [b, h, w, c], got shape {tuple(value.shape)}")
+            raise ValueError(f"{self.operator}: value: expected [b, h, w, c], got shape {tuple(value.shape)}")
         batch, height, width, channels = value.shape
         if channels % self.groups:
             raise ValueError(
-                f"dcnv3: value: expected channels divisible by groups={self.groups}, got {channels}"
+                f"{self.operator}: value: expected channels divisible by groups={self.groups}, got {channels}"
             )
         rows, columns = self.output_size(height, width)
         if rows < 1 or columns < 1:
             raise ValueError(
-                f"dcnv3: value: a map of {height}x{width} with padding {self.padding} is smaller than "
-                f"kernel_size {self.kernel_size} with dilation {self.dilation}"
+                f"{self.operator}: value: a map of {height}x{width} with padding {self.padding} is smaller "
+                f"than kernel_size {self.kernel_size} with dilation {self.dilation}"
             )
         values = self.groups * self.points
         for name, tensor, last, meaning in (
@@ -103,19 +106,21 @@ class Geometry:
             expected = (batch, rows, columns, last)
             if tuple(tensor.shape) != expected:
                 raise ValueError(
-                    f"dcnv3: {name}: expected shape {expected} [b, ho, wo, {meaning}], "
+                    f"{self.operator}: {name}: expected shape {expected} [b, ho, wo, {meaning}], "
                     f"got {tuple(tensor.shape)}"
                 )
             if tensor.device != value.device:
-                raise ValueError(f"dcnv3: {name}: expected on {value.device} like value, got {tensor.device}")
+                raise ValueError(
+                    f"{self.operator}: {name}: expected on {value.device} like value, got {tensor.device}"
+                )
 
 
-def _pair(name: str, given: Any, least: int) -> Pair:
+def _pair(operator: str, name: str, given: Any, least: int) -> Pair:
     pair = (
         (given, given) if isinstance(given, int) else tuple(given) if isinstance(given, list | tuple) else ()
     )
     if len(pair) != 2 or not all(isinstance(i, int) and i >= least for i in pair):
         raise ValueError(
-            f"dcnv3: {name}: expected an integer >= {least} or a (height, width) pair, got {given!r}"
+            f"{operator}: {name}: expected an integer >= {least} or a (height, width) pair, got {given!r}"
         )
     return pair[0], pair[1]

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from allsight.ops._grid import near_the_map
 from allsight.ops.dcnv3._geometry import Geometry
-
-# Any normalised coordinate beyond +-2 lies outside maps of every size, so the point contributes nothing.
-_OUTSIDE = -3.0
 
 
 def dcnv3_reference(
@@ -41,7 +39,7 @@ def dcnv3_reference(
         offset,
         _per_pixel(geometry, height, width, dtype, value.device),
     )
-    grid = torch.nan_to_num(grid.flatten(0, 1), nan=_OUTSIDE, posinf=_OUTSIDE, neginf=_OUTSIDE)
+    grid = near_the_map(grid.flatten(0, 1))
 
     maps = value.to(dtype).reshape(batch, height * width, channels).transpose(1, 2)
     maps = maps.reshape(batch * groups, channels // groups, height, width)

@@ -1,0 +1,124 @@
+"""Multi-scale deformable attention.
+
+Letters: b batch, q queries, s pixels of all levels, c channels, m heads, l levels, p points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from allsight.layers.precision import in_float32
+from allsight.ops import ms_deform_attn
+from allsight.ops.ms_deform_attn import Shapes, as_shapes
+
+
+class MSDeformAttn(nn.Module):
+    """Attention of queries to a few points per head on feature maps of several sizes.
+
+    Every query predicts from itself where to look around its reference point (offsets) and how to mix what it
+    finds there (weights, softmax over the points of all levels). Under autocast, places stay float32.
+
+    Args:
+        channels: Width of queries, values and output.
+        levels: Feature maps.
+        heads: Attention heads; divides `channels`.
+        points: Sampling points per head and level.
+
+    Raises:
+        ValueError: Arguments that do not fit; the message names argument, expected and got.
+
+    Source: fundamentalvision/Deformable-DETR:models/ops/modules/ms_deform_attn.py; same parameter names.
+    """
+
+    def __init__(self, channels: int = 256, *, levels: int = 4, heads: int = 8, points: int = 4) -> None:
+        super().__init__()
+        if heads < 1 or channels % heads:
+            raise ValueError(f"MSDeformAttn: heads: expected a divisor of channels={channels}, got {heads}")
+        for name, number in (("levels", levels), ("points", points)):
+            if number < 1:
+                raise ValueError(f"MSDeformAttn: {name}: expected an integer >= 1, got {number}")
+        self.channels, self.levels, self.heads, self.points = channels, levels, heads, points
+        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * levels * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with each head looking in a direction of its own, point k at k pixels, all weights equal."""
+        angles = torch.arange(self.heads, dtype=torch.float32, device="cpu") * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1, device="cpu")[:, None]
+        offsets = (directions[:, None, None] * steps).expand(-1, self.levels, -1, -1)  # [m, l, p, 2]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "b q c"],
+        reference_points: Float[Tensor, "b q l xy"],
+        value: Float[Tensor, "b s c"],
+        spatial_shapes: Sequence[tuple[int, int]] | Int[Tensor, "l 2"],
+        padding_mask: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b q c"]:
+        """Let the queries look at the values.
+
+        Args:
+            query: What asks; position embeddings are the caller's to add.
+            reference_points: Per level (x, y) in 0..1 over the padded map, then offsets count in pixels of
+                the level; or a box (center x, center y, width, height), then they count in parts of it.
+            value: Features of all levels one after the other, each row by row.
+            spatial_shapes: (height, width) of every level; a tensor is read once, which waits for its device.
+            padding_mask: True where `value` is padding, which then counts as zero.
+
+        Raises:
+            ValueError: A shape does not fit; the message names argument, expected and got.
+        """
+        shapes = as_shapes(spatial_shapes)
+        features = self.value_proj(value)
+        if padding_mask is not None:
+            features = features.masked_fill(padding_mask[..., None], 0.0)
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, self.levels, self.points))
+        mixed = ms_deform_attn(
+            features.unflatten(-1, (self.heads, self.channels // self.heads)),
+            shapes,
+            self._locations(query, reference_points, shapes),
+            weights,
+            softmax=True,
+        )
+        return self.output_proj(mixed)
+
+    def _locations(
+        self, query: Float[Tensor, "b q c"], reference_points: Float[Tensor, "b q l xy"], shapes: Shapes
+    ) -> Float[Tensor, "b q m l p 2"]:
+        """Where all points read, (x, y) in 0..1 and in float32 at least."""
+        if reference_points.shape[2] != self.levels or reference_points.shape[3] not in (2, 4):
+            raise ValueError(
+                f"MSDeformAttn: reference_points: expected [b, q, {self.levels}, 2 or 4], "
+                f"got {tuple(reference_points.shape)}"
+            )
+        offsets = in_float32(F.linear, query, self.sampling_offsets.weight, self.sampling_offsets.bias)
+        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
+        reference = reference_points[:, :, None, :, None]
+        if reference_points.shape[3] == 2:
+            # Filled on the device: a tensor made from numbers would be copied there at every call.
+            sizes = [offsets.new_full((), size) for height, width in shapes for size in (width, height)]
+            return reference + offsets / torch.stack(sizes).unflatten(0, (-1, 1, 2))
+        return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, levels={self.levels}, heads={self.heads}, points={self.points}"

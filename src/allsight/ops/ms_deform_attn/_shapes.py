@@ -1,0 +1,72 @@
+"""The sizes of a multi-scale deformable attention call, checked once for all implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+def as_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> Shapes:
+    """Return the (height, width) pairs of all levels as plain integers, or symbolic ones during an export.
+
+    Raises:
+        ValueError: Not a list of pairs of positive integers.
+    """
+    given = spatial_shapes
+    if isinstance(spatial_shapes, Tensor):
+        if spatial_shapes.is_floating_point() or spatial_shapes.ndim != 2:
+            raise ValueError(
+                f"ms_deform_attn: spatial_shapes: expected an integer tensor [l, 2], got "
+                f"{spatial_shapes.dtype} {tuple(spatial_shapes.shape)}"
+            )
+        spatial_shapes = spatial_shapes.tolist()
+    pairs = tuple(tuple(pair) for pair in spatial_shapes)
+    if not pairs or not all(
+        len(pair) == 2 and all(isinstance(size, int | torch.SymInt) and size >= 1 for size in pair)
+        for pair in pairs
+    ):
+        raise ValueError(
+            f"ms_deform_attn: spatial_shapes: expected a (height, width) pair of integers >= 1 per level, "
+            f"got {given!r}"
+        )
+    return tuple((height, width) for height, width in pairs)
+
+
+def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
+    """Check the tensors of a call against each other and against the sizes of the levels.
+
+    Raises:
+        ValueError: A shape or device does not fit; the message names argument, expected and got.
+    """
+    if value.ndim != 4:
+        raise ValueError(f"ms_deform_attn: value: expected [b, s, m, d], got shape {tuple(value.shape)}")
+    batch, pixels, heads, _ = value.shape
+    total = sum(height * width for height, width in shapes)
+    if pixels != total:
+        raise ValueError(
+            f"ms_deform_attn: value: expected {total} pixels (the sum of h*w over spatial_shapes {shapes}) "
+            f"in dimension 1, got {pixels}"
+        )
+    if locations.ndim != 6:
+        raise ValueError(
+            f"ms_deform_attn: sampling_locations: expected [b, q, m, l, p, 2], "
+            f"got shape {tuple(locations.shape)}"
+        )
+    queries, points = locations.shape[1], locations.shape[4]
+    for name, tensor, last, meaning in (
+        ("sampling_locations", locations, (points, 2), "[b, q, m, l, p, 2]"),
+        ("attention_weights", weights, (points,), "[b, q, m, l, p]"),
+    ):
+        expected = (batch, queries, heads, len(shapes), *last)
+        if tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"ms_deform_attn: {name}: expected shape {expected} {meaning}, got {tuple(tensor.shape)}"
+            )
+        if tensor.device != value.device:
+            raise ValueError(
+                f"ms_deform_attn: {name}: expected on {value.device} like value, got {tensor.device}"
+            )
