@@ -4,6 +4,7 @@ from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.attention import AttentionPool
 from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3, DCNv4
+from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
 from allsight.layers.mlp import MLP
 from allsight.layers.ms_deform_attn import MSDeformAttn
@@ -19,6 +20,7 @@ __all__ = [
     "ConvLast",
     "DCNv3",
     "DCNv4",
+    "DeformConv2d",
     "DropPath",
     "MSDeformAttn",
     "NormName",
