@@ -3,7 +3,8 @@
 from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.attention import AttentionPool
 from allsight.layers.conv import ConvLast
-from allsight.layers.dcn import DCNv3
+from allsight.layers.dcn import DCNv3, DCNv4
+from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
 from allsight.layers.mlp import MLP
 from allsight.layers.ms_deform_attn import MSDeformAttn
@@ -18,6 +19,8 @@ __all__ = [
     "BatchNormLast",
     "ConvLast",
     "DCNv3",
+    "DCNv4",
+    "DeformConv2d",
     "DropPath",
     "MSDeformAttn",
     "NormName",

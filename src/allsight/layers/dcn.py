@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.norm import NormName, make_norm
 from allsight.layers.precision import in_float32
-from allsight.ops import dcnv3
+from allsight.ops import dcnv3, dcnv4
+from allsight.ops.dcnv3 import Geometry
 
 
 class DCNv3(nn.Module):
@@ -119,20 +120,14 @@ class DCNv3(nn.Module):
             softmax=True,
         )
         if self.center_feature_scale is not None:
-            gate = self.center_feature_scale(context).sigmoid()  # [b, ho, wo, g]
-            centers = value[:, :: self.stride, :: self.stride]
-            gate = gate.repeat_interleave(self.channels // self.groups, dim=-1)
-            mixed = torch.lerp(mixed, centers.to(mixed.dtype), gate.to(mixed.dtype))
+            gate = self.center_feature_scale(context).sigmoid()
+            mixed = _blend(mixed, value[:, :: self.stride, :: self.stride], gate)
         return self.output_proj(mixed)
 
     def _context(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         """What offsets, weights and gates are predicted from."""
         height, width = (self._output_size(size) for size in x.shape[1:3])
-        x = x.permute(0, 3, 1, 2)
-        if self._dw_padding < 0:
-            x = F.pad(x, [self._dw_padding] * 4)
-        # An even sampling kernel gives a map smaller by one than the odd depth-wise one.
-        context = self.dw_conv(x).permute(0, 2, 3, 1)[:, :height, :width]
+        context = _depth_wise(self.dw_conv, x, self._dw_padding, height, width)
         return self.dw_act(self.dw_norm(context))
 
     def _output_size(self, size: int) -> int:
@@ -143,3 +138,161 @@ class DCNv3(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+class DCNv4(nn.Module):
+    """The operator of FlashInternImage: DCNv3 with weights that nothing bounds, and a shorter way to them.
+
+    One linear layer predicts offsets and weights from the input itself, or from a plain depth-wise
+    convolution of it. It starts at zero, so the layer starts as the bias of `output_proj` (plus half of the
+    un-sampled features with `center_feature_scale`). With `stride` > 1 predictions are made where the windows
+    of the output pixels are centered.
+
+    Parameters lie as in the official code: `offset_mask` holds per group 2 * points rows for offsets, then
+    `points` rows for weights, and unused rows at the end up to a multiple of 8.
+
+    Args:
+        channels: Width of input and output.
+        groups: Channel groups with offsets of their own; divides `channels`.
+        kernel_size: Sampling points per axis.
+        stride: Input pixels between output pixels.
+        padding: Pixels of zeros around the map.
+        dilation: Input pixels between neighbouring sampling points.
+        offset_scale: Factor on the sampling grid and on the offsets.
+        dw_kernel_size: Odd size of the depth-wise convolution; default None, no convolution.
+        center_feature_scale: Blend the result with the un-sampled features by a gate per group that is
+            learned from the result (in DCNv3: from the input).
+        remove_center: Leave out the middle sampling point; `kernel_size` must be odd.
+        output_bias: Whether `output_proj` has a bias.
+
+    Raises:
+        ValueError: Arguments that do not fit; the message names argument, expected and got.
+
+    Source: OpenGVLab/DCNv4:DCNv4_op/DCNv4/modules/dcnv4.py; stride 1 there.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        offset_scale: float | int = 1.0,
+        dw_kernel_size: int | None = None,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+        output_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or channels % groups:
+            raise ValueError(f"DCNv4: groups: expected a divisor of channels={channels}, got {groups}")
+        if dw_kernel_size is not None and dw_kernel_size % 2 == 0:
+            raise ValueError(f"DCNv4: dw_kernel_size: expected an odd size, got {dw_kernel_size}")
+        geometry = Geometry.of(
+            groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, operator="DCNv4"
+        )
+        reach = geometry.reach[0]
+        if center_feature_scale and padding != reach:
+            raise ValueError(
+                f"DCNv4: center_feature_scale: needs output pixels centered on input pixels, that is "
+                f"padding {reach} for kernel_size {kernel_size} and dilation {dilation}, got {padding}"
+            )
+        self.channels, self.groups, self.geometry = channels, groups, geometry
+        self.stride = stride
+        self._dw_padding = (dw_kernel_size or 1) // 2 - reach + padding
+
+        values = groups * geometry.points
+        self.offset_mask_dw = (
+            nn.Conv2d(channels, channels, dw_kernel_size, stride, max(self._dw_padding, 0), groups=channels)
+            if dw_kernel_size
+            else None
+        )
+        self.offset_mask = nn.Linear(channels, -(-3 * values // 8) * 8)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels, bias=output_bias)
+        self.center_feature_scale = nn.Linear(channels, groups) if center_feature_scale else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with regular grids and zero weights, gates half open."""
+        for linear in (self.offset_mask, self.center_feature_scale):
+            if linear is not None:
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
+        value, geometry = self.value_proj(x), self.geometry
+        offset, mask = self._offset_and_mask(self._context(x))
+        mixed = dcnv4(
+            value,
+            offset,
+            mask,
+            groups=self.groups,
+            kernel_size=geometry.kernel_size,
+            stride=geometry.stride,
+            padding=geometry.padding,
+            dilation=geometry.dilation,
+            offset_scale=geometry.offset_scale,
+            remove_center=geometry.remove_center,
+        )
+        if self.center_feature_scale is not None:
+            gate = self.center_feature_scale(mixed).sigmoid()
+            mixed = _blend(mixed, value[:, :: self.stride, :: self.stride], gate)
+        return self.output_proj(mixed)
+
+    def _context(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
+        """What offsets and weights are predicted from."""
+        height, width = self.geometry.output_size(x.shape[1], x.shape[2])
+        if self.offset_mask_dw is not None:
+            return _depth_wise(self.offset_mask_dw, x, self._dw_padding, height, width)
+        x = F.pad(x, [0, 0] + [self._dw_padding] * 4) if self._dw_padding else x
+        return x[:, :: self.stride, :: self.stride][:, :height, :width]
+
+    def _offset_and_mask(
+        self, context: Float[Tensor, "b ho wo c"]
+    ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
+        """Predict offsets and weights of all groups side by side, in float32 under autocast.
+
+        The rows of the projection are put in order, which costs nothing beside reordering its results.
+        """
+        points = self.geometry.points
+        values = self.groups * points
+
+        def in_order(rows: Tensor) -> Tensor:
+            offset, mask = rows[: 3 * values].unflatten(0, (self.groups, -1)).split([2 * points, points], 1)
+            return torch.cat([offset.flatten(0, 1), mask.flatten(0, 1)])
+
+        weight, bias = in_order(self.offset_mask.weight), in_order(self.offset_mask.bias)
+        both = in_float32(F.linear, context, weight, bias)
+        offset, mask = both.split([2 * values, values], dim=-1)
+        return offset, mask
+
+    def extra_repr(self) -> str:
+        kernel = self.geometry.kernel_size[0]
+        return f"{self.channels}, groups={self.groups}, kernel_size={kernel}, stride={self.stride}"
+
+
+def _depth_wise(
+    conv: nn.Conv2d, x: Float[Tensor, "b h w c"], padding: int, height: int, width: int
+) -> Float[Tensor, "b ho wo c"]:
+    """Convolve around the centers of the sampling windows; a negative padding takes pixels away first."""
+    x = x.permute(0, 3, 1, 2)
+    if padding < 0:
+        x = F.pad(x, [padding] * 4)
+    # An even sampling kernel gives a map smaller by one than the odd depth-wise one.
+    return conv(x).permute(0, 2, 3, 1)[:, :height, :width]
+
+
+def _blend(
+    mixed: Float[Tensor, "b ho wo c"], centers: Float[Tensor, "b ho wo c"], gate: Float[Tensor, "b ho wo g"]
+) -> Float[Tensor, "b ho wo c"]:
+    """Take the un-sampled features as far as the gate of their group is open."""
+    gate = gate.repeat_interleave(mixed.shape[-1] // gate.shape[-1], dim=-1)
+    return torch.lerp(mixed, centers.to(mixed.dtype), gate.to(mixed.dtype))

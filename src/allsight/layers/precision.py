@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 
-def in_float32(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def in_float32(function: Callable[..., Tensor], x: Tensor, *others: Tensor | None) -> Tensor:
     """Call a function with autocast off and its tensors in float32; without autocast, as it stands.
 
     Args:
         function: What predicts places, such as `F.linear`.
-        tensors: Its arguments, the first of which tells the device.
+        x: Its first argument, which tells the device.
+        others: Its other arguments; None stays None.
     """
-    kind = tensors[0].device.type
+    kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
-        return function(*tensors)
+        return function(x, *others)
     with torch.autocast(kind, enabled=False):
-        return function(*(tensor.float() for tensor in tensors))
+        return function(x.float(), *(other if other is None else other.float() for other in others))
