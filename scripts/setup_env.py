@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 NEEDED_BYTES = 3 * 10**9
 INPUTS = ("pyproject.toml", "constraints.txt", "scripts/setup_env.py")
+NATIVE_INPUTS = ("CMakeLists.txt", "src/allsight/ops/csrc/*")
+NATIVE_NOTE = "src/allsight/ops/not_built.txt"
 IN_PROGRESS = "in progress"
 NAMES = ("python3.11", "python3.12", "python3.13", "python3.14", "python3", "python")
 
@@ -34,6 +36,7 @@ def main() -> int:
     """Set up the environment of this checkout; the exit status."""
     try:
         set_up(ROOT)
+        build_native(ROOT)
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
@@ -103,6 +106,63 @@ def requirements(root: Path) -> List[str]:
 
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project["dependencies"] + project["optional-dependencies"]["dev"]
+
+
+# --- the compiled operators ---------------------------------------------------------------------------------
+
+
+def build_native(root: Path) -> None:
+    """Compile the operators into the checkout, or say why not: without them everything works, only slower."""
+    state, current = root / ".venv" / "native-state", native_fingerprint(root)
+    if current == "" or (state.exists() and state.read_text() == current):
+        return
+    with _only_one(root):
+        if state.exists() and state.read_text() == current:
+            return
+        log = root / ".venv" / "native.log"
+        _say("compiling the operators (about half a minute)")
+        reason = _compile(root, log)
+        note = root / NATIVE_NOTE
+        if reason:
+            note.write_text(reason + "\n")
+            _say(f"operators not compiled: {reason}; allsight works without, more slowly; log: {log}")
+        elif note.exists():
+            note.unlink()
+        state.write_text(current)
+
+
+def native_fingerprint(root: Path) -> str:
+    """Hash of all that the compiled operators are made from; empty if this checkout has none."""
+    files = sorted(file for pattern in NATIVE_INPUTS for file in root.glob(pattern) if file.is_file())
+    # With a compiler that was not there before, it is tried again.
+    compilers = [str(shutil.which(name)) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")]
+    digest = hashlib.sha256(" ".join([str(root), *compilers]).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else ""
+
+
+def _compile(root: Path, log: Path) -> str:
+    """Why the operators could not be compiled; empty if they were."""
+    tools, build = root / ".venv" / "bin", root / "build" / "native"
+    # A folder of an earlier place or generator cannot be used again.
+    shutil.rmtree(str(build), ignore_errors=True)
+    cmake, ninja = str(tools / "cmake"), "-DCMAKE_MAKE_PROGRAM=" + str(tools / "ninja")
+    with log.open("w", encoding="utf-8") as file:
+        for command in (
+            [cmake, "-S", str(root), "-B", str(build), "-G", "Ninja", ninja],
+            [cmake, "--build", str(build)],
+            [cmake, "--install", str(build), "--prefix", str(root / "src")],
+        ):
+            if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
+                break
+        else:
+            return ""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "no C++ compiler found" in text:
+        return "no C++ compiler was found (Debian, Ubuntu: apt install g++, then make again)"
+    found = re.search(r"(?m)^.*(?:error|Error): .*$", text)
+    return found.group(0).strip() if found else "the build failed"
 
 
 # --- finding a Python ---------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 ISA_VARIABLE = "ALLSIGHT_CPU_ISA"
+MOST_PIXELS = 2**31 - 8
+"""Pixels of one image are counted in 32 bits; values in 64."""
 _ABI_VERSION = 1
 _FOLDER = Path(__file__).parent
 _NAMES = ("liballsight_ops.so", "liballsight_ops.dylib")
@@ -64,14 +65,14 @@ class _Library:
         for name in ("allsight_isas", "allsight_isa"):
             getattr(library, name).restype = ctypes.c_char_p
         self.kernels = {
-            f"{kernel}_{suffix}": getattr(library, f"allsight_{kernel}_{suffix}")
+            (kernel, dtype): getattr(library, f"allsight_{kernel}_{suffix}")
             for kernel in (
                 "dcnv3_forward",
                 "dcnv3_backward",
                 "ms_deform_attn_forward",
                 "ms_deform_attn_backward",
             )
-            for suffix in ("f32", "f64")
+            for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
         }
         self.isas: tuple[str, ...] = tuple(library.allsight_isas().decode().split())
         self.has_threads = bool(library.allsight_has_threads())
@@ -118,11 +119,18 @@ def run(kernel: str, call: ctypes.Structure, dtype: torch.dtype) -> None:
     """
     if isinstance(_LIBRARY, str):
         raise RuntimeError(_LIBRARY)
-    suffix = "f64" if dtype == torch.float64 else "f32"
-    if _LIBRARY.kernels[f"{kernel}_{suffix}"](ctypes.byref(call)):
+    if _LIBRARY.kernels[kernel, dtype](ctypes.byref(call)):
         raise MemoryError(f"{kernel}: no memory for scratch space")
 
 
-def compute_type(tensors: Iterable[Tensor]) -> torch.dtype:
+def compute_type(*tensors: Tensor) -> torch.dtype:
     """float64 if any tensor is, else float32: what the kernels compute in."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    for tensor in tensors:
+        if tensor.dtype is torch.float64:
+            return torch.float64
+    return torch.float32
+
+
+def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same values in that type, without gaps."""
+    return (tensor if tensor.dtype is dtype else tensor.to(dtype)).contiguous()

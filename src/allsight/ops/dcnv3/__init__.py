@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import astuple
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,16 +15,14 @@ from allsight.ops.dcnv3._geometry import Geometry
 from allsight.ops.dcnv3.reference import dcnv3_reference
 
 
-def _parse(*options: Any) -> tuple[Geometry, bool]:
-    *pattern, softmax = options
-    return Geometry.of(*pattern), softmax
+def _parse(pattern: Sequence[int], offset_scale: float, softmax: bool) -> tuple[Geometry, bool]:
+    return Geometry.of_pattern(pattern, offset_scale), softmax
 
 
 _dcnv3 = register(
     "dcnv3",
     tensors=("value", "offset", "mask"),
-    options="int groups, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, float offset_scale, "
-    "bool remove_center, bool softmax",
+    options="int[] pattern, float offset_scale, bool softmax",
     parse=_parse,
     output=lambda value, offset, mask, geometry, softmax: (*offset.shape[:3], value.shape[3]),
 )
@@ -34,7 +30,7 @@ _dcnv3 = register(
 
 def _on(backend: str) -> Callable[..., Tensor]:
     def run(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:
-        return _dcnv3(value, offset, mask, *astuple(geometry), softmax, backend)
+        return _dcnv3(value, offset, mask, geometry.pattern, geometry.offset_scale, softmax, backend)
 
     return run
 

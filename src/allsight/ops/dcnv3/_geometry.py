@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Pair = tuple[int, int]
 
+_known: dict[tuple[Any, ...], Geometry] = {}
+_MOST_KNOWN = 1024
 
-@dataclass(frozen=True)
+
+# Compared by identity: `of` gives one object for the same arguments, and looking things up by it is quick.
+@dataclass(frozen=True, eq=False)
 class Geometry:
     """Sampling pattern of a call; pairs are (height, width), errors begin with the name of the operator."""
 
@@ -40,6 +46,33 @@ class Geometry:
         Raises:
             ValueError: An argument is out of range; the message names it.
         """
+        given = (groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, operator)
+        if torch.compiler.is_compiling():
+            return cls._checked(*given)
+        try:
+            return _known[given]
+        except (KeyError, TypeError):
+            geometry = cls._checked(*given)
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        pairs = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+        for key in (given, (groups, *pairs, geometry.offset_scale, geometry.remove_center, operator)):
+            if all(not isinstance(part, list) for part in key):
+                geometry = _known.setdefault(key, geometry)
+        return geometry
+
+    @classmethod
+    def _checked(
+        cls,
+        groups: Any,
+        kernel_size: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        offset_scale: Any,
+        remove_center: Any,
+        operator: str,
+    ) -> Geometry:
         if not isinstance(groups, int) or groups < 1:
             raise ValueError(f"{operator}: groups: expected an integer >= 1, got {groups!r}")
         kernel = _pair(operator, "kernel_size", kernel_size, 1)
@@ -57,6 +90,19 @@ class Geometry:
             remove_center=bool(remove_center),
             operator=operator,
         )
+
+    @classmethod
+    def of_pattern(cls, pattern: Sequence[int], offset_scale: float) -> Geometry:
+        """The geometry with this `pattern`, the reverse of it."""
+        groups, *pairs, remove_center = pattern
+        kernel, stride, padding, dilation = zip(pairs[::2], pairs[1::2], strict=True)
+        return cls.of(groups, kernel, stride, padding, dilation, offset_scale, bool(remove_center))
+
+    @property
+    def pattern(self) -> tuple[int, ...]:
+        """All but `offset_scale` as integers, the form in which PyTorch carries them."""
+        pairs = (*self.kernel_size, *self.stride, *self.padding, *self.dilation)
+        return (self.groups, *pairs, int(self.remove_center))
 
     @property
     def points(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,35 +14,31 @@ from allsight.ops.dcnv3._geometry import Geometry
 
 def refuses(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> str | None:
     """Why the kernels cannot serve a call; None if they can."""
-    if value.device.type != "cpu":
-        return f"value is on {value.device}"
-    if value.shape[1] * value.shape[2] >= 2**31:
-        return f"a map of {value.shape[1]}x{value.shape[2]} pixels has more than 2^31"
-    return None
+    return None if value.device.type == "cpu" else f"value is on {value.device}"
 
 
 def forward(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:
     """Compute `allsight.ops.dcnv3`; types may differ, the output has that of `value`."""
-    dtype = _native.compute_type((value, offset, mask))
-    inputs = value.to(dtype).contiguous(), _rows(offset.to(dtype)), _rows(mask.to(dtype))
-    out = torch.empty(*offset.shape[:3], value.shape[3], dtype=dtype)
-    call = _call(*inputs, geometry, softmax)
+    dtype, value_type = _native.compute_type(value, offset, mask), value.dtype
+    value, offset, mask = _native.dense(value, dtype), _rows(offset, dtype), _rows(mask, dtype)
+    out = torch.empty((*offset.shape[:3], value.shape[3]), dtype=dtype)
+    call = _call(value, offset, mask, geometry, softmax)
     call.out = out.data_ptr()
     _native.run("dcnv3_forward", call, dtype)
-    return out.to(value.dtype)
+    return out if dtype is value_type else out.to(value_type)
 
 
 def backward(
     grad: Tensor, value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, offset and mask, in their types."""
-    dtype = _native.compute_type((value, offset, mask))
-    inputs = value.to(dtype).contiguous(), _rows(offset.to(dtype)), _rows(mask.to(dtype))
-    grad = grad.to(dtype).contiguous()
-    grads = tuple(torch.empty(t.shape, dtype=dtype) for t in (value, offset, mask))
-    call = _call(*inputs, geometry, softmax)
+    dtype = _native.compute_type(value, offset, mask)
+    given = _native.dense(value, dtype), _rows(offset, dtype), _rows(mask, dtype)
+    grad = _native.dense(grad, dtype)
+    grads = tuple(torch.empty(tensor.shape, dtype=dtype) for tensor in given)
+    call = _call(*given, geometry, softmax)
     call.grad_out = grad.data_ptr()
-    call.grad_value, call.grad_offset, call.grad_mask = (t.data_ptr() for t in grads)
+    call.grad_value, call.grad_offset, call.grad_mask = (tensor.data_ptr() for tensor in grads)
     _native.run("dcnv3_backward", call, dtype)
     return grads[0].to(value.dtype), grads[1].to(offset.dtype), grads[2].to(mask.dtype)
 
@@ -49,32 +46,35 @@ def backward(
 def _call(
     value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool
 ) -> _native.Dcnv3Call:
-    batch, height, width, channels = value.shape
-    groups, (reach_h, reach_w) = geometry.groups, geometry.reach
-    call = _native.Dcnv3Call(
-        batch,
-        height,
-        width,
-        groups,
-        channels // groups,
-        offset.shape[1],
-        offset.shape[2],
-        geometry.points,
-        *geometry.stride,
-        reach_h - geometry.padding[0],
-        reach_w - geometry.padding[1],
-        offset.stride(2),
-        mask.stride(2),
-        softmax,
-        torch.get_num_threads(),
-        geometry.offset_scale,
-    )
-    call.taps = _taps(geometry, value.dtype).data_ptr()
+    """The arguments of a call, without outputs and gradients."""
+    steps = offset.stride(2), mask.stride(2)
+    key = (geometry, softmax, value.shape, value.dtype, steps)
+    sizes = _sizes.get(key)
+    if sizes is None:
+        if len(_sizes) >= _MOST_SIZES:
+            _sizes.clear()
+        batch, height, width, channels = value.shape
+        if height * width >= _native.MOST_PIXELS:
+            raise ValueError(f"dcnv3: value: {height}x{width} pixels, more than the CPU kernels can count")
+        reach_h, reach_w = geometry.reach
+        origin = reach_h - geometry.padding[0], reach_w - geometry.padding[1]
+        groups, output = geometry.groups, geometry.output_size(height, width)
+        integers = (batch, height, width, groups, channels // groups, *output, geometry.points)
+        call = _native.Dcnv3Call(*integers, *geometry.stride, *origin, *steps, softmax)
+        call.offset_scale, call.taps = geometry.offset_scale, _taps(geometry, value.dtype).data_ptr()
+        sizes = _sizes[key] = bytes(call)
+    call = _native.Dcnv3Call.from_buffer_copy(sizes)
+    call.threads = torch.get_num_threads()
     call.value, call.offset, call.mask = value.data_ptr(), offset.data_ptr(), mask.data_ptr()
     return call
 
 
-@lru_cache(maxsize=256)
+# What does not change between calls of one layer, ready to be copied.
+_sizes: dict[tuple[Any, ...], bytes] = {}
+_MOST_SIZES = 4096
+
+
+@cache
 def _taps(geometry: Geometry, dtype: torch.dtype) -> Tensor:
     """Displacement (x, y) of every point from the middle of the kernel; the column is the slow index."""
     (rows, columns), (reach_y, reach_x) = geometry.kernel_size, geometry.reach
@@ -88,10 +88,13 @@ def _taps(geometry: Geometry, dtype: torch.dtype) -> Tensor:
     return torch.tensor(taps, dtype=dtype)
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """The same values, pixels one fixed step apart: a slice of a wider projection needs no copy."""
-    batch, rows, columns, width = tensor.shape
-    step = tensor.stride(2)
-    if tensor.stride() == (rows * columns * step, columns * step, step, 1) and step >= width:
+def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same values in that type, pixels one fixed step apart: part of a wider projection needs no copy."""
+    if tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    if tensor.is_contiguous():
         return tensor
-    return tensor.contiguous()
+    _, rows, columns, width = tensor.shape
+    step = tensor.stride(2)
+    apart = step >= width and tensor.stride() == (rows * columns * step, columns * step, step, 1)
+    return tensor if apart else tensor.contiguous()

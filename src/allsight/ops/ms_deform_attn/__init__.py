@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from allsight.ops import _native
 from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._registration import register
+from allsight.ops.ms_deform_attn import cpu
 from allsight.ops.ms_deform_attn._shapes import Shapes, as_shapes, check
 from allsight.ops.ms_deform_attn.reference import ms_deform_attn_reference
+
+
+def _parse(sizes: Sequence[int], softmax: bool) -> tuple[Shapes, bool]:
+    return tuple(zip(sizes[::2], sizes[1::2], strict=True)), softmax
+
+
+_ms_deform_attn = register(
+    "ms_deform_attn",
+    tensors=("value", "sampling_locations", "attention_weights"),
+    options="SymInt[] sizes, bool softmax",
+    parse=_parse,
+    output=lambda value, locations, weights, shapes, softmax: (
+        value.shape[0],
+        locations.shape[1],
+        value.shape[2] * value.shape[3],
+    ),
+)
+
+
+def _on(backend: str) -> Callable[..., Tensor]:
+    def run(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, softmax: bool) -> Tensor:
+        sizes = [size for shape in shapes for size in shape]
+        return _ms_deform_attn(value, locations, weights, sizes, softmax, backend)
+
+    return run
+
 
 MS_DEFORM_ATTN = Operator(
     "ms_deform_attn",
     (
+        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
         Implementation(
             "reference",
             ms_deform_attn_reference,
