@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import torch
-from allsight.layers import DCNv3, DCNv4, DeformConv2d, MSDeformAttn
+from allsight.layers import DCNv4, DeformConv2d, MSDeformAttn
 
 class Pyramid(torch.nn.Module):
     def __init__(self):
@@ -28,7 +28,6 @@ def pyramid(b, h, w):
 
 b, h, w = (torch.export.Dim(name, min=2, max=64) for name in "bhw")
 for layer, inputs, sizes in (
-    (DCNv3(8, 2), last, ({0: b, 1: h, 2: w},)),
     (DCNv4(8, 2, dw_kernel_size=3), last, ({0: b, 1: h, 2: w},)),
     (DeformConv2d(8, 4, 3, padding=1), first, ({0: b, 2: h, 3: w},)),
     (Pyramid(), pyramid, ({0: b, 1: h, 2: w}, {0: b, 1: h, 2: w + 1}, {0: b}, {0: b})),

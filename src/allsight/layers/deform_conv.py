@@ -22,7 +22,8 @@ class DeformConv2d(nn.Module):
     A convolution whose kernel points are moved by predicted offsets and weighed by predicted numbers in 0..1.
     Its start, with zero offsets, is half an ordinary convolution. Sampling goes through
     `allsight.ops.ms_deform_attn`: every kernel point of every output pixel is a query with one point, every
-    deformable group a head; the samples are mixed by one matrix product. Results are channels last in memory.
+    deformable group a head; one matrix product per group mixes the samples. Results are channels last in
+    memory.
 
     Args:
         in_channels: Channels of the input.
@@ -93,10 +94,15 @@ class DeformConv2d(nn.Module):
         places, amounts, rows, columns = self._predict(x)
         value = x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (self.deform_groups, -1))
         samples = ms_deform_attn(value, ((height, width),), places, amounts)
-        samples = samples.unflatten(1, (rows * columns, -1)).unflatten(3, (self.groups, -1))
-        weight = self.weight.flatten(2).unflatten(0, (self.groups, -1))
-        # n pixels, k kernel points, g groups, c channels and o outputs of a group.
-        mixed = torch.einsum("bnkgc,gock->bngo", samples, weight).flatten(2)
+        samples = samples.unflatten(1, (rows * columns, -1))  # [b, howo, k, c]
+        weight = self.weight.flatten(2).transpose(1, 2)  # [cout, k, c / groups]
+        parts = [
+            F.linear(part.flatten(2), rows_of_group.flatten(1))
+            for part, rows_of_group in zip(
+                samples.chunk(self.groups, -1), weight.chunk(self.groups), strict=True
+            )
+        ]
+        mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if self.bias is not None:
             mixed = mixed + self.bias.to(mixed.dtype)
         return mixed.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
