@@ -1,8 +1,8 @@
 """Kernels as PyTorch operators: one name in `torch.ops.allsight`, whatever computes it.
 
 An operator is registered once, with its shape rule (for meta tensors, `torch.compile` and `torch.export`) and
-its gradient; the name of the backend travels as an argument. Under autocast tensors stay in the types they come
-in: kernels take 16-bit features beside float32 places, and compute in float32.
+its gradient; the name of the backend travels as an argument. Under autocast tensors stay in the types in
+which they come: kernels take 16-bit features beside float32 places, and compute in float32.
 """
 
 from __future__ import annotations
