@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _LIBRARY = torch.library.Library("allsight", "FRAGMENT")
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def register(
@@ -22,40 +25,44 @@ def register(
     *,
     tensors: Sequence[str],
     options: str,
-    parse: Callable[..., tuple[Any, ...]],
+    pack: Callable[..., Sequence[Any]],
+    unpack: Callable[..., Sequence[Any]],
     output: Callable[..., Sequence[Any]],
-) -> Callable[..., Tensor]:
-    """Define `allsight::NAME` and `allsight::NAME_backward`; return the way to call the former.
+) -> Callable[[str, Sequence[Tensor], Sequence[Any]], Tensor]:
+    """Define `allsight::NAME` and `allsight::NAME_backward`.
 
-    Its arguments are the tensors, the options, and the name of a backend: the module of that name beside
-    this one's `NAME` folder, which has `forward(*tensors, *parsed)` and `backward(grad, *tensors, *parsed)`.
+    A backend is the module of that name in `ops/NAME`, with `forward(*tensors, *rest)` and
+    `backward(grad, *tensors, *rest)`.
 
     Args:
         name: Name of the operator and of its folder.
         tensors: Names of its tensors. The output has the type of the first, each gradient that of its tensor.
         options: Schema of all that follows the tensors.
-        parse: From the options to what the kernels take after the tensors.
-        output: Shape of the output, from the tensors and parsed options.
+        pack: From `rest` to these options.
+        unpack: The reverse.
+        output: Shape of the output, from tensors and rest.
+
+    Returns:
+        `call(backend, tensors, rest)`.
     """
     arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + f", {options}, str backend"
     gradients = ", ".join("Tensor" for _ in tensors)
     count = len(tensors)
-    modules: dict[str, Any] = {}
+    modules: dict[str, ModuleType] = {}
 
-    def kernels(backend: str) -> Any:
+    def kernels(backend: str) -> ModuleType:
         if backend not in modules:
             modules[backend] = import_module(f"allsight.ops.{name}.{backend}")
         return modules[backend]
 
     def forward(*call: Any) -> Tensor:
-        return kernels(call[-1]).forward(*call[:count], *parse(*call[count:-1]))
+        return kernels(call[-1]).forward(*call[:count], *unpack(*call[count:-1]))
 
     def backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
-        return kernels(call[-1]).backward(grad, *call[:count], *parse(*call[count:-1]))
+        return kernels(call[-1]).backward(grad, *call[:count], *unpack(*call[count:-1]))
 
     def fake_forward(*call: Any) -> Tensor:
-        given = call[:count]
-        return given[0].new_empty(output(*given, *parse(*call[count:-1])))
+        return call[0].new_empty(output(*call[:count], *unpack(*call[count:-1])))
 
     def fake_backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
         return tuple(tensor.new_empty(tensor.shape) for tensor in call[:count])
@@ -66,8 +73,7 @@ def register(
 
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         found = backward_operator(grad, *ctx.saved_tensors, *ctx.options)
-        wanted = zip(found, ctx.needs_input_grad, strict=False)
-        return *(tensor if wants else None for tensor, wants in wanted), *(None for _ in ctx.options)
+        return *_wanted(ctx, found, 0), *(None for _ in ctx.options)
 
     for suffix, schema, run, fake in (
         ("", f"({arguments}) -> Tensor", forward, fake_forward),
@@ -80,11 +86,51 @@ def register(
     torch.library.register_autograd(f"allsight::{name}", differentiate, setup_context=keep, lib=_LIBRARY)
     operator = getattr(torch.ops.allsight, name).default
 
-    def call(*arguments: Any) -> Tensor:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return operator(*arguments)
-        # Nothing to record: past autograd at once, which saves a third of the time of a small call.
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*arguments)
+    def call(backend: str, given: Sequence[Tensor], rest: Sequence[Any]) -> Tensor:
+        if _is_watched(given):
+            return operator(*given, *pack(*rest), backend)
+        if torch.is_grad_enabled():
+            return _Direct.apply(kernels(backend), rest, *given)
+        return kernels(backend).forward(*given, *rest)
 
     return call
+
+
+def _is_watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether somebody looks at operators: a tracer, a mode, a profiler, a tensor that is more than one.
+
+    If nobody does, the kernel is called at once. PyTorch's way to an operator written in Python costs more
+    than the kernel itself on small maps: about 15 us forward, and as much again with a gradient.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd._profiler_enabled()
+        or any(type(tensor) not in _PLAIN for tensor in tensors)
+    )
+
+
+class _Direct(torch.autograd.Function):
+    """A kernel and its gradient without the registered operator."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Any, rest: Sequence[Any], *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        ctx.kernels, ctx.rest = kernels, rest
+        return kernels.forward(*tensors, *rest)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return (
+            None,
+            None,
+            *_wanted(ctx, ctx.kernels.backward(*grad_outputs, *ctx.saved_tensors, *ctx.rest), 2),
+        )
+
+
+def _wanted(ctx: Any, gradients: Sequence[Tensor], first: int) -> tuple[Tensor | None, ...]:
+    """The gradients somebody needs; `first` is the place of the first tensor among the inputs."""
+    needs = ctx.needs_input_grad[first:]
+    return tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=False))

@@ -59,27 +59,40 @@ template <class T> struct Dcnv3 {
     // The taps of all groups in the order `place_points` reads them: n of x, then n of y.
     void fill_lattice(T *lattice, int64_t count) const {
         constexpr int n = kLanes<T>;
-        for (int64_t k = 0; k < count; ++k) {
-            const int64_t point = k % call.points, place = k / n * 2 * n + k % n;
+        for (int64_t k = 0, point = 0; k < count; ++k, point = point + 1 < call.points ? point + 1 : 0) {
+            const int64_t place = k / n * 2 * n + k % n;
             lattice[place] = taps[2 * point];
             lattice[place + n] = taps[2 * point + 1];
         }
     }
 };
 
-// Scratch memory of one thread.
+// Scratch memory of one thread, kept from call to call.
 template <class T> struct Dcnv3Scratch {
     Points<T> at;
     T *lattice = nullptr;
+
     Dcnv3Scratch() = default;
+    Dcnv3Scratch(const Dcnv3Scratch &) = delete;
+    Dcnv3Scratch &operator=(const Dcnv3Scratch &) = delete;
     ~Dcnv3Scratch() { std::free(lattice); }
-    bool allocate(const Dcnv3<T> &op, int64_t num_groups, bool for_gradients) {
-        const int64_t count = num_groups * op.call.points;
-        lattice = (T *)std::calloc((size_t)(2 * (count + 16)), sizeof(T));
-        if (!lattice || !at.allocate(count, for_gradients)) return false;
+
+    bool prepare(const Dcnv3<T> &op, bool for_gradients) {
+        const int64_t count = op.values;
+        if (!at.allocate(count, for_gradients)) return false;
+        if (at.padded > room_) {
+            std::free(lattice);
+            room_ = 0;
+            lattice = (T *)std::calloc((size_t)(2 * at.padded), sizeof(T));
+            if (!lattice) return false;
+            room_ = at.padded;
+        }
         op.fill_lattice(lattice, count);
         return true;
     }
+
+  private:
+    int64_t room_ = 0;
 };
 
 // Rows of output pixels are independent of each other.
@@ -89,8 +102,8 @@ template <class T> int dcnv3_forward(const allsight_dcnv3 &call) {
     with_lanes<T>(call.group_channels, [&](auto lanes, auto width) {
         constexpr int n = lanes.value, wide = width.value;
         share(call.threads, call.batch * call.rows, [&](int64_t first, int64_t end) {
-            Dcnv3Scratch<T> scratch;
-            if (!scratch.allocate(op, call.groups, false)) {
+            static thread_local Dcnv3Scratch<T> scratch;
+            if (!scratch.prepare(op, false)) {
                 status = ALLSIGHT_NO_MEMORY;
                 return;
             }
@@ -149,10 +162,10 @@ template <class T> int dcnv3_backward(const allsight_dcnv3 &call) {
     clear<T>((T *)call.grad_value, call.batch * call.height * call.width * op.channels, call.threads);
     std::atomic<int> status{ALLSIGHT_OK};
     with_lanes<T>(call.group_channels, [&](auto lanes, auto width) {
-        constexpr int n = lanes.value, wide = width.value;
+        constexpr int n = lanes.value, wide = width.value > 2 ? 2 : width.value;
         share_slices(call.threads, call.batch, call.groups, [&](auto each_image) {
-            Dcnv3Scratch<T> scratch;
-            if (!scratch.allocate(op, call.groups, true)) {
+            static thread_local Dcnv3Scratch<T> scratch;
+            if (!scratch.prepare(op, true)) {
                 status = ALLSIGHT_NO_MEMORY;
                 return;
             }

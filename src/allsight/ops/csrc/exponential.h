@@ -45,20 +45,64 @@ ALLSIGHT_INLINE Whole<double> exp_nonpositive(Whole<double> x) {
     return x < -708.0 ? V{} : result * scale;
 }
 
-// Softmax of `runs` runs of `length` logits; `out` has room for whole vectors beyond the last run.
-template <class T> ALLSIGHT_INLINE void softmax_runs(const T *logits, T *out, int64_t runs, int64_t length) {
-    const int64_t count = runs * length;
+// The largest (or the sum) over the lanes of a vector, in every lane: halves are folded onto each other.
+template <class V, class Fold, int distance = int(sizeof(V) / sizeof(V{}[0])) / 2> ALLSIGHT_INLINE V fold(V v, Fold f) {
+    if constexpr (distance == 0)
+        return v;
+    else
+        return fold<V, Fold, distance / 2>(f(v, pick<Swapped<distance>>(v, v)), f);
+}
+
+// Softmax of `runs` runs of `length` logits, n lanes at a time; `length` >= n. The last vector of a run overlaps the
+// one before it, so that it ends with the run. `out` has room for a whole vector beyond the last run.
+template <class T, int n> ALLSIGHT_INLINE void softmax_in_lanes(const T *logits, T *out, int64_t runs, int64_t length) {
+    using V = Vec<T, n>;
+    const int64_t count = runs * length, tail = length - n;
     for (int64_t run = 0; run < count; run += length) {
-        T most = logits[run];
-        for (int64_t i = 1; i < length; ++i) most = logits[run + i] > most ? logits[run + i] : most;
-        for (int64_t i = 0; i < length; ++i) out[run + i] = logits[run + i] - most;
+        const T *from = logits + run;
+        V most = load<V>(from + tail);
+        for (int64_t i = 0; i < tail; i += n) {
+            const V v = load<V>(from + i);
+            most = v > most ? v : most;
+        }
+        most = fold(most, [](V a, V b) { return a > b ? a : b; });
+        for (int64_t i = 0; i < tail; i += n) store(out + run + i, load<V>(from + i) - most);
+        store(out + run + tail, load<V>(from + tail) - most);
     }
     for (int64_t i = 0; i < count; i += kLanes<T>) store(out + i, exp_nonpositive(load<Whole<T>>(out + i)));
     for (int64_t run = 0; run < count; run += length) {
-        T total = 0;
-        for (int64_t i = 0; i < length; ++i) total += out[run + i];
+        T *at = out + run;
+        V sums = {};
+        int64_t i = 0;
+        for (; i + n <= length; i += n) sums += load<V>(at + i);
+        T total = fold(sums, [](V a, V b) { return a + b; })[0];
+        for (; i < length; ++i) total += at[i];
         const T factor = T(1) / total;
-        for (int64_t i = 0; i < length; ++i) out[run + i] *= factor;
+        const V last = load<V>(at + tail);
+        for (i = 0; i < tail; i += n) store(at + i, load<V>(at + i) * factor);
+        store(at + tail, last * factor);
+    }
+}
+
+template <class T> ALLSIGHT_INLINE void softmax_runs(const T *logits, T *out, int64_t runs, int64_t length) {
+    if constexpr (kLanes<T> >= 4)
+        if (length >= kLanes<T>) return softmax_in_lanes<T, kLanes<T>>(logits, out, runs, length);
+    if constexpr (kLanes<T> > 8)
+        if (length >= 8) return softmax_in_lanes<T, 8>(logits, out, runs, length);
+    if constexpr (kLanes<T> > 4)
+        if (length >= 4) return softmax_in_lanes<T, 4>(logits, out, runs, length);
+    // Few points: one lane a run.
+    for (int64_t run = 0; run < runs; ++run) {
+        const T *from = logits + run * length;
+        T most = from[0];
+        for (int64_t i = 1; i < length; ++i) most = from[i] > most ? from[i] : most;
+        for (int64_t i = 0; i < length; ++i) out[run * length + i] = from[i] - most;
+    }
+    for (int64_t i = 0; i < runs * length; i += kLanes<T>) store(out + i, exp_nonpositive(load<Whole<T>>(out + i)));
+    for (T *at = out; at < out + runs * length; at += length) {
+        T total = 0;
+        for (int64_t i = 0; i < length; ++i) total += at[i];
+        for (int64_t i = 0; i < length; ++i) at[i] *= T(1) / total;
     }
 }
 

@@ -21,7 +21,7 @@ template <class T> struct MsDeformAttn {
           value((const T *)c.value), locations((const T *)c.locations), weights((const T *)c.weights) {}
 };
 
-// Scratch memory of one thread: places of the points of some heads, and a table of the maps they lie on.
+// Scratch memory of one thread, kept from call to call: places of the points of some heads, and a table of the maps they lie on.
 template <class T> struct MsDeformAttnScratch {
     Points<T> at;
     Run *runs = nullptr;                             // one a level
@@ -33,19 +33,23 @@ template <class T> struct MsDeformAttnScratch {
     MsDeformAttnScratch &operator=(const MsDeformAttnScratch &) = delete;
     ~MsDeformAttnScratch() { std::free(runs), std::free(width); }
 
-    bool allocate(const MsDeformAttn<T> &op, int64_t num_heads, bool for_gradients) {
+    bool prepare(const MsDeformAttn<T> &op, bool for_gradients) {
         const allsight_ms_deform_attn &call = op.call;
-        const int64_t count = num_heads * call.levels * call.points;
-        runs = (Run *)std::malloc((size_t)(call.levels + 1) * sizeof(Run));
-        if (!runs || !at.allocate(count, for_gradients)) return false;
-        width = (int32_t *)std::calloc((size_t)(3 * at.padded), sizeof(int32_t));
-        if (!width) return false;
+        if (!at.allocate(op.values, for_gradients)) return false;
+        if (at.padded > room_ || call.levels > levels_) {
+            std::free(runs), std::free(width);
+            room_ = levels_ = 0;
+            runs = (Run *)std::malloc((size_t)(call.levels + 1) * sizeof(Run));
+            width = (int32_t *)std::calloc((size_t)(3 * at.padded), sizeof(int32_t));
+            if (!runs || !width) return false;
+            room_ = at.padded, levels_ = call.levels;
+        }
         height = width + at.padded, start = height + at.padded;
         int64_t first = 0;
         for (int64_t level = 0; level < call.levels; ++level) {
             const int64_t rows = call.shapes[2 * level], columns = call.shapes[2 * level + 1];
             runs[level] = {call.points, columns > 1 ? op.channels : 0, rows > 1 ? columns * op.channels : 0};
-            for (int64_t head = 0; head < num_heads; ++head) {
+            for (int64_t head = 0; head < call.heads; ++head) {
                 for (int64_t point = 0; point < call.points; ++point) {
                     const int64_t k = (head * call.levels + level) * call.points + point;
                     width[k] = int32_t(columns), height[k] = int32_t(rows), start[k] = int32_t(first);
@@ -84,6 +88,8 @@ template <class T> struct MsDeformAttnScratch {
     }
 
   private:
+    int64_t room_ = 0, levels_ = 0;
+
     static ALLSIGHT_INLINE Extent<T> map_of(WholeInt<T> size) {
         const Whole<T> one = splat<T>(1), zero = {};
         const WholeInt<T> last = size - 2;
@@ -99,8 +105,8 @@ template <class T> int ms_deform_attn_forward(const allsight_ms_deform_attn &cal
     with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
         constexpr int n = lanes.value, wide = width.value;
         share(call.threads, call.batch * call.queries, [&](int64_t first, int64_t end) {
-            MsDeformAttnScratch<T> scratch;
-            if (!scratch.allocate(op, call.heads, false)) {
+            static thread_local MsDeformAttnScratch<T> scratch;
+            if (!scratch.prepare(op, false)) {
                 status = ALLSIGHT_NO_MEMORY;
                 return;
             }
@@ -153,10 +159,10 @@ template <class T> int ms_deform_attn_backward(const allsight_ms_deform_attn &ca
     clear<T>((T *)call.grad_value, call.batch * call.pixels * op.channels, call.threads);
     std::atomic<int> status{ALLSIGHT_OK};
     with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
-        constexpr int n = lanes.value, wide = width.value;
+        constexpr int n = lanes.value, wide = width.value > 2 ? 2 : width.value;
         share_slices(call.threads, call.batch, call.heads, [&](auto each_image) {
-            MsDeformAttnScratch<T> scratch;
-            if (!scratch.allocate(op, call.heads, true)) {
+            static thread_local MsDeformAttnScratch<T> scratch;
+            if (!scratch.prepare(op, true)) {
                 status = ALLSIGHT_NO_MEMORY;
                 return;
             }

@@ -74,13 +74,19 @@ template <class T> struct Points {
     Points &operator=(const Points &) = delete;
     ~Points() { std::free(memory_); }
 
-    // False if there is no memory.
+    // False if there is no memory. What an earlier call left is kept if it is large enough: allocating anew would cost
+    // more than the work on a small map.
     bool allocate(int64_t count, bool for_gradients) {
         padded = (count + 31) / 16 * 16; // room for a vector that starts at the last point
         const size_t bytes = (size_t)padded * (sizeof(int32_t) + (for_gradients ? 20 : 5) * sizeof(T));
-        memory_ = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-        if (!memory_) return false;
-        std::memset(memory_, 0, bytes);
+        if (bytes > bytes_) {
+            std::free(memory_);
+            bytes_ = 0;
+            memory_ = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+            if (!memory_) return false;
+            bytes_ = bytes;
+            std::memset(memory_, 0, bytes);
+        }
         T *next = (T *)memory_;
         const auto take = [&](int rows) { return (next += rows * padded) - rows * padded; };
         weight = take(1), corner = take(4);
@@ -131,6 +137,7 @@ template <class T> struct Points {
 
   private:
     void *memory_ = nullptr;
+    size_t bytes_ = 0;
 };
 
 // A run of points on one map, and how far right and lower corners lie from the left and upper ones, in values. Zero
@@ -139,12 +146,14 @@ struct Run {
     int64_t points, right, down;
 };
 
-// Mix the samples of the points from `first` on into width * n channels; one chain of additions per corner.
+// Mix the samples of the points from `first` on into width * n channels. A sum is split into chains of additions, so
+// that none waits for the other: one chain per corner, or one per two corners where that would need too many registers.
 template <class T, int n, int width>
 ALLSIGHT_INLINE void mix(const T *__restrict value, int64_t pixel_step, const Points<T> &at, int64_t first,
                          const Run *runs, int64_t num_runs, T *__restrict out) {
     using V = Vec<T, n>;
-    V sum[4][width] = {};
+    constexpr int chains = width > 2 ? 2 : 4;
+    V sum[chains][width] = {};
     const T *corner = at.corner;
     const int64_t padded = at.padded;
     for (int64_t run = 0; run < num_runs; ++run) {
@@ -157,12 +166,16 @@ ALLSIGHT_INLINE void mix(const T *__restrict value, int64_t pixel_step, const Po
             for (int i = 0; i < width; ++i) {
                 sum[0][i] += w0 * load<V>(upper + i * n);
                 sum[1][i] += w1 * load<V>(upper + right + i * n);
-                sum[2][i] += w2 * load<V>(lower + i * n);
-                sum[3][i] += w3 * load<V>(lower + right + i * n);
+                sum[2 % chains][i] += w2 * load<V>(lower + i * n);
+                sum[3 % chains][i] += w3 * load<V>(lower + right + i * n);
             }
         }
     }
-    for (int i = 0; i < width; ++i) store(out + i * n, (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]));
+    for (int i = 0; i < width; ++i) {
+        V total = sum[0][i] + sum[1][i];
+        if constexpr (chains == 4) total += sum[2][i] + sum[3][i];
+        store(out + i * n, total);
+    }
 }
 
 template <int value> using Number = std::integral_constant<int, value>;
@@ -224,6 +237,7 @@ ALLSIGHT_INLINE void spread(const T *value, T *grad_value, int64_t pixel_step, c
 // Call body(lanes, width) with the widest vectors that `channels` can be cut into.
 template <class T, class Body> ALLSIGHT_INLINE auto with_lanes(int64_t channels, Body body) {
     constexpr int whole = kLanes<T>;
+    if (channels % (4 * whole) == 0) return body(Number<whole>{}, Number<4>{});
     if (channels % (2 * whole) == 0) return body(Number<whole>{}, Number<2>{});
     if (channels % whole == 0) return body(Number<whole>{}, Number<1>{});
     if constexpr (whole > 8)

@@ -73,6 +73,11 @@ template <int start> struct EverySecond {
     static constexpr int of(int lane) { return 2 * lane + start; }
 };
 
+// Every lane from the one `distance` away, pairwise.
+template <int distance> struct Swapped {
+    static constexpr int of(int lane) { return lane ^ distance; }
+};
+
 // The first (or second) half of each segment of a, followed by the same of b, segment by segment.
 template <int n, int segment, bool second> struct Halves {
     static constexpr int of(int lane) {

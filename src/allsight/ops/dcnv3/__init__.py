@@ -15,7 +15,7 @@ from allsight.ops.dcnv3._geometry import Geometry
 from allsight.ops.dcnv3.reference import dcnv3_reference
 
 
-def _parse(pattern: Sequence[int], offset_scale: float, softmax: bool) -> tuple[Geometry, bool]:
+def _unpack(pattern: Sequence[int], offset_scale: float, softmax: bool) -> tuple[Geometry, bool]:
     return Geometry.of_pattern(pattern, offset_scale), softmax
 
 
@@ -23,14 +23,15 @@ _dcnv3 = register(
     "dcnv3",
     tensors=("value", "offset", "mask"),
     options="int[] pattern, float offset_scale, bool softmax",
-    parse=_parse,
+    pack=lambda geometry, softmax: (geometry.pattern, geometry.offset_scale, softmax),
+    unpack=_unpack,
     output=lambda value, offset, mask, geometry, softmax: (*offset.shape[:3], value.shape[3]),
 )
 
 
 def _on(backend: str) -> Callable[..., Tensor]:
     def run(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:
-        return _dcnv3(value, offset, mask, geometry.pattern, geometry.offset_scale, softmax, backend)
+        return _dcnv3(backend, (value, offset, mask), (geometry, softmax))
 
     return run
 

@@ -155,7 +155,8 @@ class Geometry:
                     f"{self.operator}: {name}: expected shape {expected} [b, ho, wo, {meaning}], "
                     f"got {tuple(tensor.shape)}"
                 )
-            if tensor.device != value.device:
+            # Asking for the devices themselves costs more than the rest of these checks.
+            if tensor.get_device() != value.get_device() or tensor.is_cpu != value.is_cpu:
                 raise ValueError(
                     f"{self.operator}: {name}: expected on {value.device} like value, got {tensor.device}"
                 )

@@ -14,7 +14,7 @@ from allsight.ops.dcnv3._geometry import Geometry
 
 def refuses(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> str | None:
     """Why the kernels cannot serve a call; None if they can."""
-    return None if value.device.type == "cpu" else f"value is on {value.device}"
+    return None if value.is_cpu else f"value is on {value.device}"
 
 
 def forward(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:

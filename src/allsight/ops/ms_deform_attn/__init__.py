@@ -15,7 +15,7 @@ from allsight.ops.ms_deform_attn._shapes import Shapes, as_shapes, check
 from allsight.ops.ms_deform_attn.reference import ms_deform_attn_reference
 
 
-def _parse(sizes: Sequence[int], softmax: bool) -> tuple[Shapes, bool]:
+def _unpack(sizes: Sequence[int], softmax: bool) -> tuple[Shapes, bool]:
     return tuple(zip(sizes[::2], sizes[1::2], strict=True)), softmax
 
 
@@ -23,7 +23,8 @@ _ms_deform_attn = register(
     "ms_deform_attn",
     tensors=("value", "sampling_locations", "attention_weights"),
     options="SymInt[] sizes, bool softmax",
-    parse=_parse,
+    pack=lambda shapes, softmax: ([size for shape in shapes for size in shape], softmax),
+    unpack=_unpack,
     output=lambda value, locations, weights, shapes, softmax: (
         value.shape[0],
         locations.shape[1],
@@ -34,8 +35,7 @@ _ms_deform_attn = register(
 
 def _on(backend: str) -> Callable[..., Tensor]:
     def run(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, softmax: bool) -> Tensor:
-        sizes = [size for shape in shapes for size in shape]
-        return _ms_deform_attn(value, locations, weights, sizes, softmax, backend)
+        return _ms_deform_attn(backend, (value, locations, weights), (shapes, softmax))
 
     return run
 

@@ -13,7 +13,7 @@ from allsight.ops.ms_deform_attn._shapes import Shapes
 
 def refuses(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> str | None:
     """Why the kernels cannot serve a call; None if they can."""
-    return None if value.device.type == "cpu" else f"value is on {value.device}"
+    return None if value.is_cpu else f"value is on {value.device}"
 
 
 def forward(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, softmax: bool) -> Tensor:
