@@ -17,9 +17,8 @@ from allsight.ops import _triton
 
 CASES = Path(__file__).parent / "triton_cases"
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
+has_triton = importlib.util.find_spec("triton") is not None
+needs_triton = pytest.mark.skipif(not has_triton, reason="triton is not installed")
 
 
 def run_cases(name, config, folder, **variables):
@@ -90,7 +89,9 @@ def test_pixel_pitch_is_found_where_pixels_lie_evenly():
     assert _triton.pixel_pitch(tensor[..., 2:7]) == 10
     assert _triton.pixel_pitch(tensor[:, :, ::2]) == 20
     assert _triton.pixel_pitch(tensor[:, :, 1:]) is None
+    assert _triton.pixel_pitch(tensor[:, :1, 1:2]) == 120
     assert _triton.pixel_pitch(tensor[:1, :1, 1:2]) == 10
     assert _triton.pixel_pitch(tensor[..., ::2]) is None
     assert _triton.pixel_pitch(tensor.transpose(1, 2)) is None
     assert _triton.pixel_pitch(tensor[:1].expand(2, 3, 4, 10)) is None
+    assert _triton.pixel_pitch(tensor[:1, :1, :1].expand(2, 1, 1, 10)) is None

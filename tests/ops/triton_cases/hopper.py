@@ -64,7 +64,7 @@ def run_ms_deform_attn(dtype, task):
     shapes = ((20, 30), (10, 15))
     value = torch.zeros(1, 750, 8, 32, dtype=dtype)
     locations = torch.zeros(1, 900, 8, 2, 4, 2)
-    call = value, shapes, locations, torch.zeros(1, 900, 8, 2, 4, dtype=dtype), True
+    call = value, locations, torch.zeros(1, 900, 8, 2, 4, dtype=dtype), shapes, True
     grad = torch.zeros(1, 900, 256, dtype=dtype)
     return ms_deform_attn.forward(*call) if task == "forward" else ms_deform_attn.backward(grad, *call)
 

@@ -40,8 +40,7 @@ from allsight.ops._triton_sampling import (
     softmax_terms,
     softmax_tile,
 )
-
-Shapes = tuple[tuple[int, int], ...]
+from allsight.ops.ms_deform_attn._shapes import Shapes
 
 
 @triton.jit
@@ -226,7 +225,7 @@ class _Call:
 
 
 def _prepare(
-    task: Task, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, softmax: bool
+    task: Task, value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, softmax: bool
 ) -> _Call:
     """Return what both kernels are called with besides tensors of single values."""
     batch, positions, heads, channels = value.shape
@@ -272,17 +271,17 @@ def _level_table(shapes: Shapes, device: torch.device) -> Tensor:
 
 def forward(
     value: Float[Tensor, "b s m d"],
-    shapes: Shapes,
     locations: Float[Tensor, "b q m l p 2"],
     weights: Float[Tensor, "b q m l p"],
+    shapes: Shapes,
     softmax: bool,
-) -> Float[Tensor, "b q md"]:
+) -> Float[Tensor, "b q mxd"]:
     """Compute `allsight.ops.ms_deform_attn`; all tensors on one GPU, or anywhere under TRITON_INTERPRET=1."""
     batch, _, heads, channels = value.shape
     out = value.new_empty(batch, locations.shape[1], heads * channels)
     if out.numel() == 0 or weights.numel() == 0:
         return out.zero_()
-    call = _prepare("forward", value, shapes, locations, weights, softmax)
+    call = _prepare("forward", value, locations, weights, shapes, softmax)
     tensors = dict(
         value=value.contiguous(), locations=locations.contiguous(), weights=weights.contiguous(), out=out
     )
@@ -292,11 +291,11 @@ def forward(
 
 
 def backward(
-    grad: Float[Tensor, "b q md"],
+    grad: Float[Tensor, "b q mxd"],
     value: Float[Tensor, "b s m d"],
-    shapes: Shapes,
     locations: Float[Tensor, "b q m l p 2"],
     weights: Float[Tensor, "b q m l p"],
+    shapes: Shapes,
     softmax: bool,
 ) -> tuple[Float[Tensor, "b s m d"], Float[Tensor, "b q m l p 2"], Float[Tensor, "b q m l p"]]:
     """Return the gradients of value, locations and weights (of the logits, with softmax), in their types.
@@ -315,7 +314,7 @@ def backward(
         addends=locations.shape[1] * locations.shape[4],
     )
     task = "deterministic" if total.is_fixed_point else "backward"
-    call = _prepare(task, value, shapes, locations, weights, softmax)
+    call = _prepare(task, value, locations, weights, shapes, softmax)
     tensors = dict(
         grad=grad.contiguous(),
         value=value.contiguous(),
