@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -95,10 +96,13 @@ class Tile:
             value: The maps.
         """
         # Channels per thread. Forward: one 16-byte load. Backward: one 16-byte vector of float32 adds
-        # (red.global.add.v4.f32 of sm_90), and the same split for loads spares shared-memory transposes.
-        # 64-bit adds have no vector form: neighbouring threads take neighbouring channels, so that each
-        # instruction of a warp fills whole sectors.
-        lanes = {"forward": 16 // value.element_size(), "backward": 4, "deterministic": 1}[task]
+        # (red.global.add.v4.f32), and the same split for loads spares shared-memory transposes. Adds without
+        # a vector form: neighbouring threads take neighbouring channels, so that each instruction of a warp
+        # fills whole sectors.
+        if task == "forward":
+            lanes = 16 // value.element_size()
+        else:
+            lanes = 4 if task == "backward" and _adds_vectors(value.device) else 1
         width, depth = _power_of_two(channels), _power_of_two(points)
         rows = min(_MOST_ROWS, max(1, _MOST_ELEMENTS // max(width, depth)))
         if task != "forward":
@@ -205,6 +209,14 @@ class MapGradient:
             return self.total.to(dtype)
         result = torch.empty(self.total.shape, dtype=dtype, device=self.total.device)
         return torch.mul(self.total, self._inverse.view(-1, *[1] * (self.total.ndim - 1)), out=result)
+
+
+@cache
+def _adds_vectors(device: torch.device) -> bool:
+    """Whether the device adds vectors of float32 atomically (NVIDIA's do since Hopper)."""
+    if device.type != "cuda":
+        return True  # interpreted or only compiled
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _largest(tensor: Tensor) -> Tensor:
