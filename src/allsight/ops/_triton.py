@@ -12,6 +12,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal
 
@@ -43,6 +44,14 @@ def unusable() -> str | None:
     if is_interpreted() or torch.cuda.is_available():
         return None
     return "no CUDA or ROCm device, and TRITON_INTERPRET=1 is not set"
+
+
+def about() -> str:
+    """What to say of the backend where it is usable."""
+    try:
+        return f"Triton {version('triton')}" + (", interpreted" if is_interpreted() else "")
+    except PackageNotFoundError:
+        return "Triton"
 
 
 def refuses(*tensors: Tensor) -> str | None:

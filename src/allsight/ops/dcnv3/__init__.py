@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from allsight.ops import _native
+from allsight.ops import _native, _triton
 from allsight.ops._dispatch import Backend, Implementation, Operator
 from allsight.ops._registration import register
 from allsight.ops.dcnv3 import cpu
@@ -36,10 +36,15 @@ def _on(backend: str) -> Callable[..., Tensor]:
     return run
 
 
+def _triton_refuses(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> str | None:
+    return _triton.refuses(value, offset, mask)
+
+
 DCNV3 = Operator(
     "dcnv3",
     (
         Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
+        Implementation("triton", _on("triton"), _triton.about(), _triton.unusable, _triton_refuses),
         Implementation(
             "reference",
             dcnv3_reference,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from allsight.ops import _native
+from allsight.ops import _native, _triton
 from allsight.ops._dispatch import Backend, Implementation, Operator
 from allsight.ops._registration import register
 from allsight.ops.ms_deform_attn import cpu
@@ -40,10 +40,15 @@ def _on(backend: str) -> Callable[..., Tensor]:
     return run
 
 
+def _triton_refuses(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> str | None:
+    return _triton.refuses(value, locations, weights)
+
+
 MS_DEFORM_ATTN = Operator(
     "ms_deform_attn",
     (
         Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
+        Implementation("triton", _on("triton"), _triton.about(), _triton.unusable, _triton_refuses),
         Implementation(
             "reference",
             ms_deform_attn_reference,
