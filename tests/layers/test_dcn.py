@@ -146,7 +146,10 @@ def test_gradients_reach_every_parameter():
             "center_feature_scale: .* padding 1",
         ),
         (dict(channels=8, groups=2, act="tanh"), "activation: expected one of gelu, silu, relu, got 'tanh'"),
-        (dict(channels=8, groups=2, norm="group"), "norm: expected 'layer' or 'batch', got 'group'"),
+        (
+            dict(channels=8, groups=2, norm="group"),
+            "norm: expected 'layer', 'batch' or 'sync_batch', got 'group'",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(options, message, request):

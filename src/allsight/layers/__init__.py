@@ -8,7 +8,7 @@ from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
 from allsight.layers.mlp import MLP
 from allsight.layers.ms_deform_attn import MSDeformAttn
-from allsight.layers.norm import BatchNormLast, NormName, make_norm, without_statistics
+from allsight.layers.norm import BatchNormLast, NormName, SyncBatchNormLast, make_norm, without_statistics
 from allsight.layers.precision import in_float32
 from allsight.layers.remat import recompute
 
@@ -24,6 +24,7 @@ __all__ = [
     "DropPath",
     "MSDeformAttn",
     "NormName",
+    "SyncBatchNormLast",
     "in_float32",
     "make_activation",
     "make_norm",

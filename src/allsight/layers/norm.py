@@ -6,13 +6,15 @@ contiguous rows, and a convolution sees the same memory as a `channels_last` ten
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NormName = Literal["layer", "batch"]
+NormName = Literal["layer", "batch", "sync_batch"]
 LAYER_NORM_EPS = 1e-6
 
 
@@ -49,11 +51,65 @@ class BatchNormLast(nn.BatchNorm2d):
         return x.permute(0, 2, 3, 1)
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        total = grad_outputs[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncBatchNormLast(BatchNormLast):
+    """`BatchNormLast` whose statistics are those of the micro-batches of all ranks, on any device.
+
+    Splitting a batch over ranks then changes nothing; splitting it by accumulation still does. All ranks must
+    call it equally often, which the layout `mixed_lanes` does not promise. `torch.nn.SyncBatchNorm` does the
+    same on GPUs only. Without several processes, in evaluation and in 16-bit types see `BatchNormLast`;
+    statistics are taken in float32 at least.
+    """
+
+    def forward(self, input: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        here = x.new_full((1,), x[..., 0].numel())
+        sums = _SumOverRanks.apply(torch.cat([x.sum((0, 1, 2)), here]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        # The squares of distances from the common mean: sums of squares would cancel.
+        centered = x - mean
+        variance = _SumOverRanks.apply(centered.square().sum((0, 1, 2))) / count
+        if not _statistics_frozen:
+            self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
+        result = centered * (variance + self.eps).rsqrt()
+        if self.weight is not None:
+            result = result * self.weight + self.bias
+        return result.to(input.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Float[Tensor, " c"], variance: Float[Tensor, " c"]) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_(variance.to(self.running_var), share)
+
+
 def make_norm(name: NormName, channels: int) -> nn.Module:
     """Return a norm over the last dimension of [b, h, w, c].
 
     Args:
-        name: "layer" (per pixel, eps 1e-6) or "batch" (eps 1e-5, running statistics).
+        name: "layer" (per pixel, eps 1e-6), "batch" (eps 1e-5, running statistics) or "sync_batch" (the same
+            with the statistics of all ranks together).
 
     Raises:
         ValueError: Unknown name.
@@ -62,4 +118,6 @@ def make_norm(name: NormName, channels: int) -> nn.Module:
         return nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
     if name == "batch":
         return BatchNormLast(channels)
-    raise ValueError(f"norm: expected 'layer' or 'batch', got {name!r}")
+    if name == "sync_batch":
+        return SyncBatchNormLast(channels)
+    raise ValueError(f"norm: expected 'layer', 'batch' or 'sync_batch', got {name!r}")
