@@ -122,6 +122,20 @@ def test_best_is_remembered(tmp_path):
         read_best(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '{"files": 3}', '{"files": {"a": 3}}'])
+def test_a_damaged_manifest_is_a_fault_and_no_crash(tmp_path, text):
+    saved = save_checkpoint(tmp_path, 12, TENSORS, Ranks())
+    (saved.path / "manifest.json").write_text(text)
+    assert find_fault(saved.path).startswith("manifest.json cannot be read")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '{"step": "x", "value": 1}'])
+def test_a_damaged_note_of_the_best_is_a_checkpoint_error(tmp_path, text):
+    (tmp_path / "best.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json: .*weights=last"):
+        read_best(tmp_path)
+
+
 def test_unreadable_checkpoint_is_a_checkpoint_error(tmp_path):
     (tmp_path / "step-00000001").mkdir()
     with pytest.raises(CheckpointError, match="step-00000001"):

@@ -1,6 +1,7 @@
 """Weights in, answers out: which weights are taken, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_choice_of_weights(run):
 
 def test_a_run_folder_with_foreign_code_needs_trust(run, monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "toys")
-    with pytest.raises(ConfigError, match="--trust"):
+    with pytest.raises(ConfigError, match=r"resolved\.yaml: config\.model\.backbone\.kind: .*--trust"):
         load(run)
 
 
@@ -115,6 +116,21 @@ def test_a_run_without_whole_checkpoint_is_refused(run, tmp_path):
         load(tmp_path, trust=True)
     with pytest.raises(ConfigError, match="not a run folder"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"dots": 3}'])
+def test_a_damaged_file_of_class_names_is_refused_by_name(run, tmp_path, text):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "classes.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"classes\.json: expected"):
+        load(folder, trust=True)
+
+
+def test_a_damaged_configuration_is_refused_by_name(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "resolved.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"resolved\.yaml: cannot be read"):
+        load(folder, trust=True)
 
 
 def test_published_classifier_weights_are_taken_by_a_recipe(tmp_path):

@@ -102,16 +102,17 @@ def find_fault(path: Path) -> str | None:
     if not (path / "COMPLETE").is_file():
         return "it has no COMPLETE mark, so writing it was interrupted"
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        return f"manifest.json cannot be read: {error}"
-    for name, expected in manifest["files"].items():
+        listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
+        files = [(str(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest.json cannot be read: {error!r}"
+    for name, size, digest in files:
         file = path / name
         if not file.is_file():
             return f"file {name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"file {name} has {file.stat().st_size} bytes in place of {expected['bytes']}"
-        if _digest(file) != expected["sha256"]:
+        if file.stat().st_size != size:
+            return f"file {name} has {file.stat().st_size} bytes in place of {size}"
+        if _digest(file) != digest:
             return f"file {name} has changed since it was written (checksum)"
     return None
 
@@ -159,14 +160,21 @@ def write_best(folder: Path, step: int, metric: str, value: float) -> None:
 
 
 def read_best(folder: Path) -> tuple[int, float] | None:
-    """(step, value) of the best checkpoint; None if nothing was judged yet."""
+    """(step, value) of the best checkpoint; None if nothing was judged yet.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    file = folder / "best.json"
     try:
-        best = json.loads((folder / "best.json").read_text())
+        best = json.loads(file.read_text(encoding="utf-8"))
+        return int(best["step"]), float(best["value"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'best.json'}: cannot be read: {error}") from error
-    return int(best["step"]), float(best["value"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: does not say which checkpoint is best ({error!r}); remove it, or use weights=last"
+        ) from error
 
 
 @contextmanager

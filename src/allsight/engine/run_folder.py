@@ -20,6 +20,7 @@ from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
 from allsight.engine.config import FORMAT, RunConfig, check_format
 from allsight.engine.distributed import Ranks
 from allsight.tasks.base import Task
+from allsight.types import CheckpointError
 
 
 def open_run_folder(folder: Path, config: RunConfig, *, resume: bool, ranks: Ranks) -> None:
@@ -60,16 +61,31 @@ def read_run_config(folder: Path, *, trust: bool = False) -> RunConfig:
     file = folder / "resolved.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder}: not a run folder (it has no resolved.yaml)")
-    tree = check_format(parse_yaml(file.read_text(), where=str(file)), where=str(file))
-    return build(RunConfig, tree, path=str(file), trust=trust)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; the run folder is damaged") from error
+    tree = check_format(parse_yaml(text, where=str(file)), where=str(file))
+    return build(RunConfig, tree, path=f"{file}: config", trust=trust)
 
 
 def read_classes(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Class names per task, as the run saved them; empty where it did not."""
+    """Class names per task, as the run saved them; empty where it did not.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
     file = folder / "classes.json"
-    if not file.is_file():
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        return {task: tuple(str(name) for name in names) for task, names in tree.items()}
+    except FileNotFoundError:
         return {}
-    return {task: tuple(names) for task, names in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: expected {{task: [class, ...]}} as the run wrote it ({error}); mend or remove it, "
+            f"answers then name classes by number"
+        ) from error
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:
