@@ -95,7 +95,10 @@ def _load(run: str, weights: str | None, classes: Path | None, trust: bool) -> P
     import allsight
 
     check_backend()
-    return allsight.load(run, weights, classes, trust=trust)
+    predictor = allsight.load(run, weights, classes, trust=trust)
+    for note in predictor.notes:
+        print(f"note: {note}; taken instead: {predictor.weights}", file=sys.stderr)
+    return predictor
 
 
 def _sorted_out(pictures: list[Path]) -> tuple[list[Path], list[str]]:

@@ -94,6 +94,10 @@ class Trainer:
         command: Sequence[str] = (),
         device: str | None = None,
     ) -> None:
+        if not isinstance(config, RunConfig):
+            raise ConfigError(
+                f"expected a RunConfig, got {config!r}; recipes are functions: allsight.recipes.NAME()"
+            )
         self.config = config
         self.folder = None if folder is None else Path(folder)
         if resume and self.folder is None:
