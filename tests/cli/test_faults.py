@@ -193,6 +193,17 @@ def test_a_run_that_stops_itself_is_status_1(
     assert fault(words, capsys, status=1) == "20 steps in a row were not finite"
 
 
+def test_a_run_whose_end_could_not_be_saved_has_failed(
+    world: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "allsight.engine.trainer.save_checkpoint", _raising(OSError(errno.ENOSPC, "No space"))
+    )
+    words = ["train", "joint_smoke", f"data.root={world}", "--runs", str(tmp_path), "--quiet"]
+    line = fault(words, capsys, status=1)
+    assert "trained to step 4, but its checkpoint could not be written, nor any before it" in line
+
+
 def test_later_ranks_say_who_they_are(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
     assert fault(["config", "nothing"], capsys).startswith("rank 3: no recipe 'nothing'")

@@ -106,6 +106,19 @@ def test_a_save_that_fails_leaves_older_ones_and_nothing_half_written(tmp_path, 
     assert find_fault(tmp_path / "step-00000001") is None
 
 
+def test_a_full_disk_is_called_so_whatever_pytorch_calls_it(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr("allsight.engine.checkpoint.dcp.save", full)
+    with pytest.raises(OSError, match="unexpected pos"):
+        save_checkpoint(tmp_path, 2, TENSORS, Ranks())
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("allsight.engine.checkpoint.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"no space left on the disk \(0 MB free, 0 MB needed\)"):
+        save_checkpoint(tmp_path, 2, TENSORS, Ranks())
+
+
 def test_prune_keeps_the_newest_and_the_named(tmp_path):
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, step, TENSORS, Ranks())

@@ -8,6 +8,7 @@ import torch
 from small_run import Signs, Trunk, small_run
 
 from allsight.config import ConfigError, Mixture, replace
+from allsight.engine.checkpoint import read_best, save_checkpoint
 from allsight.engine.config import TrainConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.trainer import RunFailed, Trainer
@@ -203,6 +204,41 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch):
     assert len(alarms) == 1 and "No space left" in alarms[0] and "step 8" in alarms[0]
     assert trainer.step == 12
     assert_same_weights(trainer, run(config), 0.0)
+
+
+def test_a_best_checkpoint_that_could_not_be_written_is_not_the_best(tmp_path, monkeypatch):
+    """Else the weights of the run would be those of a folder that is not there."""
+    config = replace(small_run(), {"eval.every_steps": 4, "checkpoint.every_steps": None})
+    trainer = Trainer(config, folder=tmp_path / "run")
+    scores = iter([0.5, 0.9, 0.6])
+    monkeypatch.setattr(trainer, "_main_metric", lambda metrics: next(scores))
+    full: list[bool] = []
+
+    def save(*args):
+        if full:
+            raise OSError(28, "No space left on device")
+        return save_checkpoint(*args)
+
+    monkeypatch.setattr("allsight.engine.trainer.save_checkpoint", save)
+    for step in trainer:
+        full[:] = [True] if step.number == 6 else []
+        best = read_best(tmp_path / "run" / "checkpoints")
+        if step.number >= 4:
+            assert best == ((4, 0.5) if step.number < 11 else (12, 0.6))
+    trainer.close()
+    assert trainer.saved_step == trainer.step == 12
+
+
+def test_pictures_that_cannot_be_kept_cost_an_alarm_not_the_run(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("allsight.engine.predictions.write_text", full)
+    trained = run(small_run(), folder=tmp_path / "run")
+    alarms = [event for event in events_of(tmp_path / "run") if event["kind"] == "alarm"]
+    assert [event["task"] for event in alarms] == ["a", "b"]
+    assert all("not kept" in event["text"] and "No space" in event["text"] for event in alarms)
+    assert trained.step == 12
 
 
 def test_an_existing_run_is_refused(tmp_path):

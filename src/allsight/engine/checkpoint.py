@@ -66,7 +66,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, ranks: Ranks) -> 
             os.replace(temporary, target)
             _sync_folder(folder)
     except (OSError, CheckpointException, RuntimeError) as error:
-        problem = _first_line(error)
+        problem = _lack_of_space(folder, temporary, tensors) or _first_line(error)
         if ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
     _raise_together(problem, ranks)
@@ -153,6 +153,7 @@ def prune(folder: Path, *, keep_last: int, keep: set[int]) -> None:
 
 def write_best(folder: Path, step: int, metric: str, value: float) -> None:
     """Note which checkpoint scored best so far."""
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"step": step, "metric": metric, "value": value})
     temporary = folder / ".best.json"
     temporary.write_text(text)
@@ -225,6 +226,19 @@ def _raise_together(problem: str, ranks: Ranks) -> None:
     problems = [text for text in ranks.gather(problem) if text]
     if problems:
         raise OSError(problems[0])
+
+
+def _lack_of_space(folder: Path, temporary: Path, tensors: Tensors) -> str:
+    """That the disk is full, where it is: what PyTorch says of it is `unexpected pos 704 vs 598`."""
+    try:
+        free = shutil.disk_usage(folder).free
+        written = sum(file.stat().st_size for file in temporary.iterdir())
+    except OSError:
+        return ""
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if free + written >= needed:
+        return ""
+    return f"no space left on the disk ({(free + written) / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed)"
 
 
 def _first_line(error: BaseException) -> str:

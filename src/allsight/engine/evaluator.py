@@ -24,12 +24,13 @@ from allsight.types import CorruptSample
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Result of one task: its metrics, and the samples that could not be read."""
+    """Result of one task: its metrics, the samples that could not be read, and why pictures were not kept."""
 
     values: Mapping[str, float]
     seconds: float
     samples: int
     corrupt: tuple[CorruptSample, ...]
+    problem: str = ""
 
 
 class Evaluator:
@@ -107,9 +108,8 @@ class Evaluator:
                 writer.add(batch, answers, task, shown)
         metric, seen, corrupt = self._merge(metric, seen, corrupt, task)
         values = metric.compute()
-        if writer is not None:
-            writer.finish(values, metric, task, self._ranks)
-        return TaskScore(values, time.perf_counter() - begun, seen, tuple(corrupt))
+        problem = writer.finish(values, metric, task, self._ranks) if writer is not None else ""
+        return TaskScore(values, time.perf_counter() - begun, seen, tuple(corrupt), problem)
 
     def _merge(
         self, metric: Metric, seen: int, corrupt: list[CorruptSample], task: Task
