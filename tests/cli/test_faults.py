@@ -154,7 +154,8 @@ def test_a_world_is_not_written_over_something(tmp_path: Path, capsys: Capture) 
     (tmp_path / "letter.txt").write_text("dear")
     assert "not an empty folder" in fault(["data", "world", str(tmp_path), "--quiet"], capsys)
     words = ["data", "world", str(tmp_path / "w"), "--quiet"]
-    assert "World.size_px" in fault([*words, "--size", "7"], capsys)
+    for option in ("--size", "--pictures", "--val", "--processes", "--seed"):
+        assert f"Invalid value for '{option}'" in fault([*words, option, "-1"], capsys)
     assert "did you mean 'hard'" in fault([*words, "--difficulty", "herd"], capsys)
 
 

@@ -66,7 +66,7 @@ def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ra
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and strategy == "single":
         raise ConfigError(
-            f"parallel.strategy: 'single' uses one process, but {world} were started; "
+            f"config.parallel.strategy: 'single' uses one process, but {world} were started; "
             f"set parallel.strategy=ddp"
         )
     if world == 1:
