@@ -150,6 +150,18 @@ def test_too_many_broken_samples_stop_the_run():
         run(config)
 
 
+def test_validation_samples_that_cannot_be_read_are_named_and_too_many_stop_the_run(tmp_path):
+    config = replace(small_run(), {"tasks.a.broken_val": (3, 5), "data.max_corrupt_fraction": 0.05})
+    run(config, folder=tmp_path / "some")
+    named = [e["text"] for e in events_of(tmp_path / "some") if e["kind"] == "data"]
+    assert [text.split(":")[0] for text in named] == ["vectors/3", "vectors/5"]
+    assert all(text.endswith("left out of the score") for text in named)
+    with pytest.raises(
+        RunFailed, match=r"task 'a': 2 of 48 validation samples .*'vectors/3': broken on purpose"
+    ):
+        run(replace(config, {"data.max_corrupt_fraction": 0.01}))
+
+
 @pytest.mark.parametrize("optim", ["sgd", "adamw"])
 @pytest.mark.parametrize("cut", [4, 8])
 def test_resume_continues_bit_for_bit(tmp_path, optim, cut):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from allsight.data.corrupt import judged_over
 from allsight.data.loader import EvaluationLoader
 from allsight.data.workers import Workforce
 from allsight.engine.config import RunConfig
@@ -31,6 +32,8 @@ class TaskScore:
     samples: int
     corrupt: tuple[CorruptSample, ...]
     problem: str = ""
+    excess: str = ""
+    """What to say if more samples could not be read than `data.max_corrupt_fraction` allows."""
 
 
 class Evaluator:
@@ -109,7 +112,20 @@ class Evaluator:
         metric, seen, corrupt = self._merge(metric, seen, corrupt, task)
         values = metric.compute()
         problem = writer.finish(values, metric, task, self._ranks) if writer is not None else ""
-        return TaskScore(values, time.perf_counter() - begun, seen, tuple(corrupt), problem)
+        excess = self._excess(name, corrupt, seen, len(self._readers[name]))
+        return TaskScore(values, time.perf_counter() - begun, seen, tuple(corrupt), problem, excess)
+
+    def _excess(self, name: str, corrupt: list[CorruptSample], seen: int, size: int) -> str:
+        limit = self._config.data.max_corrupt_fraction
+        share = len(corrupt) / max(1, judged_over(seen + len(corrupt), size))
+        if share <= limit and (seen or not corrupt):
+            return ""
+        return (
+            f"task '{name}': {len(corrupt)} of {seen + len(corrupt)} validation samples cannot be used "
+            f"(data.max_corrupt_fraction is {limit:.2%}), such as '{corrupt[0].id}': {corrupt[0].reason}; "
+            "mend or "
+            f"remove them, or raise data.max_corrupt_fraction"
+        )
 
     def _merge(
         self, metric: Metric, seen: int, corrupt: list[CorruptSample], task: Task

@@ -16,13 +16,13 @@ from allsight.engine.building import build_model
 from allsight.engine.checkpoint import find_fault, list_checkpoints, load_tensors, newest_whole, read_best
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks, pick_device
-from allsight.engine.evaluator import Evaluator
+from allsight.engine.evaluator import Evaluator, TaskScore
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import read_classes, read_run_config
 from allsight.engine.training_state import load_weights
 from allsight.models.base import TaskModel
 from allsight.tasks.base import Task, build_tasks
-from allsight.types import Answer, CheckpointError, Image, Sample
+from allsight.types import Answer, CheckpointError, DataError, Image, Sample
 from allsight.weights import read_weights
 
 _BATCH = 16
@@ -100,15 +100,21 @@ class Predictor:
         Args:
             names: Tasks to judge; None judges all.
         Raises:
-            ConfigError, DataError: No such task, or its data cannot be read.
+            ConfigError: No such task, or its data is not there.
+            DataError: The data cannot be read, or more of it cannot than `data.max_corrupt_fraction` allows.
         """
+        return flat(self.score(names))
+
+    def score(self, names: list[str] | None = None) -> dict[str, TaskScore]:
+        """As `evaluate`, with the samples that were left out because they cannot be read."""
         for name in names or []:
             self._task_name(name)
         evaluator = Evaluator(self.config, self.tasks, self._precision, Ranks(device=self.device), None)
         scores = evaluator.evaluate(self.model, 0, names)
-        return {
-            f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()
-        }
+        excess = next((score.excess for score in scores.values() if score.excess), None)
+        if excess is not None:
+            raise DataError(excess)
+        return scores
 
     @torch.inference_mode()
     def _answer(self, name: str, samples: list[Sample]) -> list[Answer]:
@@ -126,6 +132,11 @@ class Predictor:
         if task not in self.tasks:
             raise ConfigError(f"task: no task '{task}'{did_you_mean(task, self.tasks)}")
         return task
+
+
+def flat(scores: Mapping[str, TaskScore]) -> dict[str, float]:
+    """Scores as `{"task/metric": value}`."""
+    return {f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()}
 
 
 def load(

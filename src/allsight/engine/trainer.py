@@ -343,6 +343,8 @@ class Trainer:
                 self.events.write(
                     "data", self.step, task=name, text=f"{bad.id}: {bad.reason}; left out of the score"
                 )
+            if score.excess:
+                self._fail(score.excess)
         metrics["main"] = self._main_metric(metrics)
         self.events.write("eval", self.step, values={"main": metrics["main"]})
         self._last_metrics = (self.step, metrics)
