@@ -65,8 +65,8 @@ def test_every_kind_of_event_is_explained():
 
 
 def test_what_a_resumed_run_may_change_is_listed_wherever_it_is_said():
-    from allsight.cli.resuming import MAY_CHANGE
     from allsight.cli.running import train
+    from allsight.engine.resuming import MAY_CHANGE
 
     for text in ((DOCS / "configuration.md").read_text(encoding="utf-8"), train.__doc__ or ""):
         assert all(path in text for path in MAY_CHANGE)

@@ -261,6 +261,15 @@ def test_an_existing_run_is_refused(tmp_path):
         Trainer(small_run(), folder=tmp_path / "other", resume=True)
 
 
+def test_a_run_does_not_go_on_with_settings_that_would_make_it_another(tmp_path):
+    run(small_run(), folder=tmp_path / "run")
+    for change in ({"optim.lr": 0.2}, {"seed": 1}, {"tasks.b": None}, {"schedule.steps": 20}):
+        with pytest.raises(ConfigError, match=rf"config\.{next(iter(change))}.*: the run was started with"):
+            Trainer(replace(small_run(), change), folder=tmp_path / "run", resume=True)
+    again = replace(small_run(), {"eval.pictures": 1, "train.accumulate": 2})
+    run(again, folder=tmp_path / "run", resume=True)
+
+
 def test_the_loop_may_be_left_and_entered_again():
     whole = run(small_run())
     trainer = Trainer(small_run())
