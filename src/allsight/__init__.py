@@ -58,7 +58,8 @@ def load(
     Returns:
         A `Predictor`: `predict(picture)`, `predict_many(pictures)`.
     Raises:
-        ConfigError: No such run or recipe, or a recipe without weights.
+        ConfigError: No such run or recipe, a recipe without weights, class names that do not fit, or a device
+            that is not there.
         CheckpointError: The weights cannot be read or do not fit.
     """
     from pathlib import Path

@@ -74,12 +74,16 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _begins_as_torch_file(path):
+            raise CheckpointError(f"{path}: not a torch file nor .safetensors") from error
         raise CheckpointError(
             f"{path}: holds more than tensors and is not opened, since that would run code from it; if you "
             f"trust its origin, save torch.load(path, weights_only=False)['model'] to a new file and use that"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).partition("\n")[0] or "it ends too early"
+    except Exception as error:
+        # Arbitrary bytes make the unpickler raise nearly anything.
+        known = isinstance(error, RuntimeError | EOFError | OSError)
+        reason = (known and str(error).partition("\n")[0]) or (known and "it ends too early") or repr(error)
         raise CheckpointError(f"{path}: not a torch file: {reason}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, got {type(content).__name__}")
@@ -169,6 +173,13 @@ def _unpack(content: Mapping[str, object], where: str) -> dict[str, Tensor]:
             f"it has {_some([str(key) for key in content]) or 'nothing'}"
         )
     return tensors
+
+
+def _begins_as_torch_file(path: Path) -> bool:
+    """A zip archive, or a pickle of protocol 2 and later."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start == b"PK" or start[:1] == b"\x80"
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

@@ -154,7 +154,8 @@ def test_a_world_is_not_written_over_something(tmp_path: Path, capsys: Capture) 
     (tmp_path / "letter.txt").write_text("dear")
     assert "not an empty folder" in fault(["data", "world", str(tmp_path), "--quiet"], capsys)
     words = ["data", "world", str(tmp_path / "w"), "--quiet"]
-    assert "World.size_px" in fault([*words, "--size", "7"], capsys)
+    for option in ("--size", "--pictures", "--val", "--processes", "--seed"):
+        assert f"Invalid value for '{option}'" in fault([*words, option, "-1"], capsys)
     assert "did you mean 'hard'" in fault([*words, "--difficulty", "herd"], capsys)
 
 
@@ -191,6 +192,17 @@ def test_a_run_that_stops_itself_is_status_1(
     monkeypatch.setattr(Trainer, "fit", _raising(RunFailed("20 steps in a row were not finite")))
     words = ["train", "joint_smoke", f"data.root={world}", "--runs", str(tmp_path), "--quiet"]
     assert fault(words, capsys, status=1) == "20 steps in a row were not finite"
+
+
+def test_a_run_whose_end_could_not_be_saved_has_failed(
+    world: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "allsight.engine.trainer.save_checkpoint", _raising(OSError(errno.ENOSPC, "No space"))
+    )
+    words = ["train", "joint_smoke", f"data.root={world}", "--runs", str(tmp_path), "--quiet"]
+    line = fault(words, capsys, status=1)
+    assert "trained to step 4, but its checkpoint could not be written, nor any before it" in line
 
 
 def test_later_ranks_say_who_they_are(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

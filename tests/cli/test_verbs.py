@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ def test_config_lists_recipes_with_a_line_each(capsys: Capture) -> None:
 def test_config_prints_yaml_with_changes_marked_that_can_be_passed_in(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    was = find_config("internimage_micro_tiny20")[0].optim.lr
-    changes = ["optim.lr=1e-4", "model.backbone.variant=nano", "tasks.tiny20.data=imagefolder:on"]
+    changes = ["optim.lr=1e-3", "model.backbone.variant=nano", "tasks.tiny20.data=imagefolder:on"]
     assert main(["config", "internimage_micro_tiny20", *changes]) == 0
     text = capsys.readouterr().out
-    assert f"  lr: 0.0001  # changed, was {was}\n" in text
+    was = find_config("internimage_micro_tiny20")[0].optim.lr
+    assert f"  lr: 0.001  # changed, was {was}\n" in text
     assert "    channels: 16  # changed, was 32\n" in text
     file = tmp_path / "printed.yaml"
     file.write_text(text)
@@ -93,6 +94,24 @@ def test_eval_scores_the_best_weights_unless_told(trained: Path, capsys: Capture
     assert main(["eval", str(trained), "--weights", "last", "--task", "shapes"]) == 0
     text = capsys.readouterr().out
     assert "shapes/top1" in text and "scenes/miou" not in text and "step-00000004 (last)" in text
+
+
+def test_eval_names_the_pictures_it_had_to_leave_out(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run, data = shutil.copytree(trained, tmp_path / "run"), shutil.copytree(world, tmp_path / "world")
+    file = run / "resolved.yaml"
+    file.write_text(file.read_text().replace(str(world), str(data)))
+    broken = min((data / "label_maps" / "val").glob("*.jpg"))
+    broken.write_bytes(b"")
+    assert main(["eval", str(run), "--task", "scenes"]) == 2
+    assert "1 of 12 validation samples cannot be used" in capsys.readouterr().err
+    file.write_text(file.read_text().replace("max_corrupt_fraction: 0.01", "max_corrupt_fraction: 0.1"))
+    assert main(["eval", str(run), "--task", "scenes"]) == 0
+    captured = capsys.readouterr()
+    assert "scenes/miou" in captured.out
+    note = f"note: scenes: val/{broken.name}: empty file (0 bytes); expected a picture; left out of the score"
+    assert captured.err.splitlines() == [note]
 
 
 def test_predict_answers_for_every_task_and_draws(

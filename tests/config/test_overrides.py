@@ -152,6 +152,20 @@ def test_settings_that_contradict_each_other_say_which() -> None:
         apply_overrides(run(), ["schedule.epochs=3", "schedule.steps=null"])
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("tasks.a.group_size=3", "config.tasks.a: group_size=3 does not divide batch_size=64; "),
+        ("optim.betas=[0.9, 1.0]", "config.optim.betas.1: input should be less than 1, got 1.0"),
+        ("optim=null", "config.optim: expected Optimiser.Config, got None"),
+    ],
+)
+def test_what_no_run_could_use_is_refused_before_one_starts(change: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(run(), [change])
+    assert str(caught.value).startswith(line)
+
+
 def test_fields_of_text_take_what_was_typed() -> None:
     config = apply_overrides(run(), ["name=2024", "data.root=on", "tasks.a.data=imagefolder:1:30"])
     assert (config.name, config.data.root, config.tasks.a.data) == ("2024", "on", "imagefolder:1:30")

@@ -26,6 +26,7 @@ from allsight.config import (
     parse_yaml,
     replace,
 )
+from allsight.config.base import import_file
 
 SHAPES = Family(
     "shape", {"circle": f"{__name__}:Circle", "square": f"{__name__}:Square", "group": f"{__name__}:Group"}
@@ -316,6 +317,23 @@ def test_a_users_file_is_found_again_by_its_path(tmp_path: Path) -> None:
     tree = dump(config)
     assert tree["main"] == {"kind": f"{file}:Hexagon", "colour": "red", "weight": 1.0, "corners": 7}
     assert build(Drawing.Config, tree, trust=True) == config
+
+
+def test_files_beside_a_users_file_are_found_again_by_their_paths(tmp_path: Path) -> None:
+    """Nothing else would have their folder on the path when a run is opened again."""
+    (tmp_path / "shape_beside.py").write_text(
+        f"from {__name__} import Circle\n\nclass Oval(Circle):\n    pass\n"
+    )
+    (tmp_path / "recipe_of_shapes.py").write_text("from shape_beside import Oval\n")
+    module = import_file(tmp_path / "recipe_of_shapes.py")
+    assert SHAPES.kind_of(module.Oval) == f"{tmp_path.resolve()}/shape_beside.py:Oval"
+
+
+def test_a_module_that_is_not_on_the_path_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"No module named 'nowhere_to_be'.*; put the folder .* on PYTHONPATH"
+    ):
+        SHAPES.find("nowhere_to_be:Thing", trust=True)
 
 
 def test_a_users_file_may_not_hide_a_module(tmp_path: Path) -> None:

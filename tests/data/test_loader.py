@@ -298,7 +298,7 @@ def test_a_plan_in_memory_needs_no_workers():
     source = toy.Toy("a", toy.Settings())
     plan = Plan.of_tasks({"a": source}, seed=0)
     assert len(next(MetaDataloader(plan)).batches["a"][0]) == 4
-    with pytest.raises(ConfigError, match=r"^data\.workers: this plan holds objects in memory"):
+    with pytest.raises(ConfigError, match=r"^config\.data\.workers: this plan holds objects in memory"):
         MetaDataloader(plan, num_workers=1)
 
 

@@ -174,6 +174,9 @@ def test_class_names_come_from_classes_json_in_its_order(tmp_path):
         ("{}", "expected a list of classes"),
         ('["a", "a"]', "class 'a' occurs twice"),
         ('[{"name": "a", "index": 1}]', "expected 0 to 0"),
+        ('[{"name": "a", "index": "x"}, {"name": "b", "index": 0}]', "expected 0 to 1, each once"),
+        ('{"classes": ["a"], "ignore": 300}', "'ignore' is 300; expected"),
+        ('{"classes": ["a"], "ignore": "void"}', "'ignore' is 'void'; expected"),
         ("[3]", "class 3 has no name"),
         ('["cat", "dog", "emo"]', r"train/emu/0\.png: class 'emu' is none .* did you mean 'emo'"),
     ],
@@ -358,6 +361,8 @@ def test_label_maps_take_classes_and_ignore_as_options_and_leave_sequences_out(t
     streets(tmp_path)
     with pytest.raises(DataError, match=r"no class names; write .*classes\.json, or set classes="):
         open_reader(f"label_maps:{tmp_path}", None)
+    with pytest.raises(DataError, match="256 classes; label maps of 8 bits hold at most 255"):
+        open_reader(f"label_maps:{tmp_path}", None, classes=tuple(f"kind {n}" for n in range(256)))
     options = {"classes": ("sky", "road", "car"), "ignore": 11, "leave_out": ("train/a",)}
     train = open_reader(f"label_maps:{tmp_path}", None, "train", **options)
     assert [train[k].id for k in range(len(train))] == ["train/b_2.jpg"]

@@ -175,6 +175,10 @@ def test_malformed_masks_are_errors_of_their_sample(tmp_path, segmentation, reas
         (lambda t: t["annotations"][0].pop("bbox"), r"an entry of 'annotations' \(id 1\) has no 'bbox'"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "not four numbers"),
         (lambda t: t.update(images=[]), "no pictures"),
+        (lambda t: t.update(images=["a.jpg"]), "an entry of 'images' is 'a.jpg'; expected an object"),
+        (lambda t: t["images"][0].update(height=None), "has 'height' None; expected a number"),
+        (lambda t: t["images"][0].update(file_name=3), "has 'file_name' 3; expected a text"),
+        (lambda t: t["categories"][0].update(id="one"), "has 'id' 'one'; expected a whole number"),
         (lambda t: t.pop("categories"), "no list 'categories'"),
     ],
 )

@@ -201,7 +201,7 @@ def test_micro_batches_hold_whole_groups_over_their_ranks_or_are_refused(
             for rank in range(world)
         ]
     except ConfigError as error:
-        assert str(error).startswith("tasks.a.")
+        assert str(error).startswith("config.tasks.a.")
         assert "\n" not in str(error)
         return
     step = next(step for step in range(50) if "a" in samplers[0].shape(step).tasks)
@@ -317,7 +317,7 @@ def test_contradictory_settings_are_refused_with_path_and_remedy(tasks, settings
         )
     with pytest.raises(ConfigError) as error:
         Plan(0, tasks, **settings)
-    assert str(error.value) == message
+    assert str(error.value) == f"config.{message}"
 
 
 def test_the_proposed_batch_size_is_accepted():

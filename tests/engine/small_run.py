@@ -66,6 +66,7 @@ class Signs(Task):
         length: int = 48
         width: int = 6
         broken: tuple[int, ...] = ()
+        broken_val: tuple[int, ...] = ()
         poison: tuple[int, ...] = ()
         reader_seed: int = 1
 
@@ -74,7 +75,7 @@ class Signs(Task):
     def reader(self, split):
         c = self.config
         seed = {"train": c.reader_seed, "val": c.reader_seed + 100}[split]
-        return Vectors(c.length, seed, c.width, c.broken if split == "train" else ())
+        return Vectors(c.length, seed, c.width, c.broken if split == "train" else c.broken_val)
 
     def collate(self, samples):
         vectors = torch.stack([sample.targets["vector"] for sample in samples])

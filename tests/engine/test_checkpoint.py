@@ -106,6 +106,19 @@ def test_a_save_that_fails_leaves_older_ones_and_nothing_half_written(tmp_path, 
     assert find_fault(tmp_path / "step-00000001") is None
 
 
+def test_a_full_disk_is_called_so_whatever_pytorch_calls_it(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr("allsight.engine.checkpoint.dcp.save", full)
+    with pytest.raises(OSError, match="unexpected pos"):
+        save_checkpoint(tmp_path, 2, TENSORS, Ranks())
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("allsight.engine.checkpoint.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"no space left on the disk \(0 MB free, 0 MB needed\)"):
+        save_checkpoint(tmp_path, 2, TENSORS, Ranks())
+
+
 def test_prune_keeps_the_newest_and_the_named(tmp_path):
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, step, TENSORS, Ranks())
@@ -119,6 +132,20 @@ def test_best_is_remembered(tmp_path):
     assert read_best(tmp_path) == (300, 0.5)
     (tmp_path / "best.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"best\.json"):
+        read_best(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '{"files": 3}', '{"files": {"a": 3}}'])
+def test_a_damaged_manifest_is_a_fault_and_no_crash(tmp_path, text):
+    saved = save_checkpoint(tmp_path, 12, TENSORS, Ranks())
+    (saved.path / "manifest.json").write_text(text)
+    assert find_fault(saved.path).startswith("manifest.json cannot be read")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '{"step": "x", "value": 1}'])
+def test_a_damaged_note_of_the_best_is_a_checkpoint_error(tmp_path, text):
+    (tmp_path / "best.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json: .*weights=last"):
         read_best(tmp_path)
 
 

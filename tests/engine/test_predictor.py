@@ -1,6 +1,7 @@
 """Weights in, answers out: which weights are taken, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_choice_of_weights(run):
 
 def test_a_run_folder_with_foreign_code_needs_trust(run, monkeypatch):
     monkeypatch.delitem(__import__("sys").modules, "toys")
-    with pytest.raises(ConfigError, match="--trust"):
+    with pytest.raises(ConfigError, match=r"resolved\.yaml: config\.model\.backbone\.kind: .*--trust"):
         load(run)
 
 
@@ -117,6 +118,21 @@ def test_a_run_without_whole_checkpoint_is_refused(run, tmp_path):
         load(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"dots": 3}'])
+def test_a_damaged_file_of_class_names_is_refused_by_name(run, tmp_path, text):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "classes.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"classes\.json: expected"):
+        load(folder, trust=True)
+
+
+def test_a_damaged_configuration_is_refused_by_name(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "resolved.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"resolved\.yaml: cannot be read"):
+        load(folder, trust=True)
+
+
 def test_published_classifier_weights_are_taken_by_a_recipe(tmp_path):
     config = Classifier.Config(backbone=InternImage.Config.variant("nano"), num_classes=3)
     torch.manual_seed(1)
@@ -136,3 +152,58 @@ def test_published_classifier_weights_are_taken_by_a_recipe(tmp_path):
     other = replace(run, {"model.num_classes": 4})
     with pytest.raises((CheckpointError, ConfigError), match=r"head|classes"):
         load(other, weights=tmp_path / "official.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", b"rot\n\nblau\r\ngelb\n"), ("a.json", b'["rot", "blau", "gelb"]')]
+)
+def test_class_names_come_from_lines_or_a_json_list(run, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    predictor = load(run, classes=tmp_path / name, trust=True)
+    assert predictor.tasks["dots"].given_classes == ("rot", "blau", "gelb")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "expected one class name a line"),
+        (b"\xff\xfe\x80", "cannot be read"),
+        (b"one\ntwo\n", "2 names for task 'dots', which has 3 classes"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(run, tmp_path, content, expected):
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=expected):
+        load(run, classes=tmp_path / "names.txt", trust=True)
+
+
+def test_class_names_of_another_task_are_refused(run):
+    with pytest.raises(ConfigError, match="no task 'dot'; did you mean 'dots'"):
+        load(run, classes={"dot": ("a", "b", "c")}, trust=True)
+
+
+def test_a_device_that_is_not_there_is_refused(run):
+    for device in ("warp", "cuda:63"):
+        with pytest.raises(ConfigError, match=f"device: '{device}' cannot be used here"):
+            load(run, device=device, trust=True)
+
+
+def test_one_path_is_not_taken_for_many_pictures(run):
+    with pytest.raises(ConfigError, match="use predict for one"):
+        next(load(run, trust=True).predict_many("green.png"))
+
+
+def test_weights_that_are_neither_a_choice_nor_a_file_are_refused(run):
+    with pytest.raises(
+        CheckpointError, match="bset: no such file; expected best, last, raw, random, or a file"
+    ):
+        load(run, weights="bset", trust=True)
+
+
+def test_damaged_newer_weights_are_named(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    older, newer = list_checkpoints(folder / "checkpoints")[-2:]
+    (newer.path / "COMPLETE").unlink()
+    predictor = load(folder, weights="last", trust=True)
+    assert predictor.weights.startswith(older.path.name)
+    assert len(predictor.notes) == 1 and newer.path.name in predictor.notes[0]

@@ -8,6 +8,7 @@ import torch
 from small_run import Signs, Trunk, small_run
 
 from allsight.config import ConfigError, Mixture, replace
+from allsight.engine.checkpoint import read_best, save_checkpoint
 from allsight.engine.config import TrainConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.trainer import RunFailed, Trainer
@@ -149,6 +150,18 @@ def test_too_many_broken_samples_stop_the_run():
         run(config)
 
 
+def test_validation_samples_that_cannot_be_read_are_named_and_too_many_stop_the_run(tmp_path):
+    config = replace(small_run(), {"tasks.a.broken_val": (3, 5), "data.max_corrupt_fraction": 0.05})
+    run(config, folder=tmp_path / "some")
+    named = [e["text"] for e in events_of(tmp_path / "some") if e["kind"] == "data"]
+    assert [text.split(":")[0] for text in named] == ["vectors/3", "vectors/5"]
+    assert all(text.endswith("left out of the score") for text in named)
+    with pytest.raises(
+        RunFailed, match=r"task 'a': 2 of 48 validation samples .*'vectors/3': broken on purpose"
+    ):
+        run(replace(config, {"data.max_corrupt_fraction": 0.01}))
+
+
 @pytest.mark.parametrize("optim", ["sgd", "adamw"])
 @pytest.mark.parametrize("cut", [4, 8])
 def test_resume_continues_bit_for_bit(tmp_path, optim, cut):
@@ -205,12 +218,56 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch):
     assert_same_weights(trainer, run(config), 0.0)
 
 
+def test_a_best_checkpoint_that_could_not_be_written_is_not_the_best(tmp_path, monkeypatch):
+    """Else the weights of the run would be those of a folder that is not there."""
+    config = replace(small_run(), {"eval.every_steps": 4, "checkpoint.every_steps": None})
+    trainer = Trainer(config, folder=tmp_path / "run")
+    scores = iter([0.5, 0.9, 0.6])
+    monkeypatch.setattr(trainer, "_main_metric", lambda metrics: next(scores))
+    full: list[bool] = []
+
+    def save(*args):
+        if full:
+            raise OSError(28, "No space left on device")
+        return save_checkpoint(*args)
+
+    monkeypatch.setattr("allsight.engine.trainer.save_checkpoint", save)
+    for step in trainer:
+        full[:] = [True] if step.number == 6 else []
+        best = read_best(tmp_path / "run" / "checkpoints")
+        if step.number >= 4:
+            assert best == ((4, 0.5) if step.number < 11 else (12, 0.6))
+    trainer.close()
+    assert trainer.saved_step == trainer.step == 12
+
+
+def test_pictures_that_cannot_be_kept_cost_an_alarm_not_the_run(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("allsight.engine.predictions.write_text", full)
+    trained = run(small_run(), folder=tmp_path / "run")
+    alarms = [event for event in events_of(tmp_path / "run") if event["kind"] == "alarm"]
+    assert [event["task"] for event in alarms] == ["a", "b"]
+    assert all("not kept" in event["text"] and "No space" in event["text"] for event in alarms)
+    assert trained.step == 12
+
+
 def test_an_existing_run_is_refused(tmp_path):
     run(small_run(), folder=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"a run of this name exists; resume it with --resume"):
         Trainer(small_run(), folder=tmp_path / "run")
     with pytest.raises(ConfigError, match="no run to resume"):
         Trainer(small_run(), folder=tmp_path / "other", resume=True)
+
+
+def test_a_run_does_not_go_on_with_settings_that_would_make_it_another(tmp_path):
+    run(small_run(), folder=tmp_path / "run")
+    for change in ({"optim.lr": 0.2}, {"seed": 1}, {"tasks.b": None}, {"schedule.steps": 20}):
+        with pytest.raises(ConfigError, match=rf"config\.{next(iter(change))}.*: the run was started with"):
+            Trainer(replace(small_run(), change), folder=tmp_path / "run", resume=True)
+    again = replace(small_run(), {"eval.pictures": 1, "train.accumulate": 2})
+    run(again, folder=tmp_path / "run", resume=True)
 
 
 def test_the_loop_may_be_left_and_entered_again():

@@ -187,6 +187,21 @@ def test_an_unknown_recipe_is_one_line(text: str, line: str) -> None:
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
 
 
+def test_what_is_no_recipe_in_a_users_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipes_of_mine.py"
+    file.write_text(
+        "from allsight.recipes import replace\n\ndef mine():\n    return 3\n\nclass Mine:\n"
+        "    def __init__(self, config):\n        pass\n"
+    )
+    for name in ("replace", "Mine"):
+        with pytest.raises(ConfigError, match=f"{name}: expected a function without arguments"):
+            find_config(f"{file}:{name}")
+    with pytest.raises(ConfigError, match="mine: expected it to return a RunConfig, got int"):
+        find_config(f"{file}:mine")
+    with pytest.raises(ConfigError, match="no function 'mein'; did you mean 'mine'"):
+        find_config(f"{file}:mein")
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"not a run folder \(it has no resolved\.yaml\)"):
         find_config(str(tmp_path))

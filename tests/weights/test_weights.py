@@ -40,7 +40,11 @@ def test_files_that_hold_no_weights_are_named(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(CheckpointError, match=r"text\.safetensors: not a safetensors file"):
         read_weights(tmp_path / "text.safetensors")
-    (tmp_path / "text.pth").write_bytes(b"")
+    for content in (b"", b"hello", b"<html>", bytes(range(256)), b"PK\x03\x04 cut short", b"\x80\x02\xff"):
+        (tmp_path / "text.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"text\.pth: "):
+            read_weights(tmp_path / "text.pth")
+    (tmp_path / "text.pth").write_bytes(b"hello")
     with pytest.raises(CheckpointError, match=r"text\.pth: not a torch file"):
         read_weights(tmp_path / "text.pth")
     torch.save({"epoch": 3}, tmp_path / "bare.pth")

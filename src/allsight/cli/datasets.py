@@ -21,20 +21,23 @@ def _before() -> None:
 @app.command("world")
 def world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", help="Everything follows from it.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = 0,
     pictures: Annotated[
-        int, typer.Option("--pictures", help="Training pictures of each kind (one object, whole scene).")
+        int,
+        typer.Option("--pictures", min=12, help="Training pictures of each kind (one object, whole scene)."),
     ] = 2000,
     val: Annotated[
         int | None,
-        typer.Option("--val", help="Validation pictures of each kind; default a fifth.", show_default=False),
+        typer.Option(
+            "--val", min=12, help="Validation pictures of each kind; default a fifth.", show_default=False
+        ),
     ] = None,
-    size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = 96,
+    size: Annotated[int, typer.Option("--size", min=32, metavar="PX", help="Side of the pictures.")] = 96,
     difficulty: Annotated[
         str, typer.Option("--difficulty", metavar="easy|normal|hard", help="How hard.")
     ] = "normal",
     processes: Annotated[
-        int | None, typer.Option("--processes", help="Default: all cores.", show_default=False)
+        int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result.")] = False,
 ) -> None:

@@ -45,7 +45,11 @@ def fault_of(error: Exception) -> Fault | None:
 def _of_system(error: OSError) -> Fault | None:
     if error.errno == errno.ENOSPC:
         return Fault(
-            1, _of_rank(f"{error.filename or 'disk'}: no space left; free some, then go on with --resume")
+            1,
+            _of_rank(
+                f"{error.filename or 'disk'}: no space left; free some and run the command again "
+                f"(`train` with --resume)"
+            ),
         )
     mendable = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
     if isinstance(error, mendable) and error.filename is not None:

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allsight.config import ConfigError, apply_overrides, dump, replace
 from allsight.recipes import find_config
 
 if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
-
-MAY_CHANGE = (
-    "data.root",
-    "data.workers",
-    "data.prefetch",
-    "data.max_corrupt_fraction",
-    "train.threads",
-    "train.accumulate",
-    "train.max_skipped_in_a_row",
-    "eval",
-    "checkpoint",
-    "parallel",
-)
-"""Settings a resumed run may change: where data lies, how work is spread, what is watched and kept. All
-others decide which weights come out, and half a run of each would be a run nobody can repeat."""
 
 
 def config_to_start(
@@ -57,6 +42,7 @@ def config_to_resume(
     Raises:
         ConfigError: No such run, or a setting is different that must not be.
     """
+    from allsight.engine.resuming import changes_since
     from allsight.engine.run_folder import read_run_config
 
     if Path(recipe).is_dir():
@@ -73,24 +59,6 @@ def config_to_resume(
             raise ConfigError(f"{folder}: no such run to resume; leave out --resume to start it")
         # Code that the user's own recipe names is loaded by now, and loaded code needs no trust.
         saved = read_run_config(folder, trust=trust)
-    notes = []
-    for path, (before, now) in differences(dump(saved), dump(wanted)).items():
-        if not path.startswith(tuple(f"{allowed}." for allowed in MAY_CHANGE)) and path not in MAY_CHANGE:
-            raise ConfigError(
-                f"config.{path}: the run was started with {before!r}, now {now!r}; a resumed run may change "
-                f"only {', '.join(MAY_CHANGE)}; for anything else start a new run with another --name"
-            )
-        notes.append(f"resumed with {path}={now} (was {before})")
+    changed = changes_since(dump(saved), dump(wanted))
+    notes = [f"resumed with {path}={now} (was {before})" for path, (before, now) in changed.items()]
     return folder, wanted, notes
-
-
-def differences(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted path -> (value before, value now), for all values of two trees that differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return {} if before == now else {path: (before, now)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in [*before, *(key for key in now if key not in before)]:
-        found |= differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    if not found and list(before) != list(now):
-        found[path] = (list(before), list(now))
-    return found

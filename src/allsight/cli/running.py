@@ -13,6 +13,7 @@ from allsight.cli.words import Changes, Recipe, Trust, check_backend, command, m
 
 if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
+    from allsight.engine.trainer import Trainer
 
 
 def train(
@@ -94,9 +95,11 @@ def train_with_progress(
     Args:
         words: What the user typed after `allsight`, for the run's record.
         notes: What else to write down at the start.
+    Raises:
+        RunFailed: The run stopped itself, or its last checkpoint could not be written.
     """
     from allsight.engine.checkpoint import newest_whole
-    from allsight.engine.trainer import Trainer
+    from allsight.engine.trainer import RunFailed, Trainer
     from allsight.view import Progress
 
     check_backend()
@@ -108,6 +111,8 @@ def train_with_progress(
         with Progress(steps=trainer.steps, tasks=list(trainer.tasks), silent=silent) as progress:
             trainer.listeners.append(progress)
             metrics = trainer.fit()
+        if trainer.saved_step != trainer.step:
+            raise RunFailed(_lost(trainer, folder))
     except KeyboardInterrupt:
         saved = newest_whole(folder / "checkpoints")
         go_on = f"go on with: {command('train', folder, '--resume')}" if saved else "nothing was saved yet"
@@ -116,6 +121,17 @@ def train_with_progress(
     finally:
         trainer.close()
     return metrics
+
+
+def _lost(trainer: Trainer, folder: Path) -> str:
+    """That the end of a run is not on disk, and what to do about it."""
+    text = f"{folder}: trained to step {trainer.step}, but its checkpoint could not be written"
+    if trainer.saved_step is None:
+        return f"{text}, nor any before it (see the alarms in events.jsonl); mend that and start again"
+    return (
+        f"{text}; the newest is of step {trainer.saved_step} (see the alarms in events.jsonl); mend that, "
+        f"then go on with: {command('train', folder, '--resume')}"
+    )
 
 
 def print_results(metrics: Mapping[str, float], folder: Path) -> None:

@@ -35,8 +35,13 @@ def evaluate(
     allsight eval runs/joint_world --weights last --task shapes --json
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth
     """
+    from allsight.engine.predictor import flat
+
     predictor = _load(run, weights, classes, trust)
-    metrics = predictor.evaluate(task)
+    scores = predictor.score(task)
+    for bad in (bad for score in scores.values() for bad in score.corrupt):
+        print(f"note: {bad.task}: {bad.id}: {bad.reason}; left out of the score", file=sys.stderr)
+    metrics = flat(scores)
     if as_json:
         print_json({"run": run, "weights": predictor.weights, "metrics": metrics})
     else:
@@ -95,7 +100,10 @@ def _load(run: str, weights: str | None, classes: Path | None, trust: bool) -> P
     import allsight
 
     check_backend()
-    return allsight.load(run, weights, classes, trust=trust)
+    predictor = allsight.load(run, weights, classes, trust=trust)
+    for note in predictor.notes:
+        print(f"note: {note}; taken instead: {predictor.weights}", file=sys.stderr)
+    return predictor
 
 
 def _sorted_out(pictures: list[Path]) -> tuple[list[Path], list[str]]:

@@ -165,6 +165,11 @@ class Family:
                 owner = getattr(owner, part)
         except ConfigError as error:
             raise ConfigError(f"{where}{error}") from None
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{where}cannot import {self.what} '{kind}': {error}; put the folder of its module on "
+                "PYTHONPATH"
+            ) from error
         except (ImportError, AttributeError, OSError, SyntaxError) as error:
             raise ConfigError(f"{where}cannot import {self.what} '{kind}': {error}") from error
         if not (isinstance(owner, type) and issubclass(owner, Configured) and owner.family is self):
@@ -190,10 +195,16 @@ def import_file(file: Path) -> Any:
         sys.path.insert(0, str(file.parent))
     if "." in file.stem:
         raise ConfigError(f"{file}: its name has a dot too many to be imported; rename the file")
+    known = set(sys.modules)
     module = importlib.import_module(file.stem)
     if module.__file__ is None or Path(module.__file__).resolve() != file:
         raise ConfigError(f"{file}: its name hides the module {module.__file__}; rename the file")
-    module.__dict__["__allsight_file__"] = str(file)
+    # What it imported from beside it can be found again only as a file, too: nobody else has that folder on
+    # the path.
+    for name in set(sys.modules) - known:
+        source = getattr(sys.modules[name], "__file__", None)
+        if "." not in name and source is not None and Path(source).resolve().parent == file.parent:
+            sys.modules[name].__dict__["__allsight_file__"] = str(Path(source).resolve())
     return module
 
 

@@ -208,9 +208,10 @@ def _type_name(annotation: Any) -> str:
         return "a mapping of named items"
     if get_origin(annotation) is Literal:
         return " | ".join(repr(option) for option in get_args(annotation))
-    return (
-        annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    )
+    if isinstance(annotation, type) and not get_args(annotation):
+        # `Config` alone would say nothing: all settings are nested classes of that name.
+        return annotation.__qualname__ if issubclass(annotation, Config) else annotation.__name__
+    return str(annotation)
 
 
 def refuses_truth(annotation: Any) -> str:

@@ -39,6 +39,11 @@ def replacements(
         yield from (i for i in (index - distance, index + distance) if i in frames)
 
 
+def judged_over(seen: int, size: int) -> int:
+    """Of how many samples those that cannot be used are a share, when `seen` of `size` were used."""
+    return min(size, max(seen, _FIRST_SAMPLES))
+
+
 class Ledger:
     """Counts the corrupt samples of a run, each once, against the samples seen. Goes into checkpoints.
 
@@ -107,7 +112,7 @@ class Ledger:
         self._corrupt = {task: dict.fromkeys(ids) for task, ids in tree["corrupt"].items()}
 
     def _basis(self, task: str, size: int) -> int:
-        return min(size, max(self.seen(task), _FIRST_SAMPLES))
+        return judged_over(self.seen(task), size)
 
     def _example(self, task: str) -> str:
         return next(iter(self._corrupt[task]))

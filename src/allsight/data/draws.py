@@ -98,7 +98,8 @@ class Draws:
         for task in tasks:
             if self._count_before(block + 1, task) < self._count_before(block, task):
                 raise ConfigError(
-                    f"tasks.{self.tasks[task]}.share: near step {block * self.block_length} the share is so "
+                    f"config.tasks.{self.tasks[task]}.share: near step {block * self.block_length} the "
+                    "share is so "
                     f"close to 0 that its draws cannot be laid out beside the others; let it start or end at "
                     f"0.001 or so in place of 0, or put the task first or last in the mixture"
                 )
@@ -150,12 +151,13 @@ def _normalised(
         raw = [_interpolated(points, step) * _exact(factors.get(name, 1.0)) for name, points in knots.items()]
         total = sum(raw, Fraction(0))
         if total == 0:
-            raise ConfigError(f"tasks: all shares are 0 at step {step}; some task must be drawn")
+            raise ConfigError(f"config.tasks: all shares are 0 at step {step}; some task must be drawn")
         row = [share / total for share in raw]
         for name, share in zip(knots, row, strict=True):
             if 0 < share < Fraction(str(SMALLEST_SHARE)):
                 raise ConfigError(
-                    f"tasks.{name}.share: {float(share):.2g} of all draws at step {step}, expected 0 or at "
+                    f"config.tasks.{name}.share: {float(share):.2g} of all draws at step {step}, expected "
+                    "0 or at "
                     f"least {SMALLEST_SHARE:g}; raise the share, or lower the others"
                 )
         table.append(row)
@@ -167,10 +169,12 @@ def _knots(name: str, share: Share) -> list[tuple[int, Fraction]]:
     steps = [step for step, _ in points]
     if not steps or steps[0] < 0 or any(b <= a for a, b in pairwise(steps)):
         raise ConfigError(
-            f"tasks.{name}.share: expected knots ((step, share), ...), steps rising, got {share}"
+            f"config.tasks.{name}.share: expected knots ((step, share), ...), steps rising, got {share}"
         )
     if min(value for _, value in points) < 0 or max(value for _, value in points) <= 0:
-        raise ConfigError(f"tasks.{name}.share: expected a share above 0 (knots: not all 0), got {share}")
+        raise ConfigError(
+            f"config.tasks.{name}.share: expected a share above 0 (knots: not all 0), got {share}"
+        )
     return [(step, _exact(value)) for step, value in points]
 
 

@@ -118,7 +118,8 @@ class BatchMaker:
                 )
                 kept.append(row)
             except DataError as error:
-                corrupt.append(CorruptSample(order.task, _id(error, order.task, index), str(error)))
+                name = _id(error, order.task, index)
+                corrupt.append(CorruptSample(order.task, name, _reason(error, name)))
         slots, starts = torch.from_numpy(order.slots[kept]), torch.from_numpy(order.starts[kept])
         if not samples:
             return Batch(order.task, (), {}, corrupt=tuple(corrupt))
@@ -139,7 +140,8 @@ class BatchMaker:
             try:
                 sample = self._sample(task, "train", index, rng, where)
             except DataError as error:
-                faults.append((_id(error, task, index), str(error)))
+                name = _id(error, task, index)
+                faults.append((name, _reason(error, name)))
                 following = next(others, None)
                 if following is None:
                     raise DataError(
@@ -211,6 +213,11 @@ class BatchMaker:
 
 def _id(error: DataError, task: str, index: int) -> str:
     return error.sample_id or f"{task}[{index}]"
+
+
+def _reason(error: DataError, name: str) -> str:
+    """What is wrong, without the sample's name in front, which is noted beside it."""
+    return str(error).removeprefix(f"{name}: ")
 
 
 def _names(samples: Sequence[Sample]) -> str:

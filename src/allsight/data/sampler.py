@@ -105,7 +105,8 @@ class Plan:
     def __reduce__(self) -> tuple[Callable[..., Plan], tuple[Any, ...]]:
         if self.rebuild is None:
             raise ConfigError(
-                "data.workers: this plan holds objects in memory and cannot be sent to worker processes; "
+                "config.data.workers: this plan holds objects in memory and cannot be sent to worker "
+                "processes; "
                 "set data.workers=0, or give Plan.of_tasks a `rebuild`"
             )
         return self.rebuild
@@ -337,12 +338,12 @@ def _check(plan: Plan) -> None:
     """Refuse what cannot be laid out."""
     if plan.layout != "one_task" and plan.lanes % plan.world:
         raise ConfigError(
-            f"sampling.lanes: {plan.lanes} lanes cannot be dealt to {plan.world} ranks; "
+            f"config.sampling.lanes: {plan.lanes} lanes cannot be dealt to {plan.world} ranks; "
             f"expected a multiple of {plan.world}"
         )
     for name, task in plan.tasks.items():
         if task.size < 1:
-            raise ConfigError(f"tasks.{name}.data: no training samples")
+            raise ConfigError(f"config.tasks.{name}.data: no training samples")
         _check_sizes(plan, name, task)
         if task.sequences is not None:
             _check_streams(plan, name, task, task.sequences)
@@ -354,7 +355,7 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
     lanes, ranks = plan.effective_lanes, plan.world if plan.layout != "mixed_lanes" else 1
     if size % group:
         raise ConfigError(
-            f"tasks.{name}.group_size: {group} does not divide batch_size {size}; "
+            f"config.tasks.{name}.group_size: {group} does not divide batch_size {size}; "
             f"expected one of {_some(_divisors(size))}"
         )
     parts = lanes * ranks * plan.accumulate
@@ -362,12 +363,12 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
         reasons = [f"{lanes} lanes"] * (lanes > 1) + [f"{ranks} ranks"] * (ranks > 1)
         reasons += [f"accumulate {plan.accumulate}"] * (plan.accumulate > 1)
         raise ConfigError(
-            f"tasks.{name}.batch_size: {size} cannot be split evenly over {' x '.join(reasons)}; "
+            f"config.tasks.{name}.batch_size: {size} cannot be split evenly over {' x '.join(reasons)}; "
             f"expected a multiple of {parts}"
         )
     if size // lanes % group:
         raise ConfigError(
-            f"tasks.{name}.group_size: {group} does not divide the {size // lanes} rows of a lane "
+            f"config.tasks.{name}.group_size: {group} does not divide the {size // lanes} rows of a lane "
             f"(batch_size {size} / {lanes} lanes); expected one of {_some(_divisors(size // lanes))}"
         )
     for drawn in range(1, lanes + 1):
@@ -379,7 +380,7 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
             on_ranks = f" on {ranks} ranks" if ranks > 1 else ""
             of_lanes = f", {lanes} lanes" if lanes > 1 else ""
             raise ConfigError(
-                f"tasks.{name}.group_size: groups of {group} cannot be kept whole in micro-batches of "
+                f"config.tasks.{name}.group_size: groups of {group} cannot be kept whole in micro-batches of "
                 f"{piece} rows{on_ranks} (batch_size {size}, accumulate {plan.accumulate}{of_lanes}); "
                 f"set a batch_size that is a multiple of {parts * group}"
             )
@@ -388,12 +389,13 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
 def _check_streams(plan: Plan, name: str, task: TaskPlan, sequences: tuple[int, ...]) -> None:
     if sum(sequences) != task.size or min(sequences) < 1:
         raise ConfigError(
-            f"tasks.{name}.data: its sequences hold {sum(sequences)} frames, the reader {task.size}; "
+            f"config.tasks.{name}.data: its sequences hold {sum(sequences)} frames, the reader {task.size}; "
             f"expected sequences of at least 1 frame that add up to the reader's length"
         )
     if plan.layout == "mixed_batch":
         raise ConfigError(
-            f"sampling.layout: mixed_batch deals rows to changing ranks, but task '{name}' has streams, "
+            f"config.sampling.layout: mixed_batch deals rows to changing ranks, but task '{name}' has "
+            "streams, "
             f"which must stay on theirs; set one_task or mixed_lanes"
         )
 

@@ -66,7 +66,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, ranks: Ranks) -> 
             os.replace(temporary, target)
             _sync_folder(folder)
     except (OSError, CheckpointException, RuntimeError) as error:
-        problem = _first_line(error)
+        problem = _lack_of_space(folder, temporary, tensors) or _first_line(error)
         if ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
     _raise_together(problem, ranks)
@@ -102,16 +102,17 @@ def find_fault(path: Path) -> str | None:
     if not (path / "COMPLETE").is_file():
         return "it has no COMPLETE mark, so writing it was interrupted"
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        return f"manifest.json cannot be read: {error}"
-    for name, expected in manifest["files"].items():
+        listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
+        files = [(str(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest.json cannot be read: {error!r}"
+    for name, size, digest in files:
         file = path / name
         if not file.is_file():
             return f"file {name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"file {name} has {file.stat().st_size} bytes in place of {expected['bytes']}"
-        if _digest(file) != expected["sha256"]:
+        if file.stat().st_size != size:
+            return f"file {name} has {file.stat().st_size} bytes in place of {size}"
+        if _digest(file) != digest:
             return f"file {name} has changed since it was written (checksum)"
     return None
 
@@ -152,6 +153,7 @@ def prune(folder: Path, *, keep_last: int, keep: set[int]) -> None:
 
 def write_best(folder: Path, step: int, metric: str, value: float) -> None:
     """Note which checkpoint scored best so far."""
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"step": step, "metric": metric, "value": value})
     temporary = folder / ".best.json"
     temporary.write_text(text)
@@ -159,14 +161,21 @@ def write_best(folder: Path, step: int, metric: str, value: float) -> None:
 
 
 def read_best(folder: Path) -> tuple[int, float] | None:
-    """(step, value) of the best checkpoint; None if nothing was judged yet."""
+    """(step, value) of the best checkpoint; None if nothing was judged yet.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    file = folder / "best.json"
     try:
-        best = json.loads((folder / "best.json").read_text())
+        best = json.loads(file.read_text(encoding="utf-8"))
+        return int(best["step"]), float(best["value"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'best.json'}: cannot be read: {error}") from error
-    return int(best["step"]), float(best["value"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: does not say which checkpoint is best ({error!r}); remove it, or use weights=last"
+        ) from error
 
 
 @contextmanager
@@ -217,6 +226,19 @@ def _raise_together(problem: str, ranks: Ranks) -> None:
     problems = [text for text in ranks.gather(problem) if text]
     if problems:
         raise OSError(problems[0])
+
+
+def _lack_of_space(folder: Path, temporary: Path, tensors: Tensors) -> str:
+    """That the disk is full, where it is: what PyTorch says of it is `unexpected pos 704 vs 598`."""
+    try:
+        free = shutil.disk_usage(folder).free
+        written = sum(file.stat().st_size for file in temporary.iterdir())
+    except OSError:
+        return ""
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if free + written >= needed:
+        return ""
+    return f"no space left on the disk ({(free + written) / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed)"
 
 
 def _first_line(error: BaseException) -> str:

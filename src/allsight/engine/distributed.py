@@ -61,12 +61,12 @@ def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ra
         timeout_s: How long to wait for a missing rank.
         device: `cpu`, `cuda`, ...; None takes the GPU of this rank if there is one.
     Raises:
-        ConfigError: Several processes were started for a strategy that uses one.
+        ConfigError: Several processes were started for a strategy that uses one; no such device.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and strategy == "single":
         raise ConfigError(
-            f"parallel.strategy: 'single' uses one process, but {world} were started; "
+            f"config.parallel.strategy: 'single' uses one process, but {world} were started; "
             f"set parallel.strategy=ddp"
         )
     if world == 1:
@@ -93,9 +93,19 @@ def _start_group(rank: int, world: int, device: torch.device, timeout: timedelta
 
 
 def pick_device(device: str | None, local_rank: int) -> torch.device:
-    """The device a rank works on."""
+    """The device a rank works on.
+
+    Args:
+        device: `cpu`, `cuda`, ...; None takes the GPU of this rank if there is one.
+    Raises:
+        ConfigError: No such device here.
+    """
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"device: '{device}' cannot be used here: {reason}") from error
     if torch.cuda.is_available():
         picked = torch.device("cuda", local_rank)
         torch.cuda.set_device(picked)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from allsight.data.corrupt import judged_over
 from allsight.data.loader import EvaluationLoader
 from allsight.data.workers import Workforce
 from allsight.engine.config import RunConfig
@@ -24,12 +25,15 @@ from allsight.types import CorruptSample
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Result of one task: its metrics, and the samples that could not be read."""
+    """Result of one task: its metrics, the samples that could not be read, and why pictures were not kept."""
 
     values: Mapping[str, float]
     seconds: float
     samples: int
     corrupt: tuple[CorruptSample, ...]
+    problem: str = ""
+    excess: str = ""
+    """What to say if more samples could not be read than `data.max_corrupt_fraction` allows."""
 
 
 class Evaluator:
@@ -107,9 +111,21 @@ class Evaluator:
                 writer.add(batch, answers, task, shown)
         metric, seen, corrupt = self._merge(metric, seen, corrupt, task)
         values = metric.compute()
-        if writer is not None:
-            writer.finish(values, metric, task, self._ranks)
-        return TaskScore(values, time.perf_counter() - begun, seen, tuple(corrupt))
+        problem = writer.finish(values, metric, task, self._ranks) if writer is not None else ""
+        excess = self._excess(name, corrupt, seen, len(self._readers[name]))
+        return TaskScore(values, time.perf_counter() - begun, seen, tuple(corrupt), problem, excess)
+
+    def _excess(self, name: str, corrupt: list[CorruptSample], seen: int, size: int) -> str:
+        limit = self._config.data.max_corrupt_fraction
+        share = len(corrupt) / max(1, judged_over(seen + len(corrupt), size))
+        if share <= limit and (seen or not corrupt):
+            return ""
+        return (
+            f"task '{name}': {len(corrupt)} of {seen + len(corrupt)} validation samples cannot be used "
+            f"(data.max_corrupt_fraction is {limit:.2%}), such as '{corrupt[0].id}': {corrupt[0].reason}; "
+            "mend or "
+            f"remove them, or raise data.max_corrupt_fraction"
+        )
 
     def _merge(
         self, metric: Metric, seen: int, corrupt: list[CorruptSample], task: Task

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from allsight.config import Config, Configured, Family
 
 OPTIMISERS = Family("optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"})
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimiser(Configured):
@@ -44,8 +47,10 @@ class AdamW(Optimiser):
     """AdamW (Loshchilov & Hutter, arXiv:1711.05101)."""
 
     class Config(Optimiser.Config):
-        betas: tuple[float, float] = (0.9, 0.999)
+        betas: tuple[Decay, Decay] = (0.9, 0.999)
+        """Decay of the running means of the gradient and of its square."""
         eps: float = Field(default=1e-8, gt=0)
+        """Added to the root of the mean square before dividing by it."""
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=lr, betas=self.config.betas, eps=self.config.eps, foreach=True)
@@ -57,6 +62,13 @@ class SGD(Optimiser):
     class Config(Optimiser.Config):
         momentum: float = Field(default=0.9, ge=0, lt=1)
         nesterov: bool = False
+        """Look ahead along the momentum; needs some."""
+
+        @model_validator(mode="after")
+        def _nesterov_has_momentum(self) -> SGD.Config:
+            if self.nesterov and self.momentum == 0:
+                raise ValueError("nesterov=true needs momentum above 0, such as 0.9")
+            return self
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         c = self.config

@@ -40,7 +40,7 @@ class Parallel:
 
     def __init__(self, model: TaskModel, *, strategy: str, layout: str, ranks: Ranks) -> None:
         if ranks.world > 1 and strategy == "single":
-            raise ConfigError("parallel.strategy: 'single' uses one process; set ddp")
+            raise ConfigError("config.parallel.strategy: 'single' uses one process; set ddp")
         self.bare, self.ranks = model, ranks
         self._flat = ranks.world > 1 and layout == "mixed_lanes"
         self._module: nn.Module = model

@@ -19,18 +19,30 @@ from allsight.types import Answer, Batch
 
 
 class PredictionWriter:
-    """Writes `predictions/step-N/TASK/`: pictures as PNG, `index.json`, `tables.json`."""
+    """Writes `predictions/step-N/TASK/`: pictures as PNG, `index.json`, `tables.json`.
+
+    Never stops a run: after the first file that cannot be written it writes no more, and `finish` says why.
+    """
 
     def __init__(self, folder: Path, step: int, task: str) -> None:
         self._folder = folder / "predictions" / f"step-{step:08d}" / task
         self._rows: list[dict[str, Any]] = []
+        self._problem = ""
 
     def add(self, batch: Batch, answers: Sequence[Answer], task: Task, shown: frozenset[int]) -> None:
         """Keep the rows of a batch whose slots (positions in the validation set) are in `shown`."""
         rows = [row for row, slot in enumerate(batch.slots.tolist()) if slot in shown]
-        if not rows:
+        if not rows or self._problem:
             return
         truths = task.truth(batch)
+        try:
+            self._keep_rows(rows, batch, answers, truths)
+        except OSError as error:
+            self._problem = str(error)
+
+    def _keep_rows(
+        self, rows: list[int], batch: Batch, answers: Sequence[Answer], truths: Sequence[Answer]
+    ) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for row in rows:
             number = int(batch.slots[row])
@@ -44,16 +56,21 @@ class PredictionWriter:
             entry["answer"] = self._keep(answers[row], f"{number:06d}-answer")
             self._rows.append(entry)
 
-    def finish(self, values: dict[str, float], metric: Metric, task: Task, ranks: Ranks) -> None:
-        """Write the index of all ranks' rows and the metric's tables."""
-        rows = [row for theirs in ranks.gather(self._rows) for row in theirs]
+    def finish(self, values: dict[str, float], metric: Metric, task: Task, ranks: Ranks) -> str:
+        """Write the index of all ranks' rows and the metric's tables; why not all could be written, or ""."""
+        gathered = ranks.gather((self._rows, self._problem))
+        problem = next((text for _, text in gathered if text), "")
         if not ranks.is_first:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        rows.sort(key=lambda row: row["position"])
-        write_text(self._folder / "index.json", json.dumps(rows, indent=1, ensure_ascii=False))
+            return problem
+        rows = sorted((row for theirs, _ in gathered for row in theirs), key=lambda row: row["position"])
         tables = {"values": values, **metric.tables(), "classes": list(task.classes)}
-        write_text(self._folder / "tables.json", json.dumps(tables, ensure_ascii=False))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._folder / "index.json", json.dumps(rows, indent=1, ensure_ascii=False))
+            write_text(self._folder / "tables.json", json.dumps(tables, ensure_ascii=False))
+        except OSError as error:
+            return problem or str(error)
+        return problem
 
     def _keep(self, answer: Answer, stem: str) -> dict[str, Any]:
         kept = answer.to_json()

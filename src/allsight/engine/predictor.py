@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from allsight.engine.building import build_model
 from allsight.engine.checkpoint import find_fault, list_checkpoints, load_tensors, newest_whole, read_best
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks, pick_device
-from allsight.engine.evaluator import Evaluator
+from allsight.engine.evaluator import Evaluator, TaskScore
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import read_classes, read_run_config
 from allsight.engine.training_state import load_weights
 from allsight.models.base import TaskModel
 from allsight.tasks.base import Task, build_tasks
-from allsight.types import Answer, CheckpointError, Image, Sample
+from allsight.types import Answer, CheckpointError, DataError, Image, Sample
 from allsight.weights import read_weights
 
 _BATCH = 16
@@ -37,6 +38,8 @@ class Predictor:
         tasks: Its tasks, with class names.
         device: Where the model is.
         weights: Which weights these are, for people.
+        folder: Run folder they came from; None where they came from elsewhere.
+        notes: What people should know of how they were chosen, such as damaged newer ones.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class Predictor:
         *,
         weights: str,
         folder: Path | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.config, self.model, self.tasks = config, model.eval(), dict(tasks)
-        self.device, self.weights, self.folder = device, weights, folder
+        self.device, self.weights, self.folder, self.notes = device, weights, folder, tuple(notes)
         self._precision = Precision(config.precision, device)
         self._transforms = {name: task.transform("predict") for name, task in self.tasks.items()}
 
@@ -67,7 +71,17 @@ class Predictor:
         return next(self.predict_many([x], task))
 
     def predict_many(self, xs: Iterable[Any], task: str | None = None) -> Iterator[Answer]:
-        """Answers for many pictures, as they become ready, in order."""
+        """Answers for many pictures, as they become ready, in order.
+
+        Args:
+            xs: Each as for `predict`; an iterator is read as it is needed.
+            task: As for `predict`.
+        Raises:
+            ConfigError: No such task, or one path in place of several pictures.
+            DataError: A picture cannot be read; answers before it have been given.
+        """
+        if isinstance(xs, str | Path):
+            raise ConfigError(f"expected several pictures, got one path: {xs}; use predict for one")
         name = self._task_name(task)
         waiting: list[Sample] = []
         for number, x in enumerate(xs):
@@ -81,14 +95,26 @@ class Predictor:
             yield from self._answer(name, waiting)
 
     def evaluate(self, names: list[str] | None = None) -> dict[str, float]:
-        """`{"task/metric": value}` over the validation samples, which must be at hand."""
+        """`{"task/metric": value}` over the validation samples, which must be at hand.
+
+        Args:
+            names: Tasks to judge; None judges all.
+        Raises:
+            ConfigError: No such task, or its data is not there.
+            DataError: The data cannot be read, or more of it cannot than `data.max_corrupt_fraction` allows.
+        """
+        return flat(self.score(names))
+
+    def score(self, names: list[str] | None = None) -> dict[str, TaskScore]:
+        """As `evaluate`, with the samples that were left out because they cannot be read."""
         for name in names or []:
             self._task_name(name)
         evaluator = Evaluator(self.config, self.tasks, self._precision, Ranks(device=self.device), None)
         scores = evaluator.evaluate(self.model, 0, names)
-        return {
-            f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()
-        }
+        excess = next((score.excess for score in scores.values() if score.excess), None)
+        if excess is not None:
+            raise DataError(excess)
+        return scores
 
     @torch.inference_mode()
     def _answer(self, name: str, samples: list[Sample]) -> list[Answer]:
@@ -108,6 +134,11 @@ class Predictor:
         return task
 
 
+def flat(scores: Mapping[str, TaskScore]) -> dict[str, float]:
+    """Scores as `{"task/metric": value}`."""
+    return {f"{name}/{key}": value for name, score in scores.items() for key, value in score.values.items()}
+
+
 def load(
     run: RunConfig | Path | str,
     weights: str | Path | None = None,
@@ -122,16 +153,24 @@ def load(
         run: Run folder, or a configuration.
         weights: `best` (default: the best evaluated ones, averaged if the run kept an average), `last`, `raw`
             (newest, not averaged), `random`, or a file of weights.
-        classes: File with one class name a line , or names per task; default those of the run.
+        classes: File with one class name a line (or a JSON list of them), or names per task; default those of
+            the run.
+        device: `cpu`, `cuda`, ...; default the fastest there is.
         trust: Allow the run folder to name code outside allsight.
     Raises:
-        ConfigError: Not a run, or a configuration without weights.
+        ConfigError: Not a run, a configuration without weights, class names that do not fit, or a device that
+            is not there.
         CheckpointError: The weights cannot be read or do not fit.
     """
     folder = None if isinstance(run, RunConfig) else Path(run)
     config = run if isinstance(run, RunConfig) else read_run_config(Path(run), trust=trust)
     names = dict(read_classes(folder)) if folder is not None else {}
-    names |= _given_classes(classes, list(config.tasks))
+    for task, given in _given_classes(classes, list(config.tasks)).items():
+        if names.get(task) and len(names[task]) != len(given):
+            raise ConfigError(
+                f"classes: {len(given)} names for task '{task}', which has {len(names[task])} classes"
+            )
+        names[task] = given
     place = pick_device(device, 0)
     tasks = build_tasks(config.tasks, config.data.folder(), names)
     if folder is None and weights is None:
@@ -139,15 +178,22 @@ def load(
             f"weights: recipe '{config.name}' alone has no weights; give --weights FILE (or 'random')"
         )
     model = build_model(config, tasks, place)
-    said = _load_weights(model, config, folder, str(weights or "best"))
-    return Predictor(config, model, tasks, place, weights=said, folder=folder)
+    notes: list[str] = []
+    said = _load_weights(model, config, folder, str(weights or "best"), notes.append)
+    return Predictor(config, model, tasks, place, weights=said, folder=folder, notes=notes)
 
 
-def _load_weights(model: TaskModel, config: RunConfig, folder: Path | None, which: str) -> str:
+def _load_weights(
+    model: TaskModel, config: RunConfig, folder: Path | None, which: str, tell: Callable[[str], None]
+) -> str:
     """Put the chosen weights into the model; what they are, in words."""
     if which == "random":
         return "random"
     if which not in ("best", "last", "raw"):
+        if not Path(which).is_file():
+            raise CheckpointError(
+                f"weights: {which}: no such file; expected best, last, raw, random, or a file"
+            )
         load_weights(model, model.own_weights(read_weights(Path(which))), where=which)
         return which
     if folder is None:
@@ -161,7 +207,7 @@ def _load_weights(model: TaskModel, config: RunConfig, folder: Path | None, whic
         if fault is not None:
             raise CheckpointError(f"{checkpoints}: {fault}; use weights=last")
     if path is None:
-        newest = newest_whole(checkpoints)
+        newest = newest_whole(checkpoints, tell=tell)
         if newest is None:
             raise CheckpointError(
                 f"{checkpoints}: no whole checkpoint; was the run stopped before it saved one?"
@@ -182,13 +228,28 @@ def _given_classes(
     if classes is None:
         return {}
     if isinstance(classes, Mapping):
-        return dict(classes)
+        for task in classes:
+            if task not in tasks:
+                raise ConfigError(f"classes: no task '{task}'{did_you_mean(task, tasks)}")
+        return {task: tuple(names) for task, names in classes.items()}
     if len(tasks) != 1:
         raise ConfigError(f"classes: one file of names needs one task; this model has {', '.join(tasks)}")
-    file = Path(classes)
-    if not file.is_file():
-        raise ConfigError(f"classes: {file}: no such file; expected one class name a line")
-    return {tasks[0]: tuple(line.strip() for line in file.read_text().splitlines() if line.strip())}
+    return {tasks[0]: _read_names(Path(classes))}
+
+
+def _read_names(file: Path) -> tuple[str, ...]:
+    """Class names from a file: a line each, or a JSON list."""
+    expected = "expected one class name a line, or a JSON list of names"
+    try:
+        text = file.read_text(encoding="utf-8")
+        names = json.loads(text) if file.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except FileNotFoundError:
+        raise ConfigError(f"classes: {file}: no such file; {expected}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"classes: {file}: cannot be read ({error}); {expected}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not any(names):
+        raise ConfigError(f"classes: {file}: {expected}")
+    return tuple(name for name in names if name)
 
 
 def _sample(x: Any, number: int) -> Sample:

@@ -19,11 +19,13 @@ from allsight import ops
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
 from allsight.engine.config import FORMAT, RunConfig, check_format
 from allsight.engine.distributed import Ranks
+from allsight.engine.resuming import changes_since
 from allsight.tasks.base import Task
+from allsight.types import CheckpointError
 
 
 def open_run_folder(folder: Path, config: RunConfig, *, resume: bool, ranks: Ranks) -> None:
-    """Refuse a folder that holds another run, or, when resuming, none.
+    """Refuse a folder that holds another run, or, when resuming, none or one of other settings.
 
     Raises:
         ConfigError: The same on all ranks.
@@ -32,11 +34,31 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool, ranks: Ran
     if ranks.is_first:
         if resume and not (folder / "resolved.yaml").is_file():
             problem = f"{folder}: there is no run to resume (no resolved.yaml)"
-        elif not resume and folder.exists() and any(folder.iterdir()):
+        elif resume:
+            problem = _other_run(folder, config)
+        elif folder.exists() and any(folder.iterdir()):
             problem = f"{folder}: a run of this name exists; resume it with --resume or choose another --name"
     problem = ranks.gather(problem)[0]
     if problem:
         raise ConfigError(problem)
+
+
+def _other_run(folder: Path, config: RunConfig) -> str:
+    """What keeps the run in `folder` from going on with `config`; empty if nothing does."""
+    try:
+        saved = _saved_tree(folder)
+        now = dump(config)
+        # A field that this version has and the one that wrote the run had not holds its default.
+        changes_since(saved, _known_to(saved, now))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _known_to(saved: Any, now: Any) -> Any:
+    if not (isinstance(saved, dict) and isinstance(now, dict)):
+        return now
+    return {key: _known_to(saved.get(key), value) for key, value in now.items() if key in saved}
 
 
 def create_run_folder(
@@ -57,19 +79,38 @@ def read_run_config(folder: Path, *, trust: bool = False) -> RunConfig:
     Raises:
         ConfigError: Not a run folder, written by a newer allsight, or it needs code that is not trusted.
     """
+    tree = _saved_tree(folder)
+    return build(RunConfig, tree, path=f"{folder / 'resolved.yaml'}: config", trust=trust)
+
+
+def _saved_tree(folder: Path) -> dict[str, Any]:
     file = folder / "resolved.yaml"
     if not file.is_file():
         raise ConfigError(f"{folder}: not a run folder (it has no resolved.yaml)")
-    tree = check_format(parse_yaml(file.read_text(), where=str(file)), where=str(file))
-    return build(RunConfig, tree, path=str(file), trust=trust)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}; the run folder is damaged") from error
+    return check_format(parse_yaml(text, where=str(file)), where=str(file))
 
 
 def read_classes(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Class names per task, as the run saved them; empty where it did not."""
+    """Class names per task, as the run saved them; empty where it did not.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
     file = folder / "classes.json"
-    if not file.is_file():
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        return {task: tuple(str(name) for name in names) for task, names in tree.items()}
+    except FileNotFoundError:
         return {}
-    return {task: tuple(names) for task, names in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: expected {{task: [class, ...]}} as the run wrote it ({error}); mend or remove it, "
+            f"answers then name classes by number"
+        ) from error
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:

@@ -87,10 +87,13 @@ def build_schedule(config: Any, *, steps_per_epoch: float | None) -> Schedule:
         ConfigError: The warm-up is longer than the run, or epochs were asked of several tasks.
     """
     if config.epochs is not None and steps_per_epoch is None:
-        raise ConfigError("schedule.epochs: needs exactly one task; set schedule.steps")
+        raise ConfigError("config.schedule.epochs: needs exactly one task; set schedule.steps")
     per_epoch = steps_per_epoch or 0.0
     steps = config.steps if config.epochs is None else max(1, math.ceil(config.epochs * per_epoch))
     warmup = config.warmup_steps or math.ceil((config.warmup_epochs or 0) * per_epoch)
     if warmup >= steps and warmup > 0:
-        raise ConfigError(f"schedule.warmup_steps: {warmup} is not shorter than the run of {steps} steps")
+        raise ConfigError(
+            f"config.schedule.warmup_steps: {warmup} is not shorter than the run of {steps} steps; lower "
+            "it, or set 0"
+        )
     return config.build(steps=steps, warmup_steps=warmup)

@@ -94,6 +94,10 @@ class Trainer:
         command: Sequence[str] = (),
         device: str | None = None,
     ) -> None:
+        if not isinstance(config, RunConfig):
+            raise ConfigError(
+                f"expected a RunConfig, got {config!r}; recipes are functions: allsight.recipes.NAME()"
+            )
         self.config = config
         self.folder = None if folder is None else Path(folder)
         if resume and self.folder is None:
@@ -127,6 +131,8 @@ class Trainer:
         self._reporter = StepReporter(weights, self.ranks)
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
         self.step = 0
+        self.saved_step: int | None = None
+        """Steps done when the newest checkpoint was written; None while there is none."""
         self._skipped, self._skipped_in_a_row = 0, 0
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
@@ -181,15 +187,20 @@ class Trainer:
         assert self._last_metrics is not None
         return self._last_metrics[1]
 
-    def save(self) -> None:
-        """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on."""
+    def save(self) -> bool:
+        """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on.
+
+        Returns:
+            Whether it was written, the same on all ranks.
+        """
         if self.folder is None:
-            return
+            return False
         begun = time.perf_counter()
         self.ranks.share_first(self._buffers)
         folder = self.folder / "checkpoints"
         try:
             saved = save_checkpoint(folder, self.step, self._state.tensors(self.step), self.ranks)
+            self.saved_step = self.step
             if self.ranks.is_first:
                 best = read_best(folder)
                 prune(folder, keep_last=self.config.checkpoint.keep_last, keep={best[0]} if best else set())
@@ -199,7 +210,7 @@ class Trainer:
                 self.step,
                 text=f"step {self.step}: checkpoint not written: {error}; older ones stay, training goes on",
             )
-            return
+            return self.saved_step == self.step
         size = sum(file.stat().st_size for file in saved.path.iterdir())
         self.events.write(
             "checkpoint",
@@ -207,6 +218,7 @@ class Trainer:
             values={"seconds": time.perf_counter() - begun, "bytes": size},
             text=str(saved.path.relative_to(self.folder)),
         )
+        return True
 
     def close(self) -> None:
         """End worker processes and close files. One that was iterated to its end has only files open."""
@@ -323,10 +335,16 @@ class Trainer:
             extra = {"seconds": score.seconds, "samples": score.samples, "corrupt": len(score.corrupt)}
             text = "ema" if use_ema else "raw"
             self.events.write("eval", self.step, task=name, values={**score.values, **extra}, text=text)
+            if score.problem:
+                self.events.write(
+                    "alarm", self.step, task=name, text=f"pictures for the report not kept: {score.problem}"
+                )
             for bad in score.corrupt:
                 self.events.write(
                     "data", self.step, task=name, text=f"{bad.id}: {bad.reason}; left out of the score"
                 )
+            if score.excess:
+                self._fail(score.excess)
         metrics["main"] = self._main_metric(metrics)
         self.events.write("eval", self.step, values={"main": metrics["main"]})
         self._last_metrics = (self.step, metrics)
@@ -340,14 +358,28 @@ class Trainer:
         """Save after an evaluation, and remember it if it is the best so far."""
         if self.folder is None:
             return
+        folder, best, is_best = self.folder / "checkpoints", None, False
         if self.ranks.is_first:
-            folder = self.folder / "checkpoints"
             best = read_best(folder)
             # A value that is not a number never counts as best.
-            if metrics["main"] > (best[1] if best else float("-inf")):
-                folder.mkdir(parents=True, exist_ok=True)
-                write_best(folder, self.step, "main", metrics["main"])
-        self.save()
+            is_best = metrics["main"] > (best[1] if best else float("-inf"))
+            if is_best:
+                # Before the checkpoint: a kill between the two is made good when the step is run again.
+                self._note_best(folder, self.step, metrics["main"])
+        if not self.save() and is_best:
+            self._note_best(folder, *(best or (None, 0.0)))
+
+    def _note_best(self, folder: Path, step: int | None, value: float) -> None:
+        """Write down which checkpoint is best; None: none is any more."""
+        try:
+            if step is None:
+                (folder / "best.json").unlink(missing_ok=True)
+            else:
+                write_best(folder, step, "main", value)
+        except OSError as error:
+            self.events.write(
+                "alarm", self.step, text=f"step {self.step}: best checkpoint not noted: {error}"
+            )
 
     def _resume(self) -> None:
         assert self.folder is not None
@@ -361,7 +393,7 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder}: no whole checkpoint to resume from{reason}; start a new run"
             )
-        self.step = self._state.restore(path)
+        self.step = self.saved_step = self._state.restore(path)
         self.events.write(
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
         )

@@ -206,14 +206,16 @@ class TrainableClassifier(TaskModel):
         super().__init__(config, tasks)
         if len(tasks) != 1:
             raise ConfigError(
-                f"model: a classifier serves one task, got {', '.join(tasks) or 'none'}; several share a "
+                f"config.model: a classifier serves one task, got {', '.join(tasks) or 'none'}; several "
+                "share a "
                 f"backbone with model.kind=multi_head"
             )
         ((self.task, task),) = tasks.items()
         classes = getattr(task, "num_classes", None)
         if classes != config.num_classes:
             raise ConfigError(
-                f"model.num_classes: expected {classes} as task '{self.task}' has, got {config.num_classes}"
+                f"config.model.num_classes: expected {classes} as task '{self.task}' has, got "
+                f"{config.num_classes}"
             )
         self.classifier = Classifier(config)
 

@@ -63,7 +63,7 @@ class MultiHead(TaskModel):
         try:
             return task.head(self.backbone.feature_specs)
         except NotImplementedError as error:
-            raise ConfigError(f"model: multi_head cannot serve task '{name}': {error}") from error
+            raise ConfigError(f"config.model: multi_head cannot serve task '{name}': {error}") from error
 
 
 def named_modules(modules: Mapping[str, nn.Module], *, what: str) -> nn.ModuleDict:

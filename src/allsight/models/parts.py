@@ -48,7 +48,7 @@ class Parts(TaskModel):
         lost = [task for task in tasks if task not in config.route]
         if lost:
             choices = ", ".join(config.parts)
-            raise ConfigError(f"model.route: task '{lost[0]}' has no part; choose one of {choices}")
+            raise ConfigError(f"config.model.route: task '{lost[0]}' has no part; choose one of {choices}")
         self.parts = named_modules(
             {name: self._part(name, part, tasks) for name, part in config.parts.items()}, what="model.parts"
         )

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,11 @@ def _user_function(file: Path, name: str) -> Callable[[], Any]:
         raise ConfigError(f"{file}: cannot be imported: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        there = [
+            key
+            for key, value in vars(module).items()
+            if isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
+        ]
         raise ConfigError(f"{file}: no function '{name}'{did_you_mean(name, there)}")
     return function
 
@@ -115,6 +120,12 @@ def _user_function(file: Path, name: str) -> Callable[[], Any]:
 def _called(function: Callable[[], Any], text: str) -> RunConfig:
     from allsight.engine.config import RunConfig
 
+    try:
+        signature(function).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"{text}: expected a function without arguments that returns a RunConfig ({error})"
+        ) from None
     config = function()
     if not isinstance(config, RunConfig):
         raise ConfigError(f"{text}: expected it to return a RunConfig, got {type(config).__name__}")

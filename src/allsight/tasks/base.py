@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
@@ -92,6 +92,15 @@ class Task(Configured):
             if not values or min(values) < 0 or max(values) <= 0:
                 raise ValueError(f"expected a share above 0 (or knots that are not all 0), got {share}")
             return share
+
+        @model_validator(mode="after")
+        def _groups_are_whole(self) -> Task.Config:
+            if self.batch_size % self.group_size:
+                raise ValueError(
+                    f"group_size={self.group_size} does not divide batch_size={self.batch_size}; set one "
+                    "that does"
+                )
+            return self
 
     family: ClassVar[Family | None] = TASKS
     counted: ClassVar[tuple[str, ...]] = ()

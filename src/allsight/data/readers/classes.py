@@ -32,7 +32,8 @@ def read_classes(path: Path) -> ClassTable | None:
     object with `name` or `synonyms` (the first counts), perhaps a key (`wnid` or `key`) and an `index`.
 
     Raises:
-        DataError: Not JSON, another structure, a class named twice, or indices that are not 0 to n - 1.
+        DataError: Not JSON, another structure, a class named twice, indices that are not 0 to n - 1, or an
+            `ignore` that is no value of 8 bits.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -44,14 +45,20 @@ def read_classes(path: Path) -> ClassTable | None:
     if not isinstance(items, list) or not items:
         raise DataError(f"{path}: expected a list of classes, or an object with a list 'classes'")
     indices = [item.get("index", n) if isinstance(item, dict) else n for n, item in enumerate(items)]
-    if sorted(indices) != list(range(len(items))):
-        raise DataError(f"{path}: class indices are {sorted(indices)[:8]}...; expected 0 to {len(items) - 1}")
+    if not all(type(index) is int for index in indices) or sorted(indices) != list(range(len(items))):
+        raise DataError(
+            f"{path}: class indices are {indices[:8]}...; expected 0 to {len(items) - 1}, each once"
+        )
     pairs = dict(zip(indices, (_key_and_name(item, path) for item in items), strict=True))
     keys = tuple(pairs[n][0] for n in range(len(items)))
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise DataError(f"{path}: class {twice[0]!r} occurs twice")
     ignore = tree.get("ignore") if isinstance(tree, dict) else None
+    if ignore is not None and not (type(ignore) is int and 0 <= ignore <= 255):
+        raise DataError(
+            f"{path}: 'ignore' is {ignore!r}; expected the label-map value 0 to 255 of unlabelled pixels"
+        )
     return ClassTable(keys, tuple(pairs[n][1] for n in range(len(items))), ignore)
 
 

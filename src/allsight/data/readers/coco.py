@@ -31,6 +31,16 @@ _LAYOUTS = (
 )
 
 
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "id": ((int,), "a whole number"),
+    "size": ((int, float), "a number"),
+    "text": ((str,), "a text"),
+    "name": ((str, int), "a text"),
+    "list": ((list,), "a list"),
+}
+"""What a value may be, and how that is called."""
+
+
 class Coco:
     """Reads `annotations/instances_SPLIT.json` and the pictures in `images/SPLIT` (or COCO's own layouts).
 
@@ -204,19 +214,28 @@ def _load(path: Path) -> Mapping[str, Any]:
         tree = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not COCO json ({error})") from error
-    needed = {
-        "images": ("id", "file_name", "height", "width"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
+    # Names and sizes are taken as some tools write them: numbers as names, sizes with a fraction of 0.
+    needed: dict[str, dict[str, str]] = {
+        "images": {"id": "id", "file_name": "text", "height": "size", "width": "size"},
+        "annotations": {"id": "id", "image_id": "id", "category_id": "id", "bbox": "list"},
+        "categories": {"id": "id", "name": "name"},
     }
     for part, keys in needed.items():
         entries = tree.get(part) if isinstance(tree, dict) else None
         if not isinstance(entries, list):
             raise DataError(f"{path}: no list {part!r}; expected COCO json with {', '.join(needed)}")
         for entry in entries:
-            missing = next((key for key in keys if key not in entry), None)
-            if missing is not None:
-                raise DataError(f"{path}: an entry of {part!r} (id {entry.get('id')}) has no {missing!r}")
+            if not isinstance(entry, dict):
+                raise DataError(f"{path}: an entry of {part!r} is {entry!r}; expected an object")
+            for key, kind in keys.items():
+                if key not in entry:
+                    raise DataError(f"{path}: an entry of {part!r} (id {entry.get('id')}) has no {key!r}")
+                types, expected = _KINDS[kind]
+                if type(entry[key]) not in types:
+                    raise DataError(
+                        f"{path}: an entry of {part!r} (id {entry.get('id')}) has {key!r} {entry[key]!r}; "
+                        f"expected {expected}"
+                    )
     return tree
 
 

@@ -35,9 +35,9 @@ class LabelMaps:
         max_pixels: Larger pictures are refused when they are read.
 
     Raises:
-        DataError: No such split; no class names; a picture without a label map. On reading: a file is
-            missing or unreadable; picture and label map differ in size; a value is neither a class nor
-            `ignore`.
+        DataError: No such split; no class names, or more than 255; a picture without a label map. On reading:
+            a file is missing or unreadable; picture and label map differ in size; a value is neither a class
+            nor `ignore`.
     """
 
     def __init__(
@@ -59,6 +59,10 @@ class LabelMaps:
         if not self.classes:
             raise DataError(
                 f"{path}: no class names; write {path / 'classes.json'}, or set classes=(name, ...)"
+            )
+        if len(self.classes) > IGNORE:
+            raise DataError(
+                f"{path}: {len(self.classes)} classes; label maps of 8 bits hold at most {IGNORE}"
             )
         stated = table.ignore if table else None
         self.ignore = ignore if ignore is not None else stated if stated is not None else IGNORE
