@@ -37,8 +37,11 @@ def test_epochs_become_steps():
 
 
 def test_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(ConfigError, match=r"schedule\.warmup_steps: 10 is not shorter than the run of 10"):
-        build_schedule(Cosine.Config(steps=10, warmup_steps=10), steps_per_epoch=None)
+    with pytest.raises(ConfigError, match=r"warmup_steps: expected less than steps=10, got 10"):
+        Cosine.Config(steps=10, warmup_steps=10)
+    rounded = Cosine.Config(epochs=1, warmup_epochs=0.99)
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_steps: 2 is not shorter than the run of 2"):
+        build_schedule(rounded, steps_per_epoch=2)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"steps": 5, "epochs": 1}, {"steps": 5, "warmup_epochs": 1}])

@@ -11,6 +11,7 @@ from allsight.config import ConfigError, Mixture, replace
 from allsight.engine.checkpoint import read_best, save_checkpoint
 from allsight.engine.config import TrainConfig
 from allsight.engine.optim import AdamW
+from allsight.engine.run_folder import read_run_config
 from allsight.engine.trainer import RunFailed, Trainer
 
 
@@ -259,6 +260,12 @@ def test_an_existing_run_is_refused(tmp_path):
         Trainer(small_run(), folder=tmp_path / "run")
     with pytest.raises(ConfigError, match="no run to resume"):
         Trainer(small_run(), folder=tmp_path / "other", resume=True)
+
+
+def test_a_run_remembers_where_its_data_lay_wherever_it_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Trainer(replace(small_run(), {"data.root": "pictures"}), folder=tmp_path / "run").close()
+    assert read_run_config(tmp_path / "run").data.root == str(tmp_path / "pictures")
 
 
 def test_a_run_does_not_go_on_with_settings_that_would_make_it_another(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from allsight import ops
-from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
+from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, replace
 from allsight.engine.config import FORMAT, RunConfig, check_format
 from allsight.engine.distributed import Ranks
 from allsight.engine.resuming import changes_since
@@ -69,6 +69,9 @@ def create_run_folder(
     write_text(folder / "environment.json", json.dumps(environment(command), indent=1) + "\n")
     names = {name: list(task.classes) for name, task in tasks.items()}
     write_text(folder / "classes.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+    if config.data.root:
+        # A later command may start from another folder.
+        config = replace(config, {"data.root": str(Path(config.data.root).expanduser().absolute())})
     # Last, since it is what makes a folder a run.
     write_text(folder / "resolved.yaml", f"format: {FORMAT}\n{dump_yaml(dump(config))}")
 
@@ -150,11 +153,15 @@ def _cpu_name() -> str:
 
 
 def _git_hash() -> str:
-    """The commit of the code this process was started from; empty outside a checkout."""
+    """The commit of allsight's own code, "-dirty" where files differ from it; empty outside a checkout."""
+    here = Path(__file__).parent
+    known = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
+    describe = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        for command in (known, describe):
+            found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+            if found.returncode:
+                return ""
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
+    return found.stdout.strip()

@@ -40,6 +40,10 @@ class Schedule(Configured):
                 raise ValueError("expected warmup_steps or warmup_epochs, got both")
             if self.warmup_epochs is not None and self.epochs is None:
                 raise ValueError("warmup_epochs needs epochs; with steps set warmup_steps")
+            for unit in ("steps", "epochs"):
+                length, warmup = getattr(self, unit), getattr(self, f"warmup_{unit}")
+                if length is not None and warmup is not None and warmup >= length:
+                    raise ValueError(f"warmup_{unit}: expected less than {unit}={length}, got {warmup}")
             return self
 
     family: ClassVar[Family | None] = SCHEDULES
