@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 ISA_VARIABLE = "ALLSIGHT_CPU_ISA"
+"""Environment variable that forces an instruction set, to compare them or to look for a fault."""
+LIBRARY_VARIABLE = "ALLSIGHT_CPU_LIBRARY"
+"""Environment variable with the path of another build of the library, such as one with sanitizers."""
 MOST_PIXELS = 2**31 - 8
 """Pixels of one image are counted in 32 bits; values in 64."""
 _ABI_VERSION = 1
@@ -78,12 +81,18 @@ class _Library:
         self.has_threads = bool(library.allsight_has_threads())
         wish = os.environ.get(ISA_VARIABLE)
         if wish and not library.allsight_use_isa(wish.encode()):
-            raise OSError(f"{ISA_VARIABLE}={wish}: expected one of {', '.join(self.isas)}")
+            raise ValueError(f"{ISA_VARIABLE}={wish}: this machine has {', '.join(self.isas)}")
         self.isa: str = library.allsight_isa().decode()
 
 
 def _open() -> _Library | str:
-    path = next((_FOLDER / name for name in _NAMES if (_FOLDER / name).is_file()), None)
+    """The library, or why there is none.
+
+    Raises:
+        ValueError: `ALLSIGHT_CPU_ISA` names an instruction set that this machine has not.
+    """
+    wish = os.environ.get(LIBRARY_VARIABLE)
+    path = Path(wish) if wish else next((_FOLDER / n for n in _NAMES if (_FOLDER / n).is_file()), None)
     if path is None:
         said = _BUILD_NOTE.read_text().strip() if _BUILD_NOTE.is_file() else "no C++ compiler was found then"
         return f"the CPU kernels were not built when allsight was installed ({said})"

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _LIBRARY = torch.library.Library("allsight", "FRAGMENT")
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -121,13 +120,25 @@ class _Direct(torch.autograd.Function):
         return kernels.forward(*tensors, *rest)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (
-            None,
-            None,
-            *_wanted(ctx, ctx.kernels.backward(*grad_outputs, *ctx.saved_tensors, *ctx.rest), 2),
-        )
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        given = (*grad_outputs, *ctx.saved_tensors)
+        if torch.is_grad_enabled():  # with create_graph=True
+            found = _Gradient.apply(ctx.kernels, ctx.rest, *given)
+        else:
+            found = ctx.kernels.backward(*given, *ctx.rest)
+        return None, None, *_wanted(ctx, found, 2)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradients of a kernel where theirs may be asked for: that is an error, never a silent zero."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Any, rest: Sequence[Any], *given: Tensor) -> tuple[Tensor, ...]:
+        return kernels.backward(*given, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        raise RuntimeError("deformable operators have no second derivatives")
 
 
 def _wanted(ctx: Any, gradients: Sequence[Tensor], first: int) -> tuple[Tensor | None, ...]:
