@@ -21,7 +21,7 @@ from allsight.launch.bench.compare import ALLOWED, compare
 
 @pytest.fixture(autouse=True)
 def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_LEAST_S", {"cpu": 0.0, "wall": 0.0})
+    monkeypatch.setattr(measure, "_LEAST_S", {"cpu": 1e-9, "wall": 1e-9})
 
 
 def results_of(*names: str, threads: int = 1) -> bench.Results:
@@ -29,7 +29,9 @@ def results_of(*names: str, threads: int = 1) -> bench.Results:
 
 
 def setting_of(results: bench.Results) -> report.Setting:
-    return report.Setting.of_this_process(results, ["allsight", "bench", "ops", "--only=a b"])
+    return report.Setting.of_this_process(
+        ["allsight", "bench", "ops", "--only=a b"], method=report.turns(results.threads, results.pairs)
+    )
 
 
 @pytest.fixture

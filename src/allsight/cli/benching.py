@@ -49,7 +49,7 @@ def ops(
     status is 1. The whole table takes some minutes; leave the machine alone meanwhile.
     """
     from allsight.launch.bench import QUICK, bench_ops
-    from allsight.launch.bench.report import Setting, table, to_json, write
+    from allsight.launch.bench.report import Setting, table, to_json, turns, write
 
     if quick and only:
         raise typer.BadParameter("--quick chooses the cases itself; leave out --only")
@@ -60,7 +60,7 @@ def ops(
     words = [*(f"--only={name}" for name in only or ()), *(["--quick"] if quick else [])]
     words += [f"--pairs={pairs}", f"--threads={threads}", *(["--json"] if as_json else [])]
     words += [f"--out={out}"] if out is not None else []
-    setting = Setting.of_this_process(results, ["allsight", "bench", "ops", *words])
+    setting = Setting.of_this_process(["allsight", "bench", "ops", *words], method=turns(threads, pairs))
     if as_json:
         print_json(to_json(results, setting))
     if results.differences:

@@ -74,22 +74,16 @@ def interleave(
     names = list(ways)
     repeats = {name: _repeats(ways[name], timer, _LEAST_S[clock], calls) for name in names}
     rounds: list[tuple[float, dict[str, float]]] = []
-    collects = gc.isenabled()
     gc.collect()
-    gc.disable()
-    try:
-        while len(rounds) < pairs * (1 if clock == "cpu" else _TRIES):
-            watch = _OthersWatch()
-            turn = {
-                name: _sample(ways[name], timer, repeats[name])
-                for name in (names[::-1] if len(rounds) % 2 else names)
-            }
-            rounds.append((0.0 if clock == "cpu" else watch.cores(), turn))
-            if sum(others <= _BUSY for others, _ in rounds) == pairs:
-                break
-    finally:
-        if collects:
-            gc.enable()
+    while len(rounds) < pairs * (1 if clock == "cpu" else _TRIES):
+        watch = _OthersWatch()
+        turn = {
+            name: _sample(ways[name], timer, repeats[name])
+            for name in (names[::-1] if len(rounds) % 2 else names)
+        }
+        rounds.append((0.0 if clock == "cpu" else watch.cores(), turn))
+        if sum(others <= _BUSY for others, _ in rounds) == pairs:
+            break
     quietest = sorted(range(len(rounds)), key=lambda i: (max(rounds[i][0], _BUSY), i))[:pairs]
     kept = [rounds[i] for i in sorted(quietest)]
     seconds = {name: tuple(turn[name] for _, turn in kept) for name in names}

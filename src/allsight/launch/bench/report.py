@@ -53,19 +53,18 @@ class Setting:
     isa: str | None
 
     @classmethod
-    def of_this_process(cls, results: Results, words: Sequence[str]) -> Setting:
+    def of_this_process(cls, words: Sequence[str], *, method: str) -> Setting:
         """Ask the machine.
 
         Args:
-            results: Of the run in this process.
             words: The command line.
+            method: How it was measured, in a line.
         """
         about = environment(words)
         other = torch_ms_deform_attn()
         if not isinstance(other, str):
             other = _version(TORCH_MS_DEFORM_ATTN)
         forced = forced_instruction_set()
-        clock = "CPU time of the thread" if results.threads == 1 else "wall time"
         memory = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_MEMORY_SETTINGS)}
         facts = {
             "machine": f"{about['cpu']}, {about['cores']} cores, {about['platform']}",
@@ -78,12 +77,20 @@ class Setting:
             f"Python {platform.python_version()}, torch {about['torch']}, numpy {about['numpy']}, "
             f"{TORCH_MS_DEFORM_ATTN} {other}",
             "memory": " ".join(f"{k}={v}" for k, v in memory.items()) or "no settings of PyTorch's or libc's",
-            "method": f"{results.threads} thread(s), {clock}, {results.pairs} rounds in which all ways take "
-            "turns; ratios are medians of those within a round",
+            "method": method,
         }
         given = {**memory, **({ISA_VARIABLE: forced} if forced else {})}
         command = " ".join([*(f"{k}={shlex.quote(v)}" for k, v in given.items()), shlex.join(words)])
         return cls(command, f"{datetime.now(UTC):%Y-%m-%d}", facts, instruction_set())
+
+
+def turns(threads: int, pairs: int) -> str:
+    """What `interleave` does, for `Setting`."""
+    clock = "CPU time of the thread" if threads == 1 else "wall time"
+    return (
+        f"{threads} thread(s), {clock}, {pairs} rounds in which all ways take turns; ratios are medians of "
+        "those within a round"
+    )
 
 
 def table(results: Results) -> str:
@@ -100,17 +107,23 @@ def table(results: Results) -> str:
         "reached",
         "differs by",
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for row in results.rows:
         first = [row.case, row.work, _duration(row.samples.median(OURS))]
         for number, against in enumerate(_others(row)):
             last = [f"{row.difference:.0e}"] if number == 0 else [""]
             lines.append([*(first if number == 0 else [""] * 3), *_comparison(row, against), *last])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table in markdown whose columns are as wide as they need to be; the first line is its head."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    head, *rows = (
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in lines
     )
+    return "\n".join([head, f"|{'|'.join('-' * (width + 2) for width in widths)}|", *rows])
 
 
 def markdown(results: Results, setting: Setting, picture: str) -> str:
