@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +315,11 @@ def test_bench_ops_names_the_nearest_case(capsys: Capture) -> None:
     assert main(["bench", "ops", "--only", "dcnv3-224-b2"]) == 2
     assert "bench ops: no case 'dcnv3-224-b2'; did you mean 'dcnv3-224-b" in capsys.readouterr().err
     assert main(["bench", "ops", "--only", "call", "--quick"]) == 2
+
+
+def test_bench_ops_refuses_an_instruction_set_that_is_not_there() -> None:
+    words = [sys.executable, "-m", "allsight.cli", "bench", "ops", "--only", "call"]
+    environment = {**os.environ, "ALLSIGHT_CPU_ISA": "none-such", "ALLSIGHT_BACKEND": ""}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("bench ops: the CPU kernels")
+    assert done.stderr.count("\n") == 1

@@ -123,6 +123,14 @@ def test_with_several_threads_the_only_bar_is_that_of_a_further_thread() -> None
     assert all(not row.goals and bench.ONE_THREAD in row.samples.seconds for row in results.rows)
 
 
+def test_a_busy_machine_is_mentioned() -> None:
+    samples = measure.Samples({"allsight": (1.0, 1.0), "official": (2.0, 2.0)}, disturbed=1)
+    results = bench.Results((bench.Row("a", "", "forward", samples, {}, 0.0),), (), 2, 2)
+    assert "busy during 1 of 2 rounds" in report.warning(results)
+    assert report.warning(results) in report.markdown(results, setting_of(results), "a.png")
+    assert report.warning(bench.Results((), (), 2, 2)) == ""
+
+
 def test_bars_depend_on_the_instruction_set() -> None:
     case, encoder = cases.select(["dcnv3-224-b1-s1", "msda-encoder"])
     assert case.goal("forward", "official", "avx512") == cases.Goal(15, 25)

@@ -49,7 +49,7 @@ def ops(
     status is 1. The whole table takes some minutes; leave the machine alone meanwhile.
     """
     from allsight.launch.bench import QUICK, bench_ops
-    from allsight.launch.bench.report import Setting, table, to_json, turns, write
+    from allsight.launch.bench.report import Setting, table, to_json, turns, warning, write
 
     if quick and only:
         raise typer.BadParameter("--quick chooses the cases itself; leave out --only")
@@ -71,5 +71,7 @@ def ops(
     if not as_json:
         print("\n".join(f"{name}: {text}" for name, text in setting.facts.items()))
         print(table(results))
+        if warning(results):
+            print(warning(results), file=sys.stderr)
     if out is not None:
         print(write(results, setting, out), file=sys.stderr if as_json else sys.stdout)

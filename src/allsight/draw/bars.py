@@ -98,13 +98,14 @@ def _draw_bar(
 ) -> None:
     end = left + round(bar.value * scale)
     pen.rectangle((left, top + 1, max(end, left + 1), top + _BAR_PX - 2), fill=color)
-    for mark in bar.marks:
+    letters = font(size_px - 2)
+    width, start = round(letters.getlength(bar.text)), end + 4
+    for mark in sorted(bar.marks):
         x = left + round(mark * scale)
         pen.rectangle((x - 1, top - 1, x, top + _BAR_PX), fill=_INK)
-    letters = font(size_px - 2)
-    place = (end + 4, top + _BAR_PX / 2 - 1)
-    pen.rectangle(pen.textbbox(place, bar.text, font=letters, anchor="lm"), fill=_PAPER)
-    pen.text(place, bar.text, fill=_INK, font=letters, anchor="lm")
+        if start - 3 <= x <= start + width + 2:
+            start = x + 4
+    pen.text((start, top + _BAR_PX / 2 - 1), bar.text, fill=_INK, font=letters, anchor="lm")
 
 
 def _head(

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from allsight import ops
+from allsight.config.errors import ConfigError
 from allsight.launch.bench.cases import BOTH, CALL, FORWARD, OURS, QUICK, Case, Goal, Inputs, Way, select
 from allsight.launch.bench.compare import Difference, compare, gradient_like, with_gradients
 from allsight.launch.bench.measure import Samples, interleave
@@ -90,8 +91,9 @@ def bench_ops(
         on_progress: Called with the pieces of work done and their number.
 
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: Unknown name, or an ALLSIGHT_CPU_ISA that this machine does not have.
     """
+    _check_instruction_set()
     cases = select(names)
     total, done = len(cases) + sum(len(case.works) for case in cases), 0
 
@@ -125,6 +127,13 @@ def instruction_set() -> str | None:
         return None
     found = re.search(r"compiled, (\w+)", status.backends["cpu"].why)
     return found[1] if found else None
+
+
+def _check_instruction_set() -> None:
+    """Otherwise the reference would be measured against itself."""
+    wish, status = forced_instruction_set(), ops.status()["dcnv3"]
+    if wish and status.forced is None and instruction_set() != wish:
+        raise ConfigError(f"bench ops: {status.backends['cpu'].why}")
 
 
 def _measure(case: Case, work: str, pairs: int, threads: int, difference: float) -> Row:

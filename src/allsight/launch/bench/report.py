@@ -68,7 +68,7 @@ class Setting:
         memory = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_MEMORY_SETTINGS)}
         facts = {
             "machine": f"{about['cpu']}, {about['cores']} cores, {about['platform']}",
-            "instruction set": f"{instruction_set()}"
+            "instruction set": (instruction_set() or "that of PyTorch; no compiled kernels used")
             + (f", forced by {ISA_VARIABLE}={forced}" if forced else ""),
             "backends": "; ".join(
                 f"{name}: {op['backend']} ({op['reason']})" for name, op in about["ops"].items()
@@ -116,6 +116,13 @@ def table(results: Results) -> str:
     return aligned(lines)
 
 
+def warning(results: Results) -> str:
+    """What to say if others used the machine meanwhile; empty if not. CPU time of one thread hardly minds."""
+    busy = sum(row.samples.disturbed for row in results.rows)
+    total = results.pairs * len(results.rows)
+    return f"the machine was busy during {busy} of {total} rounds; measure again when it is not" * bool(busy)
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """A table in markdown whose columns are as wide as they need to be; the first line is its head."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -134,20 +141,16 @@ def markdown(results: Results, setting: Setting, picture: str) -> str:
         setting: On what.
         picture: Name of the picture's file beside it.
     """
-    busy = sum(row.samples.disturbed for row in results.rows)
     parts = [
         f"# Operators, {setting.day}",
         f"Command: `{setting.command}`",
         "\n".join(f"- {name}: {text}" for name, text in setting.facts.items()),
         _LEGEND,
+        *([f"**{warning(results)}**"] if warning(results) else []),
         table(results),
         f"![ratios as bars]({picture})",
         "Sizes: " + "; ".join(dict.fromkeys(f"`{row.case}` {row.about}" for row in results.rows)) + ".",
     ]
-    if busy:
-        parts.insert(
-            3, f"**The machine was busy** during {busy} of the rounds; measure again when it is not."
-        )
     return "\n\n".join(parts) + "\n"
 
 
