@@ -22,7 +22,7 @@ test-slow: setup
 	@OMP_NUM_THREADS=1 $(PYTEST) -m slow $(ARGS)
 
 # One script a question; BENCH=benchmarks/world_speed.py runs one.
-BENCH ?= $(wildcard benchmarks/*.py)
+BENCH ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 bench: setup
 	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done

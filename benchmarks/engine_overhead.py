@@ -9,8 +9,8 @@ end of a 95 % bootstrap interval of it. The data is made ahead, so that only the
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +24,7 @@ from allsight.engine.config import EvalConfig, RunConfig
 from allsight.engine.optim import AdamW, parameter_groups
 from allsight.engine.schedule import Constant
 from allsight.engine.trainer import Trainer
+from allsight.launch.bench.measure import interleave, upper_bound
 from allsight.models import MultiHead
 from allsight.tasks import Classification
 from allsight.types import Batch, Step
@@ -85,22 +86,10 @@ def measure(batch_size: int, size_px: int, folder: Path) -> tuple[float, float, 
     )
     trainer._make_loader = lambda: OneBatch(batch)  # type: ignore[method-assign]
     loops = {"engine": iter(trainer), "bare": bare_loop(trainer, batch)}
-    spent: dict[str, list[float]] = {"engine": [], "bare": []}
-    for turn in range(TURNS + 1):
-        for name in ("engine", "bare") if turn % 2 else ("bare", "engine"):
-            begun = time.thread_time()
-            for _ in range(STEPS):
-                next(loops[name])
-            if turn:  # the first turn warms up
-                spent[name].append(time.thread_time() - begun)
-    ratios = np.array(spent["engine"]) / np.array(spent["bare"])
-    rng = np.random.default_rng(0)
-    resampled = np.median(rng.choice(ratios, (2000, len(ratios))), axis=1)
-    return (
-        float(np.median(spent["bare"])) / STEPS * 1e3,
-        float(np.median(ratios)),
-        float(np.quantile(resampled, 0.975)),
-    )
+    turns = {name: partial(next, loop) for name, loop in loops.items()}
+    samples = interleave(turns, pairs=TURNS, calls=STEPS)
+    ratios = samples.ratios("engine", "bare")
+    return 1e3 * samples.median("bare"), float(np.median(ratios)), upper_bound(ratios)
 
 
 def _trainer_without_data(config: RunConfig, folder: Path) -> Trainer:

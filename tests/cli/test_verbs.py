@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ def events_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "eval", "predict", "config", "report", "doctor", "data world", "demo"]
+    "verb", ["train", "eval", "predict", "config", "report", "doctor", "data world", "bench ops", "demo"]
 )
 def test_help_of_each_verb_has_an_example(verb: str, capsys: Capture) -> None:
     assert main([*verb.split(), "--help"]) == 0
@@ -39,7 +42,8 @@ def test_help_names_all_verbs(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(
-        f"  {verb} " in text for verb in ("train", "eval", "predict", "config", "report", "doctor", "demo")
+        f"  {verb} " in text
+        for verb in ("train", "eval", "predict", "config", "report", "doctor", "bench", "demo")
     )
 
 
@@ -289,3 +293,52 @@ def test_the_demo_runs_again_and_its_commands_work_as_printed(
     Path("mine/demo-data/letter.txt").write_text("dear")
     assert main(["demo", "--quiet", "--runs", "mine"]) == 2
     assert Path("mine/demo-data/letter.txt").read_text() == "dear"
+
+
+def test_bench_ops_writes_a_page_and_prints_a_table(tmp_path: Path, capsys: Capture) -> None:
+    words = ["bench", "ops", "--only", "dcnv3-224-b1-s4", "--pairs", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "| dcnv3-224-b1-s4 | forward " in text and "instruction set" in text
+    (page,) = tmp_path.glob("*.md")
+    assert text.splitlines()[-1] == str(page) and page.with_suffix(".png").is_file()
+    assert "allsight bench ops --only=dcnv3-224-b1-s4 --pairs=2" in page.read_text()
+
+
+def test_bench_ops_prints_json(capsys: Capture) -> None:
+    assert main(["bench", "ops", "--only", "call", "--pairs", "2", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert [row["case"] for row in tree["rows"]] == ["call-dcnv3", "call-msda"] and tree["pairs"] == 2
+
+
+def test_bench_ops_refuses_to_speak_of_speed_when_results_differ(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+) -> None:
+    from allsight import ops
+
+    right = ops.dcnv3
+    monkeypatch.setattr(
+        ops, "dcnv3", lambda *args, **kwargs: right(*args, **kwargs) * (1 if "backend" in kwargs else 1.01)
+    )
+    words = ["bench", "ops", "--only", "call", "--pairs", "2"]
+    assert main([*words, "--out", str(tmp_path / "none")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and not (tmp_path / "none").exists()
+    assert "call-dcnv3: output differs from that of official by 1.0e-02 of its largest value" in err
+    assert main([*words, "--json"]) == 1
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["rows"] == [] and tree["differences"][0]["tensor"] == "output"
+
+
+def test_bench_ops_names_the_nearest_case(capsys: Capture) -> None:
+    assert main(["bench", "ops", "--only", "dcnv3-224-b2"]) == 2
+    assert "bench ops: no case 'dcnv3-224-b2'; did you mean 'dcnv3-224-b" in capsys.readouterr().err
+    assert main(["bench", "ops", "--only", "call", "--quick"]) == 2
+
+
+def test_bench_ops_refuses_an_instruction_set_that_is_not_there() -> None:
+    words = [sys.executable, "-m", "allsight.cli", "bench", "ops", "--only", "call"]
+    environment = {**os.environ, "ALLSIGHT_CPU_ISA": "none-such", "ALLSIGHT_BACKEND": ""}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("bench ops: the CPU kernels")
+    assert done.stderr.count("\n") == 1

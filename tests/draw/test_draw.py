@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from allsight.draw import (
+    Bar,
     captioned,
     contact_sheet,
+    draw_bars,
     draw_boxes,
     draw_label_map,
     draw_masks,
@@ -213,3 +215,26 @@ def test_encoded_pictures_come_back():
     smooth = enlarge(image[:5, :5], 8)
     again = np.array(Image.open(io.BytesIO(encode_jpeg(smooth[:, ::-1], quality=95)))).astype(int)
     assert abs(again - smooth[:, ::-1]).mean() < 8
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    red, blue = (200, 0, 0), (0, 0, 200)
+    groups = [
+        ("first", [Bar("r", 10.0, "10x", (5.0,)), Bar("b", 5.0, "5x")]),
+        ("second", [Bar("r", 2.5, "")]),
+    ]
+    image = draw_bars(groups, {"r": red, "b": blue}, title="Title", note="Note " * 50, base=1.0)
+    assert image.shape[1] == 900 and image.dtype == np.uint8
+    # The legend has squares of the same colours, so only long runs count.
+    lengths = {
+        color: sorted({int(n) for n in (image == color).all(-1).sum(axis=1) if n > 30})
+        for color in (red, blue)
+    }
+    (short, long), (middle,) = lengths[red], lengths[blue]
+    assert long == pytest.approx(4 * short, abs=8) and middle == pytest.approx(2 * short, abs=8)
+
+
+@pytest.mark.parametrize("bar", [Bar("r", float("nan"), ""), Bar("r", -1.0, ""), Bar("none", 1.0, "")])
+def test_a_bar_that_cannot_be_drawn_is_refused(bar: Bar) -> None:
+    with pytest.raises(ValueError, match="draw_bars"):
+        draw_bars([("a", [bar])], {"r": (0, 0, 0)}, title="")

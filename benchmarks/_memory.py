@@ -1,0 +1,75 @@
+"""Peak memory of a piece of work, measured in a fresh process in two ways.
+
+`allocated` is what PyTorch's profiler saw: exact, but blind to what kernels allocate themselves. `resident`
+is what the operating system saw (VmHWM): all of it, but with what allocators keep for later. A script that
+uses this answers `--peak NAME` by calling `report_peak` with the work of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes at the highest point above what was there before the work (weights, inputs)."""
+
+    allocated: int
+    resident: int
+
+
+def peak_of(script: str, name: str, *words: str) -> Peak:
+    """The peak of the work that `script` knows by this name, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, script, "--peak", name, *words], check=True, capture_output=True, text=True
+    )
+    return Peak(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def report_peak(work: Callable[[], object]) -> None:
+    """Do the work three times, the last time under the profiler, and print the peaks for `peak_of`."""
+    before = _status_bytes("VmRSS")
+    _forget_peak()
+    for _ in range(2):
+        work()
+    resident = _status_bytes("VmHWM") - before
+    print(json.dumps(asdict(Peak(allocated_by(work), resident))))
+
+
+def allocated_by(work: Callable[[], object]) -> int:
+    """Highest sum of all allocations and releases during the work."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
+        work()
+    assert trace.profiler is not None and trace.profiler.kineto_results is not None
+    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        highest = max(highest, total)
+    return highest
+
+
+def mib(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB"
+
+
+def _status_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+def _forget_peak() -> None:
+    """From now on VmHWM counts anew, where the kernel allows that; else it holds the imports' peak too."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        print("VmHWM could not be reset", file=sys.stderr)
