@@ -154,8 +154,11 @@ def _compile(root: Path, log: Path) -> str:
             [cmake, "--build", str(build)],
             [cmake, "--install", str(build), "--prefix", str(root / "src")],
         ):
-            if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
-                break
+            try:
+                if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
+                    break
+            except OSError as error:
+                return f"{command[0]} cannot be run ({error.strerror})"
         else:
             return ""
     text = log.read_text(encoding="utf-8", errors="replace")

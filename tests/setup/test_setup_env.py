@@ -289,3 +289,82 @@ def test_second_call_waits_for_the_first(checkout, setup_env, capsys):
     assert process.wait() == 0
     assert pip_calls(checkout) and not (checkout / "too-early").exists()
     assert "waiting" in capsys.readouterr().out
+
+
+# --- the compiled operators ---------------------------------------------------------------------------------
+
+FAKE_CMAKE = """#!/bin/sh
+echo "$1" >> {place}/cmake-calls
+if [ -e {place}/cmake-does ]; then . {place}/cmake-does; fi
+"""
+
+
+@pytest.fixture
+def with_sources(checkout, setup_env):
+    """The checkout with kernels to compile, and an environment whose cmake only writes down its calls."""
+    sources = checkout / "src" / "allsight" / "ops" / "csrc"
+    sources.mkdir(parents=True)
+    (sources / "kernels.cpp").write_text("// none\n")
+    (checkout / "CMakeLists.txt").write_text("# none\n")
+    assert setup_env.main() == 0
+    return checkout
+
+
+def install_cmake(checkout, does=""):
+    cmake = checkout / ".venv" / "bin" / "cmake"
+    cmake.write_text(FAKE_CMAKE.replace("{place}", str(checkout.parent)))
+    cmake.chmod(0o755)
+    (checkout.parent / "cmake-does").write_text(does)
+    (checkout / ".venv" / "native-state").unlink(missing_ok=True)
+    (checkout.parent / "cmake-calls").write_text("")
+
+
+def cmake_calls(checkout):
+    return (checkout.parent / "cmake-calls").read_text().split()
+
+
+def test_operators_are_compiled_once_and_again_when_their_sources_change(with_sources, setup_env):
+    install_cmake(with_sources)
+    for _ in range(2):
+        assert setup_env.main() == 0
+        assert cmake_calls(with_sources) == ["-S", "--build", "--install"]
+    (with_sources / "src" / "allsight" / "ops" / "csrc" / "kernels.cpp").write_text("// others\n")
+    assert setup_env.main() == 0
+    assert len(cmake_calls(with_sources)) == 6
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("echo 'no C++ compiler found: so what'; exit 1", "no C++ compiler was found"),
+        (
+            'if [ "$1" = --build ]; then echo "a.cpp:1: error: no such thing"; exit 1; fi',
+            "error: no such thing",
+        ),
+        ("exit 1", "the build failed"),
+    ],
+)
+def test_without_compiled_operators_the_set_up_goes_on_and_leaves_the_reason(
+    with_sources, setup_env, capsys, does, reason
+):
+    install_cmake(with_sources, does)
+    capsys.readouterr()
+    assert setup_env.main() == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    note = with_sources / "src" / "allsight" / "ops" / "not_built.txt"
+    assert reason in said and "works without" in said
+    assert reason in note.read_text()
+    install_cmake(with_sources)
+    assert setup_env.main() == 0
+    assert not note.exists()
+
+
+def test_a_compiler_that_was_installed_since_is_tried(with_sources, setup_env, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    before = setup_env.native_fingerprint(with_sources)
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert setup_env.native_fingerprint(with_sources) != before
