@@ -106,6 +106,7 @@ def _is_watched(tensors: Sequence[Tensor]) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
         or torch.autograd._profiler_enabled()
+        or torch._C._is_tracing()
         or any(type(tensor) not in _PLAIN for tensor in tensors)
     )
 
