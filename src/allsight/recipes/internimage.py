@@ -63,7 +63,7 @@ def internimage_micro_cifar10() -> RunConfig:
             )
         ),
         optim=AdamW.Config(lr=2e-3, weight_decay=0.05, clip_norm=5.0),
-        schedule=Cosine.Config(epochs=8, warmup_epochs=1),
+        schedule=Cosine.Config(epochs=12, warmup_epochs=1),
         eval=EvalConfig(every_steps=782),
     )
 
