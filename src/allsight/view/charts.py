@@ -248,13 +248,16 @@ def _axes(x: Scale, y: Scale, x_label: str) -> Html:
     # Steps and samples are whole numbers: no ticks between them.
     marks = [tick for tick in nice_ticks(x.low, x.high, 4) if tick >= 0 and abs(tick - round(tick)) < 1e-6]
     labels, end = tick_labels(marks), float(_WIDTH - 1)
+    if marks and x.one(marks[-1]) >= end - _LETTER_PX * (len(labels[-1]) + len(x_label) + 2):
+        # No room beside the last number: they become one text.
+        end = min(end, x.one(marks[-1]) + _LETTER_PX * len(labels[-1]) / 2)
+        x_label, labels = f"{x_label} {labels[-1]}", [*labels[:-1], ""]
+    begin = end - _LETTER_PX * (len(x_label) + 1)
     for tick, label in zip(marks, labels, strict=True):
         place = x.one(tick)
         parts.append(tag("line", x1=_number(place), x2=_number(place), y1=floor, y2=floor + 4, class_="axis"))
-        if place < end - _LETTER_PX * (len(label) + len(x_label) + 2):
+        if label and place + _LETTER_PX * len(label) / 2 < begin:
             parts.append(tag("text", label, x=_number(place), y=_HEIGHT - 6, text_anchor="middle"))
-        elif tick == marks[-1]:
-            x_label, end = f"{x_label} {label}", min(end, place + _LETTER_PX * len(label) / 2)
     parts.append(tag("text", x_label, x=_number(end), y=_HEIGHT - 6, text_anchor="end"))
     return tag("g", *parts, class_="axes")
 
