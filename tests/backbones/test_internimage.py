@@ -8,6 +8,7 @@ import torch
 
 from allsight.backbones import InternImage
 from allsight.config import ConfigError, build, dump
+from allsight.layers import prepare_for_inference
 from allsight.types import FeatureSpec
 
 SMALL = dict(channels=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
@@ -217,3 +218,14 @@ def test_compiled_whole_it_gives_the_same_gradients():
     # In a process of its own: the shape checks of the test run and torch.compile do not get along.
     result = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_and_prepared_networks_give_the_same_maps(kind):
+    model, images = network(**KINDS[kind]).eval(), pictures()
+    expected = [m.detach() for m in model(images)]
+    with torch.no_grad():
+        plain = model(images)
+    for maps in (plain, prepare_for_inference(model)(images)):
+        for actual, e in zip(maps, expected, strict=True):
+            assert float((actual - e).abs().max() / e.abs().max()) < 1e-5

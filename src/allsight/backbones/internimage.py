@@ -27,6 +27,8 @@ from allsight.layers import (
     make_norm,
     recompute,
 )
+from allsight.layers.inference import fuses
+from allsight.ops import add_layer_norm, layer_norm_add
 from allsight.types import FeatureSpec
 from allsight.weights import Source, load_mapped, read_weights, select_part, write_weights
 
@@ -329,13 +331,35 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         if self.block_norm == "pre":
-            x = x + self._branch(self.dcn(self.norm1(x)), self.gamma1)
-            return x + self._branch(self.mlp(self.norm2(x)), self.gamma2)
+            x, normed = self._add_then_norm(x, self.dcn(self.norm1(x)), self.gamma1, self.norm2)
+            return x + self._branch(self.mlp(normed), self.gamma2)
         if self.block_norm == "post":
-            x = x + self._branch(self.norm1(self.dcn(x)), self.gamma1)
-            return x + self._branch(self.norm2(self.mlp(x)), self.gamma2)
-        x = x + self._branch(self.res_norm1(self.dcn(self.norm1(x))), None)
-        return x + self._branch(self.res_norm2(self.mlp(self.norm2(x))), None)
+            x = self._norm_then_add(x, self.dcn(x), self.gamma1, self.norm1)
+            return self._norm_then_add(x, self.mlp(x), self.gamma2, self.norm2)
+        x = self._norm_then_add(x, self.dcn(self.norm1(x)), None, self.res_norm1)
+        return self._norm_then_add(x, self.mlp(self.norm2(x)), None, self.res_norm2)
+
+    def _add_then_norm(
+        self, x: Float[Tensor, "b h w c"], branch: Float[Tensor, "b h w c"], gamma: Tensor | None, norm: Any
+    ) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w c"]]:
+        """Return the sum and its norm."""
+        if self._fuses(x, gamma, norm):
+            return add_layer_norm(x, branch, norm.weight, norm.bias, scale=gamma, eps=norm.eps)
+        x = x + self._branch(branch, gamma)
+        return x, norm(x)
+
+    def _norm_then_add(
+        self, x: Float[Tensor, "b h w c"], branch: Float[Tensor, "b h w c"], gamma: Tensor | None, norm: Any
+    ) -> Float[Tensor, "b h w c"]:
+        """Return the sum with the norm of the branch."""
+        if self._fuses(x, gamma, norm):
+            return layer_norm_add(x, branch, norm.weight, norm.bias, scale=gamma, eps=norm.eps)
+        return x + self._branch(norm(branch), gamma)
+
+    def _fuses(self, x: Tensor, gamma: Tensor | None, norm: Any) -> bool:
+        """Whether addition and norm may be one operator."""
+        drops = self.training and self.drop_path.probability > 0
+        return type(norm) is nn.LayerNorm and not drops and fuses(x, norm, self.drop_path)
 
     def _branch(self, x: Float[Tensor, "b h w c"], gamma: Tensor | None) -> Float[Tensor, "b h w c"]:
         return self.drop_path(x if gamma is None else gamma * x)

@@ -3,6 +3,7 @@
 `status()` tells per operator what this machine would use and why; `use_backend(name)` forces a choice.
 """
 
+from allsight.ops import _native
 from allsight.ops._dispatch import (
     Availability,
     Backend,
@@ -11,6 +12,7 @@ from allsight.ops._dispatch import (
     current_backend,
     use_backend,
 )
+from allsight.ops._registration import is_watched
 from allsight.ops.add_layer_norm import ADD_LAYER_NORM, add_layer_norm
 from allsight.ops.dcnv3 import DCNV3, dcnv3
 from allsight.ops.dcnv4 import DCNV4, dcnv4
@@ -33,6 +35,11 @@ def status() -> dict[str, BackendStatus]:
     return {operator.name: operator.status() for operator in _OPERATORS}
 
 
+def is_compiled() -> bool:
+    """Whether this installation has the compiled CPU kernels."""
+    return _native.unusable() is None
+
+
 __all__ = [
     "Availability",
     "Backend",
@@ -42,6 +49,8 @@ __all__ = [
     "dcnv3",
     "dcnv4",
     "depthwise_norm_act",
+    "is_compiled",
+    "is_watched",
     "layer_norm_add",
     "ms_deform_attn",
     "status",
