@@ -5,10 +5,11 @@
 
 The same network runs on the compiled operators (`cpu`), on this package's plain PyTorch (`reference`), and on
 the formulation of the official fall-back (`official`), in turns in one process; inference also after
-`prepare_for_inference` (`prepared`). Without gradients `cpu` fuses norms with their neighbours by itself. Offsets and weights of the
-operator are drawn at random so that offsets are about a pixel: a fresh network samples the regular grid only.
-Beside them runs one large matrix product, since that is where the floor is: the FLOPs of the linear layers
-and convolutions at its rate. Results go to `benchmarks/results/`. About 10 minutes with one thread.
+`prepare_for_inference` (`prepared`). Without gradients `cpu` fuses norms with their neighbours by itself.
+Offsets and weights of the operator are drawn at random so that offsets are about a pixel: a fresh network
+samples the regular grid only. Beside them runs one large matrix product, since that is where the floor is:
+the FLOPs of the linear layers and convolutions at its rate. Results go to `benchmarks/results/`. About 10
+minutes with one thread.
 """
 
 from __future__ import annotations
