@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from allsight import ops
 from allsight.backbones import InternImage
 from allsight.config import ConfigError, build, dump
 from allsight.layers import prepare_for_inference
@@ -229,3 +230,16 @@ def test_fused_and_prepared_networks_give_the_same_maps(kind):
     for maps in (plain, prepare_for_inference(model)(images)):
         for actual, e in zip(maps, expected, strict=True):
             assert float((actual - e).abs().max() / e.abs().max()) < 1e-5
+
+
+@pytest.mark.skipif(not ops.is_compiled(), reason="no compiled kernels")
+def test_hooks_of_blocks_and_norms_are_called_without_gradients_too():
+    model, images, seen = network().eval(), pictures(), []
+    with torch.no_grad():
+        expected = model(images)
+        for module in (model.stages[2].blocks[1], model.stages[0].blocks[0].norm2, model.stages[1].norm):
+            module.register_forward_hook(lambda module, *call: seen.append(module))
+        maps = model(images)
+    assert len(seen) == 3
+    for actual, e in zip(maps, expected, strict=True):
+        assert float((actual - e).abs().max() / e.abs().max()) < 1e-5

@@ -294,11 +294,27 @@ class Stage(nn.Module):
         self.norm = make_norm("layer", channels) if closes else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        if self._chains(x):
+            return self._chained(x)
         for i, block in enumerate(self.blocks):
             x = recompute(block, x) if self.remat == "block" else block(x)
             if i in self.norm_after:
                 x = self.extra_norms[self.norm_after.index(i)](x)
         return self.norm(x)
+
+    def _chains(self, x: Tensor) -> bool:
+        """Whether the last addition of every block and the norm after it, the next block's, may be one."""
+        first: Any = self.blocks[0]
+        norms: list[Any] = [block.norm1 for block in self.blocks]
+        return first.block_norm == "pre" and not self.norm_after and fuses(x, *self.blocks, *norms, self.norm)
+
+    def _chained(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        norms: list[Any] = [*(block.norm1 for block in self.blocks), self.norm]
+        normed = norms[0](x)
+        block: Any
+        for block, then in zip(self.blocks, norms[1:], strict=True):
+            x, normed = block.between_norms(x, normed, then)
+        return normed
 
 
 class Block(nn.Module):
@@ -338,6 +354,16 @@ class Block(nn.Module):
             return self._norm_then_add(x, self.mlp(x), self.gamma2, self.norm2)
         x = self._norm_then_add(x, self.dcn(self.norm1(x)), None, self.res_norm1)
         return self._norm_then_add(x, self.mlp(self.norm2(x)), None, self.res_norm2)
+
+    def between_norms(
+        self, x: Float[Tensor, "b h w c"], normed: Float[Tensor, "b h w c"], then: nn.Module
+    ) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w c"]]:
+        """Return what the block makes of `x` and the norm `then` of it; `normed` is the first norm of `x`.
+
+        Only for blocks that normalise before each branch.
+        """
+        x, normed = self._add_then_norm(x, self.dcn(normed), self.gamma1, self.norm2)
+        return self._add_then_norm(x, self.mlp(normed), self.gamma2, then)
 
     def _add_then_norm(
         self, x: Float[Tensor, "b h w c"], branch: Float[Tensor, "b h w c"], gamma: Tensor | None, norm: Any

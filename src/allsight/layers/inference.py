@@ -26,7 +26,8 @@ def fuses(x: Tensor, *steps: nn.Module) -> bool:
     step.
     """
     return (
-        x.is_cpu
+        not torch.compiler.is_compiling()
+        and x.is_cpu
         and not torch.is_autocast_enabled("cpu")
         and ops.current_backend() in ("auto", "cpu")
         and ops.is_compiled()
