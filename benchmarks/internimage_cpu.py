@@ -3,11 +3,13 @@
     python benchmarks/internimage_cpu.py
     python benchmarks/internimage_cpu.py --only inference-224 --pairs 5
 
-The same network runs on the compiled operator (`cpu`), on this package's plain PyTorch (`reference`), and on
-the formulation of the official fall-back (`official`), in turns in one process. Offsets and weights of the
-operator are drawn at random so that offsets are about a pixel: a fresh network samples the regular grid only.
-Beside them runs one large matrix product, since that is where the floor is: the FLOPs of the linear layers
-and convolutions at its rate. Results go to `benchmarks/results/`. About 10 minutes with one thread.
+The same network runs on the compiled operators (`cpu`), on this package's plain PyTorch (`reference`), and on
+the formulation of the official fall-back (`official`), in turns in one process; inference also after
+`prepare_for_inference` (`prepared`). Without gradients `cpu` fuses norms with their neighbours by itself.
+Offsets and weights of the operator are drawn at random so that offsets are about a pixel: a fresh network
+samples the regular grid only. Beside them runs one large matrix product, since that is where the floor is:
+the FLOPs of the linear layers and convolutions at its rate. Results go to `benchmarks/results/`. About 10
+minutes with one thread.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ from allsight import ops
 from allsight.launch.bench.measure import Samples, interleave
 from allsight.launch.bench.report import aligned, turns
 from allsight.launch.bench.yardsticks import official_dcnv3
-from allsight.layers import DCNv3
+from allsight.layers import DCNv3, prepare_for_inference
 from allsight.models import Classifier
 
 WAYS = ("cpu", "reference", "official")
+LOOKING = ("cpu", "prepared", "reference", "official")
 PARTS = ("inference-224", "inference-512", "training", "memory", "accuracy")
 GEMM, GEMM_SIDE = "matrix product", 2048
 # Ratio to the official network at least, and share of the floor at least: what must be and what should be.
@@ -61,10 +64,11 @@ def classifier(classes: int = 1000) -> Classifier:
 def running_on(way: str) -> Iterator[None]:
     """Let the network's operator be computed in this way."""
     if way == "official":
-        with mock.patch("allsight.layers.dcn.dcnv3", _official):
+        # Everything else on plain PyTorch too: nothing of what is fused elsewhere.
+        with mock.patch("allsight.layers.dcn.dcnv3", _official), ops.use_backend("reference"):
             yield
     else:
-        with ops.use_backend(way):  # pyright: ignore[reportArgumentType]
+        with ops.use_backend("cpu" if way == "prepared" else way):  # pyright: ignore[reportArgumentType]
             yield
 
 
@@ -78,10 +82,11 @@ def _official(value: Tensor, offset: Tensor, mask: Tensor, **options: Any) -> Te
 def inference(size_px: int) -> Callable[[str], object]:
     """A function that looks at one picture."""
     model, images = classifier().eval(), torch.randn(1, 3, size_px, size_px)
+    prepared = prepare_for_inference(model)
 
     def run(way: str) -> Tensor:
         with torch.inference_mode(), running_on(way):
-            return model(images)
+            return (prepared if way == "prepared" else model)(images)
 
     return run
 
@@ -131,8 +136,8 @@ def errors(size_px: int, ways: tuple[str, ...] = WAYS) -> dict[str, np.ndarray]:
 def refuse_different() -> None:
     """End here if the ways do not compute the same: then nothing is said about speed."""
     run = inference(96)
-    outputs = {way: run(way) for way in WAYS}
-    for way in WAYS[1:]:
+    outputs = {way: run(way) for way in LOOKING}
+    for way in LOOKING[1:]:
         ours, other = outputs["cpu"], outputs[way]
         assert isinstance(ours, Tensor) and isinstance(other, Tensor)
         difference = float((ours - other).abs().max() / other.abs().max())
@@ -172,11 +177,12 @@ def time_parts(parts: list[str], pairs: int, threads: int) -> str:
     for part in parts:
         run = training() if part == "training" else inference(int(part.removeprefix("inference-")))
         flops = 3 * forward_flops(224, 4) if part == "training" else forward_flops(int(part[-3:]), 1)
-        tasks: dict[str, Callable[[], object]] = {way: _bound(run, way) for way in WAYS}
+        ways = WAYS if part == "training" else LOOKING
+        tasks: dict[str, Callable[[], object]] = {way: _bound(run, way) for way in ways}
         tasks[GEMM] = lambda: F.linear(square, square)
         samples = interleave(tasks, pairs=pairs, clock="cpu" if threads == 1 else "wall")
         floor_s = flops * samples.median(GEMM) / (2 * GEMM_SIDE**3)
-        lines += [_line(part, way, samples, floor_s) for way in WAYS]
+        lines += [_line(part, way, samples, floor_s) for way in ways]
         lines.append(["", "floor", f"{1e3 * floor_s:.0f} ms ({flops / 1e9:.2f} GFLOP)", *[""] * 6])
         print(aligned(lines), flush=True)
     return aligned(lines)
@@ -192,6 +198,9 @@ def _line(part: str, way: str, samples: Samples, floor_s: float) -> list[str]:
         share = floor_s / samples.median("cpu")
         return [part, way, took, "", "", "", f"{share:.2f}", *map(str, FLOOR[part])]
     bars = [f"{bar:g}x" for bar in SPEED[part]] if way == "official" else ["", ""]
+    if way == "prepared":
+        share = f"{floor_s / samples.median(way):.2f}"
+        return ["", way, took, f"{samples.ratio(way, 'cpu'):.2f}x", *bars, share, "", ""]
     return ["", way, took, f"{samples.ratio(way, 'cpu'):.2f}x", *bars, "", "", ""]
 
 

@@ -6,8 +6,10 @@ import sys
 import pytest
 import torch
 
+from allsight import ops
 from allsight.backbones import InternImage
 from allsight.config import ConfigError, build, dump
+from allsight.layers import prepare_for_inference
 from allsight.types import FeatureSpec
 
 SMALL = dict(channels=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
@@ -217,3 +219,27 @@ def test_compiled_whole_it_gives_the_same_gradients():
     # In a process of its own: the shape checks of the test run and torch.compile do not get along.
     result = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_and_prepared_networks_give_the_same_maps(kind):
+    model, images = network(**KINDS[kind]).eval(), pictures()
+    expected = [m.detach() for m in model(images)]
+    with torch.no_grad():
+        plain = model(images)
+    for maps in (plain, prepare_for_inference(model)(images)):
+        for actual, e in zip(maps, expected, strict=True):
+            assert float((actual - e).abs().max() / e.abs().max()) < 1e-5
+
+
+@pytest.mark.skipif(not ops.is_compiled(), reason="no compiled kernels")
+def test_hooks_of_blocks_and_norms_are_called_without_gradients_too():
+    model, images, seen = network().eval(), pictures(), []
+    with torch.no_grad():
+        expected = model(images)
+        for module in (model.stages[2].blocks[1], model.stages[0].blocks[0].norm2, model.stages[1].norm):
+            module.register_forward_hook(lambda module, *call: seen.append(module))
+        maps = model(images)
+    assert len(seen) == 3
+    for actual, e in zip(maps, expected, strict=True):
+        assert float((actual - e).abs().max() / e.abs().max()) < 1e-5

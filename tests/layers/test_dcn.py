@@ -120,7 +120,7 @@ def test_offsets_stay_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         context = layer._context(x)
         assert layer.mask(context).dtype == torch.bfloat16
-        assert layer._offset(context).dtype == torch.float32
+        assert layer._offset_and_mask(context)[0].dtype == torch.float32
         output = layer(x)
     torch.testing.assert_close(output.float(), layer(x), rtol=0.1, atol=0.1)
 

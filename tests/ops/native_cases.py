@@ -5,7 +5,7 @@ Run as a script it compares every call with the reference and prints the instruc
 
 import torch
 
-from allsight.ops import dcnv3, ms_deform_attn
+from allsight.ops import add_layer_norm, dcnv3, depthwise_norm_act, layer_norm_add, ms_deform_attn
 
 ON_PIXELS = (0.0, -1.0)
 NOWHERE = (float("nan"), float("inf"), -float("inf"), 1e30, -3e38)
@@ -59,6 +59,35 @@ def calls(dtype=torch.float32, special=NOWHERE + ON_PIXELS):
             return ms_deform_attn(value, shapes, locations, weights, softmax=softmax, backend=backend)
 
         found[f"ms_deform_attn {width}"] = run_attention, (value, locations, weights)
+    return found | fused_calls(dtype)
+
+
+def fused_calls(dtype=torch.float32):
+    """Those of the operators with a layer norm in them, for widths with and without a tail."""
+    found = {}
+    for i, width in enumerate((8, 12, 20, 32, 37, 48, 64, 5)):
+        height, columns = ((7, 5), (1, 9), (6, 1), (1, 1), (3, 14), (5, 20), (4, 12), (2, 8))[i]
+        kernel, act = (3, 5, 1, 7)[i % 4], ("gelu", "silu", "relu", "none")[i // 2]
+        vectors = [draw(10 * i + j, width, dtype=dtype) for j in range(3)]
+        x, weight = (
+            draw(i, 2, height, columns, width, dtype=dtype),
+            draw(i, width, 1, kernel, kernel, dtype=dtype),
+        )
+
+        def run_depthwise(backend, *tensors, act=act):
+            return depthwise_norm_act(*tensors, act=act, backend=backend)
+
+        def run_before(backend, residual, branch, scale, weight, bias):
+            total, normalised = add_layer_norm(residual, branch, weight, bias, scale=scale, backend=backend)
+            return torch.stack([total, normalised])
+
+        def run_after(backend, residual, branch, scale, weight, bias):
+            return layer_norm_add(residual, branch, weight, bias, scale=scale, backend=backend)
+
+        branch = draw(i + 9, *x.shape, dtype=dtype)
+        found[f"depthwise_norm_act {width}"] = run_depthwise, (x, weight, *vectors)
+        found[f"add_layer_norm {width}"] = run_before, (x, branch, *vectors)
+        found[f"layer_norm_add {width}"] = run_after, (x, branch, *vectors)
     return found
 
 

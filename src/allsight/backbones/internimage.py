@@ -27,6 +27,8 @@ from allsight.layers import (
     make_norm,
     recompute,
 )
+from allsight.layers.inference import fuses
+from allsight.ops import add_layer_norm, layer_norm_add
 from allsight.types import FeatureSpec
 from allsight.weights import Source, load_mapped, read_weights, select_part, write_weights
 
@@ -292,11 +294,27 @@ class Stage(nn.Module):
         self.norm = make_norm("layer", channels) if closes else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        if self._chains(x):
+            return self._chained(x)
         for i, block in enumerate(self.blocks):
             x = recompute(block, x) if self.remat == "block" else block(x)
             if i in self.norm_after:
                 x = self.extra_norms[self.norm_after.index(i)](x)
         return self.norm(x)
+
+    def _chains(self, x: Tensor) -> bool:
+        """Whether the last addition of every block and the norm after it, the next block's, may be one."""
+        first: Any = self.blocks[0]
+        norms: list[Any] = [block.norm1 for block in self.blocks]
+        return first.block_norm == "pre" and not self.norm_after and fuses(x, *self.blocks, *norms, self.norm)
+
+    def _chained(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        norms: list[Any] = [*(block.norm1 for block in self.blocks), self.norm]
+        normed = norms[0](x)
+        block: Any
+        for block, then in zip(self.blocks, norms[1:], strict=True):
+            x, normed = block.between_norms(x, normed, then)
+        return normed
 
 
 class Block(nn.Module):
@@ -329,13 +347,45 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         if self.block_norm == "pre":
-            x = x + self._branch(self.dcn(self.norm1(x)), self.gamma1)
-            return x + self._branch(self.mlp(self.norm2(x)), self.gamma2)
+            x, normed = self._add_then_norm(x, self.dcn(self.norm1(x)), self.gamma1, self.norm2)
+            return x + self._branch(self.mlp(normed), self.gamma2)
         if self.block_norm == "post":
-            x = x + self._branch(self.norm1(self.dcn(x)), self.gamma1)
-            return x + self._branch(self.norm2(self.mlp(x)), self.gamma2)
-        x = x + self._branch(self.res_norm1(self.dcn(self.norm1(x))), None)
-        return x + self._branch(self.res_norm2(self.mlp(self.norm2(x))), None)
+            x = self._norm_then_add(x, self.dcn(x), self.gamma1, self.norm1)
+            return self._norm_then_add(x, self.mlp(x), self.gamma2, self.norm2)
+        x = self._norm_then_add(x, self.dcn(self.norm1(x)), None, self.res_norm1)
+        return self._norm_then_add(x, self.mlp(self.norm2(x)), None, self.res_norm2)
+
+    def between_norms(
+        self, x: Float[Tensor, "b h w c"], normed: Float[Tensor, "b h w c"], then: nn.Module
+    ) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w c"]]:
+        """Return what the block makes of `x` and the norm `then` of it; `normed` is the first norm of `x`.
+
+        Only for blocks that normalise before each branch.
+        """
+        x, normed = self._add_then_norm(x, self.dcn(normed), self.gamma1, self.norm2)
+        return self._add_then_norm(x, self.mlp(normed), self.gamma2, then)
+
+    def _add_then_norm(
+        self, x: Float[Tensor, "b h w c"], branch: Float[Tensor, "b h w c"], gamma: Tensor | None, norm: Any
+    ) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w c"]]:
+        """Return the sum and its norm."""
+        if self._fuses(x, gamma, norm):
+            return add_layer_norm(x, branch, norm.weight, norm.bias, scale=gamma, eps=norm.eps)
+        x = x + self._branch(branch, gamma)
+        return x, norm(x)
+
+    def _norm_then_add(
+        self, x: Float[Tensor, "b h w c"], branch: Float[Tensor, "b h w c"], gamma: Tensor | None, norm: Any
+    ) -> Float[Tensor, "b h w c"]:
+        """Return the sum with the norm of the branch."""
+        if self._fuses(x, gamma, norm):
+            return layer_norm_add(x, branch, norm.weight, norm.bias, scale=gamma, eps=norm.eps)
+        return x + self._branch(norm(branch), gamma)
+
+    def _fuses(self, x: Tensor, gamma: Tensor | None, norm: Any) -> bool:
+        """Whether addition and norm may be one operator."""
+        drops = self.training and self.drop_path.probability > 0
+        return type(norm) is nn.LayerNorm and not drops and fuses(x, norm, self.drop_path)
 
     def _branch(self, x: Float[Tensor, "b h w c"], gamma: Tensor | None) -> Float[Tensor, "b h w c"]:
         return self.drop_path(x if gamma is None else gamma * x)

@@ -6,6 +6,7 @@ from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3, DCNv4
 from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
+from allsight.layers.inference import prepare_for_inference
 from allsight.layers.mlp import MLP
 from allsight.layers.ms_deform_attn import MSDeformAttn
 from allsight.layers.norm import BatchNormLast, NormName, SyncBatchNormLast, make_norm, without_statistics
@@ -28,6 +29,7 @@ __all__ = [
     "in_float32",
     "make_activation",
     "make_norm",
+    "prepare_for_inference",
     "recompute",
     "without_statistics",
 ]

@@ -5,15 +5,18 @@ Letters: b batch, h w input map, ho wo output map, g groups, c channels.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allsight.layers.activation import ActivationName, make_activation
+from allsight.layers.activation import ActivationName, activation_name, make_activation
+from allsight.layers.inference import InferenceOnly, fuses
 from allsight.layers.norm import NormName, make_norm
 from allsight.layers.precision import in_float32
-from allsight.ops import dcnv3, dcnv4
+from allsight.ops import dcnv3, dcnv4, depthwise_norm_act
 from allsight.ops.dcnv3 import Geometry
 
 
@@ -106,10 +109,11 @@ class DCNv3(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         value = self.input_proj(x)
         context = self._context(x)
+        offset, mask = self._offset_and_mask(context)
         mixed = dcnv3(
             value,
-            self._offset(context),
-            self.mask(context),
+            offset,
+            mask,
             groups=self.groups,
             kernel_size=self.kernel_size,
             stride=self.stride,
@@ -127,17 +131,71 @@ class DCNv3(nn.Module):
     def _context(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         """What offsets, weights and gates are predicted from."""
         height, width = (self._output_size(size) for size in x.shape[1:3])
-        context = _depth_wise(self.dw_conv, x, self._dw_padding, height, width)
-        return self.dw_act(self.dw_norm(context))
+        conv, norm, act = self.dw_conv, self.dw_norm, activation_name(self.dw_act)
+        if (
+            act is not None
+            and type(norm) is nn.LayerNorm
+            and self.stride == 1
+            and self._dw_padding == conv.kernel_size[0] // 2
+            and (height, width) == tuple(x.shape[1:3])
+            and fuses(x, conv, norm, self.dw_act)
+        ):
+            vectors = conv.bias, norm.weight, norm.bias
+            return depthwise_norm_act(x, conv.weight, *vectors, eps=norm.eps, act=act)
+        context = _depth_wise(conv, x, self._dw_padding, height, width)
+        return self.dw_act(norm(context))
 
     def _output_size(self, size: int) -> int:
         return (size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
 
-    def _offset(self, context: Float[Tensor, "b ho wo c"]) -> Float[Tensor, "b ho wo gpx2"]:
-        return in_float32(F.linear, context, self.offset.weight, self.offset.bias)
+    def _offset_and_mask(
+        self, context: Float[Tensor, "b ho wo c"]
+    ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
+        """Predict offsets, in float32 under autocast, and logits of the weights."""
+        return in_float32(F.linear, context, self.offset.weight, self.offset.bias), self.mask(context)
+
+    def for_inference(self) -> DCNv3ForInference:
+        """Return the layer for evaluation only that `prepare_for_inference` puts in the place of this one."""
+        return DCNv3ForInference(self)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+class DCNv3ForInference(InferenceOnly, DCNv3):
+    """A DCNv3 that predicts offsets and weights of the samples by one matrix product.
+
+    Its result holds both side by side; the operator takes the two parts as they lie. The depth-wise weight is
+    kept with its taps apart and its channels together, as the operator wants it.
+
+    Args:
+        layer: What is copied.
+    """
+
+    def __init__(self, layer: DCNv3) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(copy.deepcopy(layer).__dict__, training=False)
+        offset, mask = self.offset, self.mask
+        del self.offset, self.mask
+        self._places = offset.out_features
+        with torch.no_grad():
+            merged = nn.Linear(self.channels, offset.out_features + mask.out_features, device="meta")
+            merged.weight = nn.Parameter(torch.cat([offset.weight, mask.weight]))
+            merged.bias = nn.Parameter(torch.cat([offset.bias, mask.bias]))
+            self.offset_and_mask = merged
+            taps = self.dw_conv.weight.permute(2, 3, 1, 0).contiguous()
+            self.dw_conv.weight = nn.Parameter(taps.permute(3, 2, 0, 1))
+
+    def _offset_and_mask(
+        self, context: Float[Tensor, "b ho wo c"]
+    ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
+        merged = self.offset_and_mask
+        both = in_float32(F.linear, context, merged.weight, merged.bias)
+        return both[..., : self._places], both[..., self._places :]
+
+    def for_inference(self) -> DCNv3ForInference:
+        """Return a copy of this layer."""
+        return copy.deepcopy(self)
 
 
 class DCNv4(nn.Module):

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from torch import Tensor
-
 Backend = Literal["auto", "reference", "cpu", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 ENVIRONMENT_VARIABLE = "ALLSIGHT_BACKEND"
@@ -52,7 +50,7 @@ class BackendStatus:
 
     def __str__(self) -> str:
         forced = f"; forced: {self.forced}" if self.forced else ""
-        return f"{self.op:<16}{self.chosen:<10}({self.why}{forced})"
+        return f"{self.op:<20}{self.chosen:<10}({self.why}{forced})"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Implementation:
     """
 
     name: str
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
     about: str
     unusable: Callable[[], str | None]
     refuses: Callable[..., str | None]
@@ -81,7 +79,7 @@ class Operator:
     name: str
     implementations: tuple[Implementation, ...]
 
-    def pick(self, backend: str, *call: Any) -> Callable[..., Tensor]:
+    def pick(self, backend: str, *call: Any) -> Callable[..., Any]:
         """Choose the function for a call.
 
         Args:

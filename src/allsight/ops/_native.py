@@ -19,7 +19,7 @@ LIBRARY_VARIABLE = "ALLSIGHT_CPU_LIBRARY"
 """Environment variable with the path of another build of the library, such as one with sanitizers."""
 MOST_PIXELS = 2**31 - 8
 """Pixels of one image are counted in 32 bits; values in 64."""
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 _FOLDER = Path(__file__).parent
 _NAMES = ("liballsight_ops.so", "liballsight_ops.dylib")
 _BUILD_NOTE = _FOLDER / "not_built.txt"
@@ -57,6 +57,24 @@ class MsDeformAttnCall(_Call):
     )
 
 
+class DepthwiseNormActCall(_Call):
+    """`struct allsight_depthwise_norm_act`."""
+
+    _fields_ = _fields(
+        "batch height width channels kernel act weight_channel_step weight_tap_step threads",
+        "eps",
+        "x weight bias norm_weight norm_bias out",
+    )
+
+
+class AddLayerNormCall(_Call):
+    """`struct allsight_add_layer_norm`."""
+
+    _fields_ = _fields(
+        "pixels channels threads", "eps", "residual branch scale norm_weight norm_bias sum out"
+    )
+
+
 class _Library:
     """The opened library."""
 
@@ -74,6 +92,9 @@ class _Library:
                 "dcnv3_backward",
                 "ms_deform_attn_forward",
                 "ms_deform_attn_backward",
+                "depthwise_norm_act_forward",
+                "add_layer_norm_forward",
+                "layer_norm_add_forward",
             )
             for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
         }

@@ -27,25 +27,30 @@ def register(
     pack: Callable[..., Sequence[Any]],
     unpack: Callable[..., Sequence[Any]],
     output: Callable[..., Sequence[Any]],
-) -> Callable[[str, Sequence[Tensor], Sequence[Any]], Tensor]:
+    outputs: int = 1,
+) -> Callable[[str, Sequence[Tensor], Sequence[Any]], Any]:
     """Define `allsight::NAME` and `allsight::NAME_backward`.
 
     A backend is the module of that name in `ops/NAME`, with `forward(*tensors, *rest)` and
-    `backward(grad, *tensors, *rest)`.
+    `backward(*grads, *tensors, *rest)`, one gradient per output.
 
     Args:
         name: Name of the operator and of its folder.
-        tensors: Names of its tensors. The output has the type of the first, each gradient that of its tensor.
+        tensors: Names of its tensors. Outputs have the type of the first, each gradient that of its tensor.
+            An optional one that is not given comes as `nothing(like)`.
         options: Schema of all that follows the tensors.
         pack: From `rest` to these options.
         unpack: The reverse.
-        output: Shape of the output, from tensors and rest.
+        output: Shape of every output, from tensors and rest.
+        outputs: How many there are; several come as a tuple.
 
     Returns:
         `call(backend, tensors, rest)`.
     """
     arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + f", {options}, str backend"
     gradients = ", ".join("Tensor" for _ in tensors)
+    results = "Tensor" if outputs == 1 else "(" + ", ".join("Tensor" for _ in range(outputs)) + ")"
+    given = "Tensor grad" if outputs == 1 else ", ".join(f"Tensor grad{i}" for i in range(outputs))
     count = len(tensors)
     modules: dict[str, ModuleType] = {}
 
@@ -54,29 +59,32 @@ def register(
             modules[backend] = import_module(f"allsight.ops.{name}.{backend}")
         return modules[backend]
 
-    def forward(*call: Any) -> Tensor:
+    def forward(*call: Any) -> Any:
         return kernels(call[-1]).forward(*call[:count], *unpack(*call[count:-1]))
 
-    def backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
-        return kernels(call[-1]).backward(grad, *call[:count], *unpack(*call[count:-1]))
+    def backward(*call: Any) -> tuple[Tensor, ...]:
+        end = outputs + count
+        return kernels(call[-1]).backward(*call[:end], *unpack(*call[end:-1]))
 
-    def fake_forward(*call: Any) -> Tensor:
-        return call[0].new_empty(output(*call[:count], *unpack(*call[count:-1])))
+    def fake_forward(*call: Any) -> Any:
+        shape = output(*call[:count], *unpack(*call[count:-1]))
+        empty = tuple(call[0].new_empty(shape) for _ in range(outputs))
+        return empty if outputs > 1 else empty[0]
 
-    def fake_backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
-        return tuple(tensor.new_empty(tensor.shape) for tensor in call[:count])
+    def fake_backward(*call: Any) -> tuple[Tensor, ...]:
+        return tuple(tensor.new_empty(tensor.shape) for tensor in call[outputs : outputs + count])
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:count])
         ctx.options = inputs[count:]
 
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = backward_operator(grad, *ctx.saved_tensors, *ctx.options)
+    def differentiate(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        found = backward_operator(*grads, *ctx.saved_tensors, *ctx.options)
         return *_wanted(ctx, found, 0), *(None for _ in ctx.options)
 
     for suffix, schema, run, fake in (
-        ("", f"({arguments}) -> Tensor", forward, fake_forward),
-        ("_backward", f"(Tensor grad, {arguments}) -> ({gradients})", backward, fake_backward),
+        ("", f"({arguments}) -> {results}", forward, fake_forward),
+        ("_backward", f"({given}, {arguments}) -> ({gradients})", backward, fake_backward),
     ):
         _LIBRARY.define(f"{name}{suffix}{schema}")
         _LIBRARY.impl(f"{name}{suffix}", run, "CompositeExplicitAutograd")
@@ -85,8 +93,8 @@ def register(
     torch.library.register_autograd(f"allsight::{name}", differentiate, setup_context=keep, lib=_LIBRARY)
     operator = getattr(torch.ops.allsight, name).default
 
-    def call(backend: str, given: Sequence[Tensor], rest: Sequence[Any]) -> Tensor:
-        if _is_watched(given):
+    def call(backend: str, given: Sequence[Tensor], rest: Sequence[Any]) -> Any:
+        if is_watched(given):
             return operator(*given, *pack(*rest), backend)
         if torch.is_grad_enabled():
             return _Direct.apply(kernels(backend), rest, *given)
@@ -95,7 +103,12 @@ def register(
     return call
 
 
-def _is_watched(tensors: Sequence[Tensor]) -> bool:
+def nothing(like: Tensor) -> Tensor:
+    """What stands for an optional tensor that is not given: one without values."""
+    return like.new_empty(0)
+
+
+def is_watched(tensors: Sequence[Tensor]) -> bool:
     """Whether somebody looks at operators: a tracer, a mode, a profiler, a tensor that is more than one.
 
     If nobody does, the kernel is called at once. PyTorch's way to an operator written in Python costs more
@@ -115,7 +128,7 @@ class _Direct(torch.autograd.Function):
     """A kernel and its gradient without the registered operator."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Any, rest: Sequence[Any], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, kernels: Any, rest: Sequence[Any], *tensors: Tensor) -> Any:
         ctx.save_for_backward(*tensors)
         ctx.kernels, ctx.rest = kernels, rest
         return kernels.forward(*tensors, *rest)
@@ -139,7 +152,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        raise RuntimeError("deformable operators have no second derivatives")
+        raise RuntimeError("compiled operators have no second derivatives")
 
 
 def _wanted(ctx: Any, gradients: Sequence[Tensor], first: int) -> tuple[Tensor | None, ...]:

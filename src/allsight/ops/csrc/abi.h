@@ -43,6 +43,31 @@ struct allsight_ms_deform_attn {
     void *grad_value, *grad_locations, *grad_weights;
 };
 
+// Depth-wise convolution (odd square kernel, stride 1, zeros around the map), layer norm over the channels, activation.
+struct allsight_depthwise_norm_act {
+    int64_t batch, height, width, channels, kernel;
+    int64_t act; // 0 none, 1 relu, 2 silu, 3 gelu (erf)
+    int64_t weight_channel_step, weight_tap_step; // from one channel, or tap in reading order, to the next
+    int64_t threads;
+    double eps;
+    const void *x;      // [batch, height, width, channels]
+    const void *weight; // [channels, kernel * kernel] by the steps above
+    const void *bias;   // [channels] or null
+    const void *norm_weight, *norm_bias;
+    void *out;
+};
+
+// add_layer_norm: sum = residual + scale * branch, out = norm(sum). layer_norm_add: sum = residual + scale * norm(branch).
+struct allsight_add_layer_norm {
+    int64_t pixels, channels;
+    int64_t threads;
+    double eps;
+    const void *residual, *branch; // [pixels, channels]
+    const void *scale;             // [channels] or null
+    const void *norm_weight, *norm_bias;
+    void *sum, *out; // [pixels, channels]; out only for add_layer_norm
+};
+
 // Version of this interface; Python refuses a library that says another one.
 int allsight_abi_version(void);
 // The instruction sets this library was built with and this processor has, best first: "avx512 avx2 generic".
@@ -61,5 +86,11 @@ int allsight_ms_deform_attn_forward_f32(const allsight_ms_deform_attn *);
 int allsight_ms_deform_attn_forward_f64(const allsight_ms_deform_attn *);
 int allsight_ms_deform_attn_backward_f32(const allsight_ms_deform_attn *);
 int allsight_ms_deform_attn_backward_f64(const allsight_ms_deform_attn *);
+int allsight_depthwise_norm_act_forward_f32(const allsight_depthwise_norm_act *);
+int allsight_depthwise_norm_act_forward_f64(const allsight_depthwise_norm_act *);
+int allsight_add_layer_norm_forward_f32(const allsight_add_layer_norm *);
+int allsight_add_layer_norm_forward_f64(const allsight_add_layer_norm *);
+int allsight_layer_norm_add_forward_f32(const allsight_add_layer_norm *);
+int allsight_layer_norm_add_forward_f64(const allsight_add_layer_norm *);
 }
 #pragma GCC visibility pop

@@ -18,6 +18,8 @@ struct Kernels {
     const char *name;
     Typed<allsight_dcnv3> dcnv3_forward, dcnv3_backward;
     Typed<allsight_ms_deform_attn> ms_deform_attn_forward, ms_deform_attn_backward;
+    Typed<allsight_depthwise_norm_act> depthwise_norm_act_forward;
+    Typed<allsight_add_layer_norm> add_layer_norm_forward, layer_norm_add_forward;
 };
 
 } // namespace allsight

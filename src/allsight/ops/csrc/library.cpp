@@ -93,7 +93,7 @@ void run_on_threads(int64_t threads, void (*work)(void *, int64_t, int64_t), voi
 
 extern "C" {
 
-int allsight_abi_version(void) { return 1; }
+int allsight_abi_version(void) { return 2; }
 
 const char *allsight_isas(void) {
     static const std::string names = [] {
@@ -124,4 +124,7 @@ ALLSIGHT_DEFINE(allsight_dcnv3, dcnv3_forward)
 ALLSIGHT_DEFINE(allsight_dcnv3, dcnv3_backward)
 ALLSIGHT_DEFINE(allsight_ms_deform_attn, ms_deform_attn_forward)
 ALLSIGHT_DEFINE(allsight_ms_deform_attn, ms_deform_attn_backward)
+ALLSIGHT_DEFINE(allsight_depthwise_norm_act, depthwise_norm_act_forward)
+ALLSIGHT_DEFINE(allsight_add_layer_norm, add_layer_norm_forward)
+ALLSIGHT_DEFINE(allsight_add_layer_norm, layer_norm_add_forward)
 }

@@ -1,0 +1,102 @@
+"""Residual addition and the layer norm after it as one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from allsight.ops import _native
+from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._registration import nothing, register
+from allsight.ops._rows import check_devices, check_vectors
+from allsight.ops.add_layer_norm import cpu
+from allsight.ops.add_layer_norm.reference import add_layer_norm_reference
+
+_NAME = "add_layer_norm"
+
+_operator = register(
+    _NAME,
+    tensors=("residual", "branch", "scale", "norm_weight", "norm_bias"),
+    options="float eps",
+    pack=lambda eps: (eps,),
+    unpack=lambda eps: (eps,),
+    output=lambda residual, *rest: residual.shape,
+    outputs=2,
+)
+
+
+def _on(backend: str) -> Callable[..., Any]:
+    def run(*call: Any) -> Any:
+        return _operator(backend, call[:5], call[5:])
+
+    return run
+
+
+ADD_LAYER_NORM = Operator(
+    _NAME,
+    (
+        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
+        Implementation(
+            "reference",
+            add_layer_norm_reference,
+            about="pure PyTorch, every device and floating-point type",
+            unusable=lambda: None,
+            refuses=lambda *call: None,
+        ),
+    ),
+)
+
+
+def add_layer_norm(
+    residual: Float[Tensor, "*rows c"],
+    branch: Float[Tensor, "*rows c"],
+    norm_weight: Float[Tensor, " c"],
+    norm_bias: Float[Tensor, " c"],
+    *,
+    scale: Float[Tensor, " c"] | None = None,
+    eps: float = 1e-6,
+    backend: Backend = "auto",
+) -> tuple[Float[Tensor, "*rows c"], Float[Tensor, "*rows c"]]:
+    """Compute `sum = residual + scale * branch` and its layer norm over the channels.
+
+    For blocks that normalise before each branch (InternImage-T): the sum is what the next branch is added to,
+    the norm is what it starts from. Taken apart, the sum is written, read again for its mean, and once more
+    for the norm; together everything is read and written once.
+
+    Args:
+        residual: What the branch started from; any number of dimensions, channels last.
+        branch: What the branch computed; of the same shape.
+        norm_weight: Factor per channel after the normalisation.
+        norm_bias: Shift per channel after the normalisation.
+        scale: Factor per channel on what is added (layer scale).
+        eps: Added to the variance over the channels.
+        backend: Implementation; "auto" follows `use_backend`, then ALLSIGHT_BACKEND, else the fastest usable.
+
+    Returns:
+        The sum and its norm, in the type of `residual`; 16-bit ones are computed in float32.
+
+    Raises:
+        ValueError: A shape does not fit (the message names the argument, what was expected and what was
+            given), or the backend asked for cannot serve the call.
+    """
+    if residual.ndim < 1 or residual.shape[-1] < 1:
+        raise ValueError(
+            f"{_NAME}: residual: expected [..., c] with c >= 1, got shape {tuple(residual.shape)}"
+        )
+    if branch.shape != residual.shape:
+        raise ValueError(
+            f"{_NAME}: branch: expected shape {tuple(residual.shape)} like residual, "
+            f"got {tuple(branch.shape)}"
+        )
+    vectors = {"norm_weight": norm_weight, "norm_bias": norm_bias, "scale": scale}
+    check_vectors(_NAME, residual.shape[-1], "residual", **vectors)
+    check_devices(_NAME, "residual", residual, branch=branch, **vectors)
+    run = ADD_LAYER_NORM.pick(backend, residual)
+    factor = nothing(residual) if scale is None else scale
+    return run(residual, branch, factor, norm_weight, norm_bias, float(eps))
+
+
+__all__ = ["ADD_LAYER_NORM", "add_layer_norm"]
