@@ -58,12 +58,12 @@ def test_a_forced_backend_that_cannot_serve_says_why(reason):
 
 
 def test_a_backend_this_version_lacks_is_refused_with_its_origin(monkeypatch):
-    refusal = r"dcnv3: backend 'triton' \(use_backend\).*no such implementation"
+    refusal = r"toy: backend 'triton' \(use_backend\).*no such implementation"
     with use_backend("triton"), pytest.raises(ValueError, match=refusal):
-        dcnv3(*CALL, groups=1)
+        operator().pick("auto")
     monkeypatch.setenv("ALLSIGHT_BACKEND", "triton")
     with pytest.raises(ValueError, match=r"environment variable ALLSIGHT_BACKEND"):
-        dcnv3(*CALL, groups=1)
+        operator().pick("auto")
     assert dcnv3(*CALL, groups=1, backend="reference").shape == (1, 2, 2, 1)
 
 

@@ -102,16 +102,12 @@ class _Library:
         self.has_threads = bool(library.allsight_has_threads())
         wish = os.environ.get(ISA_VARIABLE)
         if wish and not library.allsight_use_isa(wish.encode()):
-            raise ValueError(f"{ISA_VARIABLE}={wish}: this machine has {', '.join(self.isas)}")
+            raise OSError(f"{ISA_VARIABLE}={wish}: this machine has {', '.join(self.isas)}")
         self.isa: str = library.allsight_isa().decode()
 
 
 def _open() -> _Library | str:
-    """The library, or why there is none.
-
-    Raises:
-        ValueError: `ALLSIGHT_CPU_ISA` names an instruction set that this machine has not.
-    """
+    """The library, or why there is none."""
     wish = os.environ.get(LIBRARY_VARIABLE)
     path = Path(wish) if wish else next((_FOLDER / n for n in _NAMES if (_FOLDER / n).is_file()), None)
     if path is None:
