@@ -48,7 +48,6 @@ def test_two_processes_train_one_run_and_its_failure_is_theirs(
         "train",
         "joint_smoke",
         f"data.root={world}",
-        "parallel.timeout_s=300",  # two ranks beside other tests start slowly
         "--runs",
         str(tmp_path),
         "--quiet",
