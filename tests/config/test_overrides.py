@@ -50,7 +50,7 @@ VALID = {
     "name": st.from_regex(r"\A[a-zA-Z0-9_-]{1,12}\Z"),
     "seed": st.integers(0, 2**62),
     "optim.lr": st.floats(1e-8, 10),
-    "optim.betas": st.tuples(st.floats(0, 1), st.floats(0, 1)).map(list),
+    "optim.betas": st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2),
     "optim.clip_norm": st.floats(0.1, 100) | st.sampled_from(["null", "None"]),
     "schedule.steps": st.integers(1, 10**9),
     "precision": st.sampled_from(["fp32", "bf16", "fp64"]),
