@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,9 +73,22 @@ def write_picture(
         Image.fromarray(rendered.labels).save(labels, format="PNG", compress_level=4)
         (root / f"label_maps/{split}_labels/{scene.name}.png").write_bytes(labels.getvalue())
         part = coco_part(scene, rendered)
-    for file in files.values():
-        (root / file).write_bytes(jpeg)
+    first, *others = (root / file for file in files.values())
+    first.write_bytes(jpeg)
+    for other in others:
+        _same_file(first, other)
     return json.dumps({"files": files, "scene": scene.to_json()}, separators=(",", ":")), part
+
+
+def _same_file(written: Path, other: Path) -> None:
+    """Give a file a second name, or write it twice where the file system knows no links.
+
+    A new file costs up to a millisecond on a disk, a name ten microseconds and no space.
+    """
+    try:
+        os.link(written, other)
+    except OSError:
+        shutil.copyfile(written, other)
 
 
 def coco_part(scene: Scene, rendered: Rendered) -> dict[str, Any]:

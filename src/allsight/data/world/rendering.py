@@ -242,27 +242,31 @@ def _layer(scene: Scene, toy: Toy, windows: list[Window]) -> _Layer:
     marked = None
     if toy.texture != "plain":
         marked = form.textured.take(code_of) & _marked(toy.texture, point, normals)
-    cover = _shrink((codes > 0).astype(np.float32))
-    haze = 0.0 if scene.place.wall_m else 0.5 * toy.y_m / (toy.y_m + 40.0)
-    colours = np.empty((*cover.shape, 3), dtype=np.float32)
+    fine_planes = np.zeros((4, codes.size), dtype=np.float32)
+    fine_planes[3] = codes.ravel() > 0
     for channel in range(3):
         paint = form.paints(toy.rgb, channel).take(code_of)
         if marked is not None:
             np.copyto(paint, toy.pattern_rgb[channel], where=marked)
-        fine_colours = np.zeros(codes.size, dtype=np.float32)
-        fine_colours[hits] = paint * strength + shine
-        mean = _shrink(fine_colours.reshape(codes.shape))
-        colours[..., channel] = mean * (1.0 - haze) + cover * (haze * scene.place.haze_rgb[channel])
+        fine_planes[channel, hits] = paint * strength + shine
+    planes = _shrink(fine_planes.reshape(4, *codes.shape))
+    cover = planes[3]
+    haze = 0.0 if scene.place.wall_m else 0.5 * toy.y_m / (toy.y_m + 40.0)
+    colours = np.empty((*cover.shape, 3), dtype=np.float32)
+    for channel in range(3):
+        colours[..., channel] = planes[channel] * (1.0 - haze) + cover * (
+            haze * scene.place.haze_rgb[channel]
+        )
     return _Layer(top, left, colours, cover)
 
 
-def _shrink(values: np.ndarray) -> np.ndarray:
+def _shrink(planes: Float32[np.ndarray, "c fine_h fine_w"]) -> Float32[np.ndarray, "c h w"]:
     """Mean over the samples of each pixel."""
-    total = values[::SAMPLES, ::SAMPLES].copy()
+    total = planes[:, ::SAMPLES, ::SAMPLES].copy()
     for row in range(SAMPLES):
         for column in range(SAMPLES):
             if row or column:
-                total += values[row::SAMPLES, column::SAMPLES]
+                total += planes[:, row::SAMPLES, column::SAMPLES]
     return total * (1.0 / SAMPLES**2)
 
 
