@@ -29,7 +29,7 @@ template <class T> struct Dcnv3 {
 
     // Where the points of one output pixel lie and what they count; `lattice` are the taps, one per group and point.
     template <bool for_gradients>
-    ALLSIGHT_INLINE void place_points(Points<T> &at, const T *lattice, int64_t pixel, int64_t row, int64_t column,
+    ALLSIGHT_INLINE void place_points(const Points<T> &at, const T *lattice, int64_t pixel, int64_t row, int64_t column,
                                       int64_t first_group, int64_t num_groups) const {
         using V = Whole<T>;
         constexpr int n = kLanes<T>;
@@ -67,59 +67,55 @@ template <class T> struct Dcnv3 {
     }
 };
 
-// Scratch memory of one thread, kept from call to call.
+// Where a thread keeps the points of a pixel, and the taps; kept from call to call.
+template <class T> struct Dcnv3Memory {
+    Memory points, lattice;
+};
+
+// The same, in use by one call.
 template <class T> struct Dcnv3Scratch {
     Points<T> at;
     T *lattice = nullptr;
 
-    Dcnv3Scratch() = default;
-    Dcnv3Scratch(const Dcnv3Scratch &) = delete;
-    Dcnv3Scratch &operator=(const Dcnv3Scratch &) = delete;
-    ~Dcnv3Scratch() { std::free(lattice); }
-
-    bool prepare(const Dcnv3<T> &op, bool for_gradients) {
-        const int64_t count = op.values;
-        if (!at.allocate(count, for_gradients)) return false;
-        if (at.padded > room_) {
-            std::free(lattice);
-            room_ = 0;
-            lattice = (T *)std::calloc((size_t)(2 * at.padded), sizeof(T));
-            if (!lattice) return false;
-            room_ = at.padded;
-        }
-        op.fill_lattice(lattice, count);
-        return true;
+    bool lie_in(Dcnv3Memory<T> &memory, const Dcnv3<T> &op, bool for_gradients) {
+        if (!at.lie_in(memory.points, op.values, for_gradients)) return false;
+        lattice = (T *)memory.lattice.at_least(2 * at.padded * (int64_t)sizeof(T));
+        if (lattice) op.fill_lattice(lattice, op.values);
+        return lattice != nullptr;
     }
-
-  private:
-    int64_t room_ = 0;
 };
+
+// Rows [first, end) of the output pixels of all images.
+template <class T, int n, int wide>
+ALLSIGHT_APART void dcnv3_forward_of(const Dcnv3<T> op, const Dcnv3Scratch<T> scratch, int64_t first, int64_t end) {
+    const allsight_dcnv3 &call = op.call;
+    const Points<T> at = scratch.at;
+    for (int64_t unit = first; unit < end; ++unit) {
+        const int64_t batch = unit / call.rows, row = unit % call.rows;
+        const T *image = op.value + op.image(batch);
+        for (int64_t column = 0; column < call.columns; ++column) {
+            const int64_t pixel = op.pixel(batch, row, column);
+            op.template place_points<false>(at, scratch.lattice, pixel, row, column, 0, call.groups);
+            T *out = (T *)call.out + pixel * op.channels;
+            for (int64_t g = 0; g < call.groups; ++g)
+                for (int64_t c = g * call.group_channels; c < (g + 1) * call.group_channels; c += n * wide)
+                    mix<T, n, wide>(image + c, op.channels, at, g * call.points, &op.run, 1, out + c);
+        }
+    }
+}
 
 // Rows of output pixels are independent of each other.
 template <class T> int dcnv3_forward(const allsight_dcnv3 &call) {
     const Dcnv3<T> op(call);
     std::atomic<int> status{ALLSIGHT_OK};
     with_lanes<T>(call.group_channels, [&](auto lanes, auto width) {
-        constexpr int n = lanes.value, wide = width.value;
         share(call.threads, call.batch * call.rows, [&](int64_t first, int64_t end) {
-            static thread_local Dcnv3Scratch<T> scratch;
-            if (!scratch.prepare(op, false)) {
+            static thread_local Dcnv3Memory<T> memory;
+            Dcnv3Scratch<T> scratch;
+            if (scratch.lie_in(memory, op, false))
+                dcnv3_forward_of<T, lanes.value, width.value>(op, scratch, first, end);
+            else
                 status = ALLSIGHT_NO_MEMORY;
-                return;
-            }
-            const Points<T> &at = scratch.at;
-            for (int64_t unit = first; unit < end; ++unit) {
-                const int64_t batch = unit / call.rows, row = unit % call.rows;
-                const T *image = op.value + op.image(batch);
-                for (int64_t column = 0; column < call.columns; ++column) {
-                    const int64_t pixel = op.pixel(batch, row, column);
-                    op.template place_points<false>(scratch.at, scratch.lattice, pixel, row, column, 0, call.groups);
-                    T *out = (T *)call.out + pixel * op.channels;
-                    for (int64_t g = 0; g < call.groups; ++g)
-                        for (int64_t c = g * call.group_channels; c < (g + 1) * call.group_channels; c += n * wide)
-                            mix<T, n, wide>(image + c, op.channels, at, g * call.points, &op.run, 1, out + c);
-                }
-            }
         });
     });
     return status;
@@ -127,9 +123,10 @@ template <class T> int dcnv3_forward(const allsight_dcnv3 &call) {
 
 // Groups [from, to) of one image.
 template <class T, int n, int wide>
-void dcnv3_backward_of(const Dcnv3<T> &op, Dcnv3Scratch<T> &scratch, int64_t batch, int64_t from, int64_t to) {
+ALLSIGHT_APART void dcnv3_backward_of(const Dcnv3<T> op, const Dcnv3Scratch<T> scratch, int64_t batch, int64_t from,
+                                      int64_t to) {
     const allsight_dcnv3 &call = op.call;
-    Points<T> &at = scratch.at;
+    const Points<T> at = scratch.at;
     const int64_t points = call.points, count = (to - from) * points, image = op.image(batch);
     const T scale = T(call.offset_scale);
     for (int64_t row = 0; row < call.rows; ++row) {
@@ -164,8 +161,9 @@ template <class T> int dcnv3_backward(const allsight_dcnv3 &call) {
     with_lanes<T>(call.group_channels, [&](auto lanes, auto width) {
         constexpr int n = lanes.value, wide = width.value > 2 ? 2 : width.value;
         share_slices(call.threads, call.batch, call.groups, [&](auto each_image) {
-            static thread_local Dcnv3Scratch<T> scratch;
-            if (!scratch.prepare(op, true)) {
+            static thread_local Dcnv3Memory<T> memory;
+            Dcnv3Scratch<T> scratch;
+            if (!scratch.lie_in(memory, op, true)) {
                 status = ALLSIGHT_NO_MEMORY;
                 return;
             }

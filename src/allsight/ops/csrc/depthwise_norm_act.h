@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "abi.h"
+#include "memory.h"
 #include "rows.h"
 #include "sampling.h"
 #include "threads.h"
@@ -29,7 +30,7 @@ template <class T> struct DepthwiseNormAct {
         : call(c), channels(c.channels), kernel(c.kernel), reach(c.kernel / 2), norm_weight((const T *)c.norm_weight),
           norm_bias((const T *)c.norm_bias) {}
 
-    bool prepare(RowScratch &scratch) {
+    bool prepare(Memory &scratch) {
         const int64_t pointers = kernel * (kMostPixels + kernel - 1), taps = kernel * kernel;
         const int64_t values = (taps + 1 + kMostPixels) * channels;
         // Values first: they begin where memory is aligned.
@@ -136,7 +137,7 @@ template <class T> struct DepthwiseNormAct {
 template <class T, int n> int depthwise_norm_act_in_lanes(const allsight_depthwise_norm_act &call) {
     std::atomic<int> status{ALLSIGHT_OK};
     share(call.threads, call.batch * call.height, [&](int64_t first, int64_t end) {
-        static thread_local RowScratch scratch;
+        static thread_local Memory scratch;
         DepthwiseNormAct<T> op(call);
         if (!op.prepare(scratch)) {
             status = ALLSIGHT_NO_MEMORY;

@@ -21,29 +21,24 @@ template <class T> struct MsDeformAttn {
           value((const T *)c.value), locations((const T *)c.locations), weights((const T *)c.weights) {}
 };
 
-// Scratch memory of one thread, kept from call to call: places of the points of some heads, and a table of the maps they lie on.
+// Where a thread keeps the points of a query, and what it knows of the maps; kept from call to call.
+template <class T> struct MsDeformAttnMemory {
+    Memory points, runs, maps;
+};
+
+// The same, in use by one call: places of the points of some heads, and a table of the maps they lie on.
 template <class T> struct MsDeformAttnScratch {
     Points<T> at;
-    Run *runs = nullptr;                             // one a level
-    int32_t *width = nullptr, *height = nullptr;     // of the map of each point
-    int32_t *start = nullptr;                        // its first pixel
+    Run *runs = nullptr;                         // one a level
+    int32_t *width = nullptr, *height = nullptr; // of the map of each point
+    int32_t *start = nullptr;                    // its first pixel
 
-    MsDeformAttnScratch() = default;
-    MsDeformAttnScratch(const MsDeformAttnScratch &) = delete;
-    MsDeformAttnScratch &operator=(const MsDeformAttnScratch &) = delete;
-    ~MsDeformAttnScratch() { std::free(runs), std::free(width); }
-
-    bool prepare(const MsDeformAttn<T> &op, bool for_gradients) {
+    bool lie_in(MsDeformAttnMemory<T> &memory, const MsDeformAttn<T> &op, bool for_gradients) {
         const allsight_ms_deform_attn &call = op.call;
-        if (!at.allocate(op.values, for_gradients)) return false;
-        if (at.padded > room_ || call.levels > levels_) {
-            std::free(runs), std::free(width);
-            room_ = levels_ = 0;
-            runs = (Run *)std::malloc((size_t)(call.levels + 1) * sizeof(Run));
-            width = (int32_t *)std::calloc((size_t)(3 * at.padded), sizeof(int32_t));
-            if (!runs || !width) return false;
-            room_ = at.padded, levels_ = call.levels;
-        }
+        if (!at.lie_in(memory.points, op.values, for_gradients)) return false;
+        runs = (Run *)memory.runs.at_least((call.levels + 1) * (int64_t)sizeof(Run));
+        width = (int32_t *)memory.maps.at_least(3 * at.padded * (int64_t)sizeof(int32_t));
+        if (!runs || !width) return false;
         height = width + at.padded, start = height + at.padded;
         int64_t first = 0;
         for (int64_t level = 0; level < call.levels; ++level) {
@@ -62,7 +57,8 @@ template <class T> struct MsDeformAttnScratch {
 
     // Where the points of one query lie and what they count, for the heads from `first_head` on.
     template <bool for_gradients>
-    ALLSIGHT_INLINE void place_points(const MsDeformAttn<T> &op, int64_t query, int64_t first_head, int64_t num_heads) {
+    ALLSIGHT_INLINE void place_points(const MsDeformAttn<T> &op, int64_t query, int64_t first_head,
+                                      int64_t num_heads) const {
         using V = Whole<T>;
         using I = WholeInt<T>;
         constexpr int n = kLanes<T>;
@@ -88,8 +84,6 @@ template <class T> struct MsDeformAttnScratch {
     }
 
   private:
-    int64_t room_ = 0, levels_ = 0;
-
     static ALLSIGHT_INLINE Extent<T> map_of(WholeInt<T> size) {
         const Whole<T> one = splat<T>(1), zero = {};
         const WholeInt<T> last = size - 2;
@@ -98,28 +92,35 @@ template <class T> struct MsDeformAttnScratch {
     }
 };
 
+// Queries [first, end) of all images.
+template <class T, int n, int wide>
+ALLSIGHT_APART void ms_deform_attn_forward_of(const MsDeformAttn<T> op, const MsDeformAttnScratch<T> scratch,
+                                              int64_t first, int64_t end) {
+    const allsight_ms_deform_attn &call = op.call;
+    const Points<T> at = scratch.at;
+    const int64_t length = call.levels * call.points;
+    for (int64_t query = first; query < end; ++query) {
+        const T *image = op.value + query / call.queries * call.pixels * op.channels;
+        scratch.template place_points<false>(op, query, 0, call.heads);
+        T *out = (T *)call.out + query * op.channels;
+        for (int64_t head = 0; head < call.heads; ++head)
+            for (int64_t c = head * call.head_channels; c < (head + 1) * call.head_channels; c += n * wide)
+                mix<T, n, wide>(image + c, op.channels, at, head * length, scratch.runs, call.levels, out + c);
+    }
+}
+
 // Queries are independent of each other.
 template <class T> int ms_deform_attn_forward(const allsight_ms_deform_attn &call) {
     const MsDeformAttn<T> op(call);
     std::atomic<int> status{ALLSIGHT_OK};
     with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
-        constexpr int n = lanes.value, wide = width.value;
         share(call.threads, call.batch * call.queries, [&](int64_t first, int64_t end) {
-            static thread_local MsDeformAttnScratch<T> scratch;
-            if (!scratch.prepare(op, false)) {
+            static thread_local MsDeformAttnMemory<T> memory;
+            MsDeformAttnScratch<T> scratch;
+            if (scratch.lie_in(memory, op, false))
+                ms_deform_attn_forward_of<T, lanes.value, width.value>(op, scratch, first, end);
+            else
                 status = ALLSIGHT_NO_MEMORY;
-                return;
-            }
-            const int64_t length = call.levels * call.points;
-            for (int64_t query = first; query < end; ++query) {
-                const T *image = op.value + query / call.queries * call.pixels * op.channels;
-                scratch.template place_points<false>(op, query, 0, call.heads);
-                T *out = (T *)call.out + query * op.channels;
-                for (int64_t head = 0; head < call.heads; ++head)
-                    for (int64_t c = head * call.head_channels; c < (head + 1) * call.head_channels; c += n * wide)
-                        mix<T, n, wide>(image + c, op.channels, scratch.at, head * length, scratch.runs, call.levels,
-                                        out + c);
-            }
         });
     });
     return status;
@@ -127,10 +128,10 @@ template <class T> int ms_deform_attn_forward(const allsight_ms_deform_attn &cal
 
 // Heads [from, to) of all queries of one image.
 template <class T, int n, int wide>
-void ms_deform_attn_backward_of(const MsDeformAttn<T> &op, MsDeformAttnScratch<T> &scratch, int64_t batch,
-                                int64_t from, int64_t to) {
+ALLSIGHT_APART void ms_deform_attn_backward_of(const MsDeformAttn<T> op, const MsDeformAttnScratch<T> scratch,
+                                               int64_t batch, int64_t from, int64_t to) {
     const allsight_ms_deform_attn &call = op.call;
-    Points<T> &at = scratch.at;
+    const Points<T> at = scratch.at;
     const int64_t length = call.levels * call.points, count = (to - from) * length;
     const int64_t image = batch * call.pixels * op.channels;
     for (int64_t query = batch * call.queries; query < (batch + 1) * call.queries; ++query) {
@@ -161,8 +162,9 @@ template <class T> int ms_deform_attn_backward(const allsight_ms_deform_attn &ca
     with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
         constexpr int n = lanes.value, wide = width.value > 2 ? 2 : width.value;
         share_slices(call.threads, call.batch, call.heads, [&](auto each_image) {
-            static thread_local MsDeformAttnScratch<T> scratch;
-            if (!scratch.prepare(op, true)) {
+            static thread_local MsDeformAttnMemory<T> memory;
+            MsDeformAttnScratch<T> scratch;
+            if (!scratch.lie_in(memory, op, true)) {
                 status = ALLSIGHT_NO_MEMORY;
                 return;
             }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstdlib>
 
 #include "exponential.h"
 
@@ -105,30 +104,6 @@ template <class T, int kind> ALLSIGHT_INLINE Whole<T> activate(Whole<T> x) {
         return x;
     }
 }
-
-// Memory of one thread, kept from call to call.
-class RowScratch {
-  public:
-    RowScratch() = default;
-    RowScratch(const RowScratch &) = delete;
-    RowScratch &operator=(const RowScratch &) = delete;
-    ~RowScratch() { std::free(memory_); }
-
-    // Null if there is none.
-    void *at_least(int64_t bytes) {
-        if (bytes > bytes_) {
-            std::free(memory_);
-            bytes_ = 0;
-            memory_ = std::aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
-            if (memory_) bytes_ = bytes;
-        }
-        return memory_;
-    }
-
-  private:
-    void *memory_ = nullptr;
-    int64_t bytes_ = 0;
-};
 
 } // namespace ALLSIGHT_ISA
 } // namespace allsight

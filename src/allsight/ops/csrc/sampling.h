@@ -6,9 +6,8 @@
 // infinite and NaN ones included.
 #pragma once
 
-#include <cstdlib>
-
 #include "exponential.h"
+#include "memory.h"
 
 namespace allsight {
 namespace ALLSIGHT_ISA {
@@ -58,7 +57,9 @@ template <class T> ALLSIGHT_INLINE Axis<T> place(Whole<T> shift, const Extent<T>
             before - here, here_far - after};
 }
 
-// All points of one output pixel as a structure of arrays, padded to whole vectors so that loops have no tails.
+// All points of one output pixel as a structure of arrays, padded to whole vectors so that loops have no tails. Only
+// says where they lie: loops keep a copy of it, since a store through one of the pointers might change another one
+// that lay in memory.
 template <class T> struct Points {
     int64_t padded = 0;
     int32_t *pixel = nullptr; // index of the upper left corner in its map
@@ -69,25 +70,12 @@ template <class T> struct Points {
     T *along = nullptr, *slope = nullptr, *dots = nullptr;
     T *grad = nullptr; // [3, padded] gradients by weight, x and y
 
-    Points() = default;
-    Points(const Points &) = delete;
-    Points &operator=(const Points &) = delete;
-    ~Points() { std::free(memory_); }
-
-    // False if there is no memory. What an earlier call left is kept if it is large enough: allocating anew would cost
-    // more than the work on a small map.
-    bool allocate(int64_t count, bool for_gradients) {
+    // False if there is no memory.
+    bool lie_in(Memory &memory, int64_t count, bool for_gradients) {
         padded = (count + 31) / 16 * 16; // room for a vector that starts at the last point
-        const size_t bytes = (size_t)padded * (sizeof(int32_t) + (for_gradients ? 20 : 5) * sizeof(T));
-        if (bytes > bytes_) {
-            std::free(memory_);
-            bytes_ = 0;
-            memory_ = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-            if (!memory_) return false;
-            bytes_ = bytes;
-            std::memset(memory_, 0, bytes);
-        }
-        T *next = (T *)memory_;
+        const int64_t each = sizeof(int32_t) + (for_gradients ? 20 : 5) * sizeof(T);
+        T *next = (T *)memory.at_least(padded * each);
+        if (!next) return false;
         const auto take = [&](int rows) { return (next += rows * padded) - rows * padded; };
         weight = take(1), corner = take(4);
         if (for_gradients) along = take(4), slope = take(4), dots = take(4), grad = take(3);
@@ -97,7 +85,8 @@ template <class T> struct Points {
 
     // Keep what `x` and `y` say of the points from `k` on; `weight` is there already.
     template <bool for_gradients>
-    ALLSIGHT_INLINE void keep(int64_t k, const Axis<T> &x, const Axis<T> &y, WholeInt<T> start, WholeInt<T> width) {
+    ALLSIGHT_INLINE void keep(int64_t k, const Axis<T> &x, const Axis<T> &y, WholeInt<T> start,
+                              WholeInt<T> width) const {
         store(pixel + k, start + y.base * width + x.base);
         const Whole<T> w = load<Whole<T>>(weight + k), top = w * y.near, bottom = w * y.far;
         store(corner + k, top * x.near);
@@ -113,7 +102,7 @@ template <class T> struct Points {
     }
 
     // From the products of all points to their gradients by weight and by place.
-    ALLSIGHT_INLINE void differentiate(int64_t first, int64_t end) {
+    ALLSIGHT_INLINE void differentiate(int64_t first, int64_t end) const {
         using V = Whole<T>;
         constexpr int n = kLanes<T>;
         for (int64_t k = first; k < end; k += n) {
@@ -134,10 +123,6 @@ template <class T> struct Points {
             store(grad + 2 * padded + k, w * (at(slope, 2) * top + at(slope, 3) * bottom));
         }
     }
-
-  private:
-    void *memory_ = nullptr;
-    size_t bytes_ = 0;
 };
 
 // A run of points on one map, and how far right and lower corners lie from the left and upper ones, in values. Zero

@@ -17,6 +17,8 @@
 #define ALLSIGHT_VECTOR_BYTES 16
 #endif
 #define ALLSIGHT_INLINE inline __attribute__((always_inline))
+// For loops over pixels: what they are given is then in registers, and not looked up anew as thread-local memory is.
+#define ALLSIGHT_APART __attribute__((noinline))
 
 namespace allsight {
 namespace ALLSIGHT_ISA {
