@@ -107,6 +107,10 @@ class Operator:
             f"use 'auto' or one of: {usable}"
         )
 
+    def run(self, backend: str, *call: Any) -> Any:
+        """Compute on the implementation that `pick` finds, which also gets the call."""
+        return self.pick(backend, *call)(*call)
+
     def status(self) -> BackendStatus:
         """Describe the choice on this machine."""
         backends = {}

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from allsight.ops import _native, _triton
+from allsight.ops._dispatch import Implementation, Operator
 
 _LIBRARY = torch.library.Library("allsight", "FRAGMENT")
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -28,8 +31,10 @@ def register(
     unpack: Callable[..., Sequence[Any]],
     output: Callable[..., Sequence[Any]],
     outputs: int = 1,
-) -> Callable[[str, Sequence[Tensor], Sequence[Any]], Any]:
-    """Define `allsight::NAME` and `allsight::NAME_backward`.
+    reference: Callable[..., Any],
+    backends: Sequence[Literal["cpu", "triton"]] = ("cpu",),
+) -> Operator:
+    """Define `allsight::NAME` and `allsight::NAME_backward`, and the table of those who compute them.
 
     A backend is the module of that name in `ops/NAME`, with `forward(*tensors, *rest)` and
     `backward(*grads, *tensors, *rest)`, one gradient per output.
@@ -43,9 +48,12 @@ def register(
         unpack: The reverse.
         output: Shape of every output, from tensors and rest.
         outputs: How many there are; several come as a tuple.
+        reference: The plain PyTorch function `reference(*tensors, *rest)`, which serves every valid call and
+            has PyTorch's own gradient.
+        backends: Those who come before it, the preferred one first.
 
     Returns:
-        `call(backend, tensors, rest)`.
+        The operator; all its implementations are called with `(*tensors, *rest)`.
     """
     arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + f", {options}, str backend"
     gradients = ", ".join("Tensor" for _ in tensors)
@@ -93,14 +101,37 @@ def register(
     torch.library.register_autograd(f"allsight::{name}", differentiate, setup_context=keep, lib=_LIBRARY)
     operator = getattr(torch.ops.allsight, name).default
 
-    def call(backend: str, given: Sequence[Tensor], rest: Sequence[Any]) -> Any:
-        if is_watched(given):
-            return operator(*given, *pack(*rest), backend)
-        if torch.is_grad_enabled():
-            return _Direct.apply(kernels(backend), rest, *given)
-        return kernels(backend).forward(*given, *rest)
+    def on(backend: str) -> Callable[..., Any]:
+        def run(*call: Any) -> Any:
+            given, rest = call[:count], call[count:]
+            if is_watched(given):
+                return operator(*given, *pack(*rest), backend)
+            if torch.is_grad_enabled():
+                return _Direct.apply(kernels(backend), rest, *given)
+            return kernels(backend).forward(*given, *rest)
 
-    return call
+        return run
+
+    def refused_by_cpu(*call: Any) -> str | None:
+        return None if call[0].is_cpu else f"{tensors[0]} is on {call[0].device}"
+
+    def refused_by_triton(*call: Any) -> str | None:
+        return _triton.refuses(*call[:count])
+
+    rows = {
+        "cpu": Implementation("cpu", on("cpu"), _native.about(), _native.unusable, refused_by_cpu),
+        "triton": Implementation(
+            "triton", on("triton"), _triton.about(), _triton.unusable, refused_by_triton
+        ),
+    }
+    last = Implementation(
+        "reference",
+        reference,
+        about="pure PyTorch, every device and floating-point type",
+        unusable=lambda: None,
+        refuses=lambda *call: None,
+    )
+    return Operator(name, (*(rows[backend] for backend in backends), last))
 
 
 def nothing(like: Tensor) -> Tensor:

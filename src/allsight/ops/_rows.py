@@ -33,6 +33,21 @@ def check_devices(operator: str, of: str, like: Tensor, **tensors: Tensor | None
             raise ValueError(f"{operator}: {name}: expected on {like.device} like {of}, got {tensor.device}")
 
 
+def check_addition(operator: str, residual: Tensor, branch: Tensor, **vectors: Tensor | None) -> None:
+    """Refuse a branch that cannot be added to `residual`, and vectors that are not of its channels."""
+    if residual.ndim < 1 or residual.shape[-1] < 1:
+        raise ValueError(
+            f"{operator}: residual: expected [..., c] with c >= 1, got shape {tuple(residual.shape)}"
+        )
+    if branch.shape != residual.shape:
+        raise ValueError(
+            f"{operator}: branch: expected shape {tuple(residual.shape)} like residual, "
+            f"got {tuple(branch.shape)}"
+        )
+    check_vectors(operator, residual.shape[-1], "residual", **vectors)
+    check_devices(operator, "residual", residual, branch=branch, **vectors)
+
+
 def layer_norm_with_gradient(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -44,7 +44,7 @@ class Case:
 def expected(case, value, locations, weights, grad):
     """Output and gradients in float64."""
     inputs = [tensor.detach().cpu().double().requires_grad_() for tensor in (value, locations, weights)]
-    output = ms_deform_attn_reference(inputs[0], case.shapes, *inputs[1:], case.softmax)
+    output = ms_deform_attn_reference(*inputs, case.shapes, case.softmax)
     return output, *torch.autograd.grad(output, inputs, grad.cpu().double())
 
 

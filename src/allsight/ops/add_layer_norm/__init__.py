@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
-from allsight.ops import _native
-from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._dispatch import Backend
 from allsight.ops._registration import nothing, register
-from allsight.ops._rows import check_devices, check_vectors
-from allsight.ops.add_layer_norm import cpu
+from allsight.ops._rows import check_addition
 from allsight.ops.add_layer_norm.reference import add_layer_norm_reference
 
 _NAME = "add_layer_norm"
 
-_operator = register(
+ADD_LAYER_NORM = register(
     _NAME,
     tensors=("residual", "branch", "scale", "norm_weight", "norm_bias"),
     options="float eps",
@@ -25,28 +20,7 @@ _operator = register(
     unpack=lambda eps: (eps,),
     output=lambda residual, *rest: residual.shape,
     outputs=2,
-)
-
-
-def _on(backend: str) -> Callable[..., Any]:
-    def run(*call: Any) -> Any:
-        return _operator(backend, call[:5], call[5:])
-
-    return run
-
-
-ADD_LAYER_NORM = Operator(
-    _NAME,
-    (
-        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
-        Implementation(
-            "reference",
-            add_layer_norm_reference,
-            about="pure PyTorch, every device and floating-point type",
-            unusable=lambda: None,
-            refuses=lambda *call: None,
-        ),
-    ),
+    reference=add_layer_norm_reference,
 )
 
 
@@ -82,21 +56,9 @@ def add_layer_norm(
         ValueError: A shape does not fit (the message names the argument, what was expected and what was
             given), or the backend asked for cannot serve the call.
     """
-    if residual.ndim < 1 or residual.shape[-1] < 1:
-        raise ValueError(
-            f"{_NAME}: residual: expected [..., c] with c >= 1, got shape {tuple(residual.shape)}"
-        )
-    if branch.shape != residual.shape:
-        raise ValueError(
-            f"{_NAME}: branch: expected shape {tuple(residual.shape)} like residual, "
-            f"got {tuple(branch.shape)}"
-        )
-    vectors = {"norm_weight": norm_weight, "norm_bias": norm_bias, "scale": scale}
-    check_vectors(_NAME, residual.shape[-1], "residual", **vectors)
-    check_devices(_NAME, "residual", residual, branch=branch, **vectors)
-    run = ADD_LAYER_NORM.pick(backend, residual)
+    check_addition(_NAME, residual, branch, norm_weight=norm_weight, norm_bias=norm_bias, scale=scale)
     factor = nothing(residual) if scale is None else scale
-    return run(residual, branch, factor, norm_weight, norm_bias, float(eps))
+    return ADD_LAYER_NORM.run(backend, residual, branch, factor, norm_weight, norm_bias, float(eps))
 
 
 __all__ = ["ADD_LAYER_NORM", "add_layer_norm"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
-from allsight.ops import _native, _triton
-from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._dispatch import Backend
 from allsight.ops._registration import register
-from allsight.ops.dcnv3 import cpu
 from allsight.ops.dcnv3._geometry import Geometry
 from allsight.ops.dcnv3.reference import dcnv3_reference
 
@@ -19,40 +17,15 @@ def _unpack(pattern: Sequence[int], offset_scale: float, softmax: bool) -> tuple
     return Geometry.of_pattern(pattern, offset_scale), softmax
 
 
-_dcnv3 = register(
+DCNV3 = register(
     "dcnv3",
     tensors=("value", "offset", "mask"),
     options="int[] pattern, float offset_scale, bool softmax",
     pack=lambda geometry, softmax: (geometry.pattern, geometry.offset_scale, softmax),
     unpack=_unpack,
     output=lambda value, offset, mask, geometry, softmax: (*offset.shape[:3], value.shape[3]),
-)
-
-
-def _on(backend: str) -> Callable[..., Tensor]:
-    def run(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:
-        return _dcnv3(backend, (value, offset, mask), (geometry, softmax))
-
-    return run
-
-
-def _triton_refuses(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> str | None:
-    return _triton.refuses(value, offset, mask)
-
-
-DCNV3 = Operator(
-    "dcnv3",
-    (
-        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
-        Implementation("triton", _on("triton"), _triton.about(), _triton.unusable, _triton_refuses),
-        Implementation(
-            "reference",
-            dcnv3_reference,
-            about="pure PyTorch, every device and floating-point type",
-            unusable=lambda: None,
-            refuses=lambda *call: None,
-        ),
-    ),
+    reference=dcnv3_reference,
+    backends=("cpu", "triton"),
 )
 
 
@@ -107,8 +80,7 @@ def dcnv3(
     """
     geometry = Geometry.of(groups, kernel_size, stride, padding, dilation, offset_scale, remove_center)
     geometry.check(value, offset, mask)
-    run = DCNV3.pick(backend, value, offset, mask, geometry)
-    return run(value, offset, mask, geometry, softmax)
+    return DCNV3.run(backend, value, offset, mask, geometry, softmax)
 
 
 __all__ = ["DCNV3", "Geometry", "dcnv3"]

@@ -12,11 +12,6 @@ from allsight.ops import _native
 from allsight.ops.dcnv3._geometry import Geometry
 
 
-def refuses(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry) -> str | None:
-    """Why the kernels cannot serve a call; None if they can."""
-    return None if value.is_cpu else f"value is on {value.device}"
-
-
 def forward(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool) -> Tensor:
     """Compute `allsight.ops.dcnv3`; types may differ, the output has that of `value`."""
     dtype, value_type = _native.compute_type(value, offset, mask), value.dtype

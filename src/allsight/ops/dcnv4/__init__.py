@@ -61,8 +61,7 @@ def dcnv4(
         groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, operator="dcnv4"
     )
     geometry.check(value, offset, mask)
-    run = DCNV4.pick(backend, value, offset, mask, geometry)
-    return run(value, offset, mask, geometry, False)
+    return DCNV4.run(backend, value, offset, mask, geometry, False)
 
 
 __all__ = ["DCNV4", "dcnv4"]

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from allsight.ops import _native
-from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._dispatch import Backend
 from allsight.ops._registration import nothing, register
 from allsight.ops._rows import check_devices, check_vectors
-from allsight.ops.depthwise_norm_act import cpu
 from allsight.ops.depthwise_norm_act.reference import ACTIVATIONS, depthwise_norm_act_reference
 
 _NAME = "depthwise_norm_act"
 
-_operator = register(
+DEPTHWISE_NORM_ACT = register(
     _NAME,
     tensors=("x", "weight", "bias", "norm_weight", "norm_bias"),
     options="float eps, str act",
     pack=lambda eps, act: (eps, act),
     unpack=lambda eps, act: (eps, act),
     output=lambda x, *rest: x.shape,
-)
-
-
-def _on(backend: str) -> Callable[..., Tensor]:
-    def run(*call: Any) -> Tensor:
-        return _operator(backend, call[:5], call[5:])
-
-    return run
-
-
-DEPTHWISE_NORM_ACT = Operator(
-    _NAME,
-    (
-        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
-        Implementation(
-            "reference",
-            depthwise_norm_act_reference,
-            about="pure PyTorch, every device and floating-point type",
-            unusable=lambda: None,
-            refuses=lambda *call: None,
-        ),
-    ),
+    reference=depthwise_norm_act_reference,
 )
 
 
@@ -100,8 +76,8 @@ def depthwise_norm_act(
     check_devices(_NAME, "x", x, weight=weight, **vectors)
     if act not in ACTIVATIONS:
         raise ValueError(f"{_NAME}: act: expected one of {', '.join(ACTIVATIONS)}, got {act!r}")
-    run = DEPTHWISE_NORM_ACT.pick(backend, x)
-    return run(x, weight, nothing(x) if bias is None else bias, norm_weight, norm_bias, float(eps), act)
+    shift = nothing(x) if bias is None else bias
+    return DEPTHWISE_NORM_ACT.run(backend, x, weight, shift, norm_weight, norm_bias, float(eps), act)
 
 
 __all__ = ["DEPTHWISE_NORM_ACT", "depthwise_norm_act"]

@@ -24,11 +24,6 @@ _ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def refuses(x: Tensor) -> str | None:
-    """Why the kernels cannot serve a call; None if they can."""
-    return None if x.is_cpu else f"x is on {x.device}"
-
-
 def forward(
     x: Tensor,
     weight: Tensor,

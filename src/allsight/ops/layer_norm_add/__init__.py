@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
-from allsight.ops import _native
-from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._dispatch import Backend
 from allsight.ops._registration import nothing, register
-from allsight.ops._rows import check_devices, check_vectors
-from allsight.ops.layer_norm_add import cpu
+from allsight.ops._rows import check_addition
 from allsight.ops.layer_norm_add.reference import layer_norm_add_reference
 
 _NAME = "layer_norm_add"
 
-_operator = register(
+LAYER_NORM_ADD = register(
     _NAME,
     tensors=("residual", "branch", "scale", "norm_weight", "norm_bias"),
     options="float eps",
     pack=lambda eps: (eps,),
     unpack=lambda eps: (eps,),
     output=lambda residual, *rest: residual.shape,
-)
-
-
-def _on(backend: str) -> Callable[..., Any]:
-    def run(*call: Any) -> Any:
-        return _operator(backend, call[:5], call[5:])
-
-    return run
-
-
-LAYER_NORM_ADD = Operator(
-    _NAME,
-    (
-        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
-        Implementation(
-            "reference",
-            layer_norm_add_reference,
-            about="pure PyTorch, every device and floating-point type",
-            unusable=lambda: None,
-            refuses=lambda *call: None,
-        ),
-    ),
+    reference=layer_norm_add_reference,
 )
 
 
@@ -81,21 +55,9 @@ def layer_norm_add(
         ValueError: A shape does not fit (the message names the argument, what was expected and what was
             given), or the backend asked for cannot serve the call.
     """
-    if residual.ndim < 1 or residual.shape[-1] < 1:
-        raise ValueError(
-            f"{_NAME}: residual: expected [..., c] with c >= 1, got shape {tuple(residual.shape)}"
-        )
-    if branch.shape != residual.shape:
-        raise ValueError(
-            f"{_NAME}: branch: expected shape {tuple(residual.shape)} like residual, "
-            f"got {tuple(branch.shape)}"
-        )
-    vectors = {"norm_weight": norm_weight, "norm_bias": norm_bias, "scale": scale}
-    check_vectors(_NAME, residual.shape[-1], "residual", **vectors)
-    check_devices(_NAME, "residual", residual, branch=branch, **vectors)
-    run = LAYER_NORM_ADD.pick(backend, residual)
+    check_addition(_NAME, residual, branch, norm_weight=norm_weight, norm_bias=norm_bias, scale=scale)
     factor = nothing(residual) if scale is None else scale
-    return run(residual, branch, factor, norm_weight, norm_bias, float(eps))
+    return LAYER_NORM_ADD.run(backend, residual, branch, factor, norm_weight, norm_bias, float(eps))
 
 
 __all__ = ["LAYER_NORM_ADD", "layer_norm_add"]

@@ -12,11 +12,6 @@ from allsight.ops import _native
 from allsight.ops._rows import layer_norm_gradient, layer_norm_with_gradient, run_addition
 
 
-def refuses(residual: Tensor) -> str | None:
-    """Why the kernels cannot serve a call; None if they can."""
-    return None if residual.is_cpu else f"residual is on {residual.device}"
-
-
 def forward(
     residual: Tensor, branch: Tensor, scale: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float
 ) -> Tensor:

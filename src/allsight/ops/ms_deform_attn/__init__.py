@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from allsight.ops import _native, _triton
-from allsight.ops._dispatch import Backend, Implementation, Operator
+from allsight.ops._dispatch import Backend
 from allsight.ops._registration import register
-from allsight.ops.ms_deform_attn import cpu
 from allsight.ops.ms_deform_attn._shapes import Shapes, as_shapes, check
 from allsight.ops.ms_deform_attn.reference import ms_deform_attn_reference
 
@@ -19,7 +17,7 @@ def _unpack(sizes: Sequence[int], softmax: bool) -> tuple[Shapes, bool]:
     return tuple(zip(sizes[::2], sizes[1::2], strict=True)), softmax
 
 
-_ms_deform_attn = register(
+MS_DEFORM_ATTN = register(
     "ms_deform_attn",
     tensors=("value", "sampling_locations", "attention_weights"),
     options="SymInt[] sizes, bool softmax",
@@ -30,33 +28,8 @@ _ms_deform_attn = register(
         locations.shape[1],
         value.shape[2] * value.shape[3],
     ),
-)
-
-
-def _on(backend: str) -> Callable[..., Tensor]:
-    def run(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, softmax: bool) -> Tensor:
-        return _ms_deform_attn(backend, (value, locations, weights), (shapes, softmax))
-
-    return run
-
-
-def _triton_refuses(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> str | None:
-    return _triton.refuses(value, locations, weights)
-
-
-MS_DEFORM_ATTN = Operator(
-    "ms_deform_attn",
-    (
-        Implementation("cpu", _on("cpu"), _native.about(), _native.unusable, cpu.refuses),
-        Implementation("triton", _on("triton"), _triton.about(), _triton.unusable, _triton_refuses),
-        Implementation(
-            "reference",
-            ms_deform_attn_reference,
-            about="pure PyTorch, every device and floating-point type",
-            unusable=lambda: None,
-            refuses=lambda *call: None,
-        ),
-    ),
+    reference=ms_deform_attn_reference,
+    backends=("cpu", "triton"),
 )
 
 
@@ -99,8 +72,7 @@ def ms_deform_attn(
     """
     shapes = as_shapes(spatial_shapes)
     check(value, shapes, sampling_locations, attention_weights)
-    run = MS_DEFORM_ATTN.pick(backend, value, shapes, sampling_locations, attention_weights)
-    return run(value, shapes, sampling_locations, attention_weights, softmax)
+    return MS_DEFORM_ATTN.run(backend, value, sampling_locations, attention_weights, shapes, softmax)
 
 
 __all__ = ["MS_DEFORM_ATTN", "Shapes", "as_shapes", "ms_deform_attn"]

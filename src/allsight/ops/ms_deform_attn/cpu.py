@@ -11,11 +11,6 @@ from allsight.ops import _native
 from allsight.ops.ms_deform_attn._shapes import Shapes
 
 
-def refuses(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> str | None:
-    """Why the kernels cannot serve a call; None if they can."""
-    return None if value.is_cpu else f"value is on {value.device}"
-
-
 def forward(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, softmax: bool) -> Tensor:
     """Compute `allsight.ops.ms_deform_attn`; types may differ, the output has that of `value`."""
     dtype, value_type = _native.compute_type(value, locations, weights), value.dtype

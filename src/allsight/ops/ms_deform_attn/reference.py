@@ -19,9 +19,9 @@ from allsight.ops.ms_deform_attn._shapes import Shapes
 
 def ms_deform_attn_reference(
     value: Float[Tensor, "b s m d"],
-    shapes: Shapes,
     locations: Float[Tensor, "b q m l p 2"],
     weights: Float[Tensor, "b q m l p"],
+    shapes: Shapes,
     softmax: bool,
 ) -> Float[Tensor, "b q mxd"]:
     """Compute `allsight.ops.ms_deform_attn` with one `F.grid_sample` per level.
