@@ -10,6 +10,7 @@ import torch
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
 from allsight.data.corrupt import Ledger
 from allsight.data.sampler import Plan
+from allsight.data.text import Tokenizer
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks
 from allsight.engine.precision import Precision
@@ -29,6 +30,7 @@ class Built:
     schedule: Schedule
     peak_lr: float
     ledger: Ledger
+    tokenizer: Tokenizer | None
 
 
 def build_run(config: RunConfig, ranks: Ranks) -> Built:
@@ -51,7 +53,25 @@ def build_run(config: RunConfig, ranks: Ranks) -> Built:
     plan = build_plan(config, tasks, readers, ranks.rank, ranks.world, schedule.steps)
     model = build_model(config, tasks, ranks.device)
     model.train()
-    return Built(tasks, model, plan, schedule, _peak_lr(config, only), Ledger())
+    return Built(tasks, model, plan, schedule, _peak_lr(config, only), Ledger(), shared_tokenizer(tasks))
+
+
+def shared_tokenizer(tasks: Mapping[str, Task]) -> Tokenizer | None:
+    """The tokenizer of a mixture, None if no task has one.
+
+    Raises:
+        ConfigError: Tasks have different ones: a token id would mean different words to one model.
+    """
+    found = {name: task.tokenizer for name, task in tasks.items()}
+    having = {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
+    first = next(iter(having), "")
+    for name, tokenizer in having.items():
+        if tokenizer.hash != having[first].hash:
+            raise ConfigError(
+                f"config.tasks.{name}: its tokenizer ({tokenizer.hash[:12]}) is not that of task '{first}' "
+                f"({having[first].hash[:12]}); give all tasks of a run the same tokenizer.json"
+            )
+    return having.get(first)
 
 
 def build_plan(

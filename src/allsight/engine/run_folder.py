@@ -17,6 +17,7 @@ import torch
 
 from allsight import ops
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, replace
+from allsight.data.text import Tokenizer
 from allsight.engine.config import FORMAT, RunConfig, check_format
 from allsight.engine.distributed import Ranks
 from allsight.engine.resuming import changes_since
@@ -62,13 +63,19 @@ def _known_to(saved: Any, now: Any) -> Any:
 
 
 def create_run_folder(
-    folder: Path, config: RunConfig, tasks: Mapping[str, Task], command: Sequence[str]
+    folder: Path,
+    config: RunConfig,
+    tasks: Mapping[str, Task],
+    tokenizer: Tokenizer | None,
+    command: Sequence[str],
 ) -> None:
-    """Write `resolved.yaml`, `environment.json` and `classes.json`."""
+    """Write `resolved.yaml`, `environment.json`, `classes.json`; `tokenizer.json` where tasks have texts."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "environment.json", json.dumps(environment(command), indent=1) + "\n")
     names = {name: list(task.classes) for name, task in tasks.items()}
     write_text(folder / "classes.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder)
     if config.data.root:
         # A later command may start from another folder.
         config = replace(config, {"data.root": str(Path(config.data.root).expanduser().absolute())})

@@ -137,11 +137,11 @@ class Trainer:
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
         if self.folder is not None and not resume and self.ranks.is_first:
-            create_run_folder(self.folder, config, self.tasks, command)
+            create_run_folder(self.folder, config, self.tasks, built.tokenizer, command)
         self.ranks.wait()
         self.events = EventLog(self.folder, self.ranks.rank)
         self._state = TrainingState(
-            self.model, self._optimizer, self._ema, self._memory, self._ledger, self.ranks
+            self.model, self._optimizer, self._ema, self._memory, self._ledger, self.ranks, built.tokenizer
         )
         if resume:
             try:

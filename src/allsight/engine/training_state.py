@@ -1,6 +1,7 @@
 """All that a training run must remember, as one flat dict of tensors.
 
-Keys: `model/NAME`, `ema/NAME`, `optim/PARAMETER/ENTRY`, `memory/TASK/SLOT/NAME`, `run/step`, `run/ledger`.
+Keys: `model/NAME`, `ema/NAME`, `optim/PARAMETER/ENTRY`, `memory/TASK/SLOT/NAME`, `run/step`, `run/ledger`,
+and, where tasks have texts, `run/tokenizer` (its hash).
 Order of data and all randomness follow from seed and step, so nothing of them is stored.
 """
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from allsight.data.corrupt import Ledger
+from allsight.data.text import Tokenizer
 from allsight.engine.checkpoint import Tensors, load_tensors
 from allsight.engine.distributed import Ranks
 from allsight.engine.ema import WeightAverage
@@ -30,9 +32,11 @@ class TrainingState:
         memory: TemporalMemory,
         ledger: Ledger,
         ranks: Ranks,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self._model, self._optimizer, self._ema = model, optimizer, ema
         self._memory, self._ledger, self._ranks = memory, ledger, ranks
+        self._tokenizer_hash = "" if tokenizer is None else tokenizer.hash
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def tensors(self, step: int) -> Tensors:
@@ -49,6 +53,9 @@ class TrainingState:
         found |= {f"memory/{key}": row for key, row in self._memory.tensors(self._ranks).items()}
         found["run/step"] = torch.tensor(step)
         found["run/ledger"] = self._ledger.to_tensor()
+        if self._tokenizer_hash:
+            digits = bytearray.fromhex(self._tokenizer_hash)
+            found["run/tokenizer"] = torch.frombuffer(digits, dtype=torch.uint8)
         return found
 
     def restore(self, path: Path) -> int:
@@ -58,6 +65,7 @@ class TrainingState:
             CheckpointError: It does not fit the run; every missing, unexpected or reshaped key is named.
         """
         tensors = load_tensors(path, lambda key: True)
+        self._check_tokenizer(tensors.get("run/tokenizer"), path)
         load_weights(self._model, _below(tensors, "model/"), where=str(path))
         if self._ema is not None:
             self._restore_ema(_below(tensors, "ema/"), path)
@@ -66,6 +74,15 @@ class TrainingState:
         self._memory.restore({key: row.to(self._ranks.device) for key, row in rows.items()})
         self._ledger.restore(tensors["run/ledger"])
         return int(tensors["run/step"])
+
+    def _check_tokenizer(self, saved: Tensor | None, path: Path) -> None:
+        """Refuse weights whose token ids meant other words."""
+        then = "" if saved is None else bytes(saved.tolist()).hex()
+        if then != self._tokenizer_hash:
+            raise CheckpointError(
+                f"{path}: trained with {_named(then)}, now there is {_named(self._tokenizer_hash)}; "
+                f"go on with the tokenizer.json of the run folder"
+            )
 
     def _restore_ema(self, averages: Tensors, path: Path) -> None:
         assert self._ema is not None
@@ -85,6 +102,10 @@ class TrainingState:
             # Step counters stay on the CPU, where the optimisers keep them.
             place = parameter.device if value.ndim else torch.device("cpu")
             self._optimizer.state[parameter][entry] = value.to(place)
+
+
+def _named(hash: str) -> str:
+    return f"the tokenizer {hash[:12]}" if hash else "no tokenizer"
 
 
 def load_weights(model: nn.Module, weights: Tensors, *, where: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.data.text import Tokenizer
 from allsight.types import Answer, Batch, FeatureSpec, Outputs, Query, Sample
 
 TASKS = Family(
@@ -117,6 +118,14 @@ class Task(Configured):
     def classes(self) -> tuple[str, ...]:
         """Class names: those given, else those of the data set. Saved with the run (`classes.json`)."""
         return self.given_classes
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns its texts into token ids; None for tasks without text. All tasks of a run share one.
+
+        Saved with the run (`tokenizer.json`); a run is not resumed with another.
+        """
+        return None
 
     def reader(self, split: Split) -> Reader:
         """The samples of `train` or `val`."""
