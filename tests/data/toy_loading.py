@@ -4,8 +4,11 @@ import os
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
+from allsight.data.listings import SampleClasses
+from allsight.data.policies import Policy
 from allsight.data.sampler import Plan
 from allsight.types import Batch, DataError, Image, Sample
 
@@ -15,6 +18,9 @@ class Settings:
     batch_size: int = 4
     share: float = 1.0
     group_size: int = 1
+    policy: Policy = field(default_factory=Policy)
+    lengths: tuple[int, ...] | None = None
+    labels: tuple[int, ...] | None = None
     size: int = 20
     sequences: tuple[int, ...] | None = None
     corrupt: tuple[int, ...] = ()
@@ -28,6 +34,10 @@ class Reader:
         self.name, self.settings, self.split = name, settings, split
         if settings.sequences is not None:
             self.sequences = settings.sequences
+        if settings.lengths is not None:
+            self.lengths = np.array(settings.lengths)
+        if settings.labels is not None:
+            self.sample_classes = lambda: SampleClasses.one_each(np.array(settings.labels))
 
     def __len__(self):
         return self.settings.size

@@ -7,8 +7,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from allsight.data.order import generator
@@ -22,15 +23,24 @@ _FIRST_SAMPLES = 1000
 
 
 def replacements(
-    seed: int, task: str, draw: int, place: int, index: int, size: int, sequences: tuple[int, ...] | None
+    seed: int,
+    task: str,
+    draw: int,
+    place: int,
+    index: int,
+    size: int,
+    sequences: tuple[int, ...] | None,
+    peers: Int64[np.ndarray, " n"] | None = None,
 ) -> Iterator[int]:
     """Samples to try in place of `index`: the same on every rank, in every worker, after every resume.
 
-    Any other sample will do; in a stream it is the nearest frame of the same sequence, earlier ones first.
+    Any other sample will do, or any of `peers` where there are some; in a stream it is the nearest frame of
+    the same sequence, earlier ones first.
     """
     if sequences is None:
         for attempt in range(1, MOST_ATTEMPTS + 1):
-            yield int(generator(seed, "replace", task, draw, place, attempt).integers(size))
+            rng = generator(seed, "replace", task, draw, place, attempt)
+            yield int(rng.integers(size)) if peers is None else int(peers[rng.integers(len(peers))])
         return
     ends = list(accumulate(sequences))
     number = bisect_right(ends, index)

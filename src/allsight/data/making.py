@@ -130,9 +130,10 @@ class BatchMaker:
         self, task: str, draw: int, place: int, index: int, where: str
     ) -> tuple[Sample, list[CorruptSample]]:
         """The sample of a row, or the first usable one in its place, and those that were not usable."""
-        assert self._plan is not None
+        assert self._plan is not None and self._sampler is not None
         seed, plan = self._plan.seed, self._plan.tasks[task]
-        others = replacements(seed, task, draw, place, index, plan.size, plan.sequences)
+        peers = self._sampler.peers(task, index)
+        others = replacements(seed, task, draw, place, index, plan.size, plan.sequences, peers)
         faults: list[tuple[str, str]] = []
         while True:
             attempt = (len(faults),) if faults else ()

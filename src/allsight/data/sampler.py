@@ -12,6 +12,9 @@ from jaxtyping import Bool, Int64
 from allsight.config import ConfigError
 from allsight.data.draws import Draws, Share
 from allsight.data.order import Shuffles, Streams
+from allsight.data.policies import buckets_of, rates_of
+from allsight.data.rates import Rates
+from allsight.data.task_order import TaskOrder
 from allsight.types import Batch, Sample
 
 Layout = Literal["one_task", "mixed_batch", "mixed_lanes"]
@@ -53,6 +56,8 @@ class TaskPlan:
         group_size: Neighbouring rows that see each other.
         sequences: Lengths of its streams, if it has any; they lie end to end in the reader.
         mixes: Whether `mix` must be called on its groups.
+        rates: How often each sample occurs in an epoch; None is once.
+        buckets: Bucket of each sample, where a batch may hold only samples of one.
     """
 
     size: int
@@ -61,6 +66,32 @@ class TaskPlan:
     group_size: int = 1
     sequences: tuple[int, ...] | None = None
     mixes: bool = False
+    rates: Rates | None = field(default=None, compare=False, repr=False)
+    buckets: Int64[np.ndarray, " size"] | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of_task(cls, name: str, config: Any, reader: SampleReader, *, mixes: bool) -> TaskPlan:
+        """The numbers of a task, from its settings and its training reader.
+
+        Raises:
+            ConfigError: Its policy asks for what the reader cannot tell.
+        """
+        sequences, path = getattr(reader, "sequences", None), f"config.tasks.{name}.policy"
+        return cls(
+            size=len(reader),
+            batch_size=config.batch_size,
+            share=config.share,
+            group_size=config.group_size,
+            sequences=None if sequences is None else tuple(int(length) for length in sequences),
+            mixes=mixes,
+            rates=rates_of(config.policy, reader, path=path),
+            buckets=buckets_of(config.policy, reader, path=path),
+        )
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples in an epoch, repetitions counted."""
+        return self.size if self.rates is None else self.rates.epoch_size
 
 
 @dataclass(frozen=True)
@@ -131,8 +162,8 @@ class Plan:
         """The plan of a mixture of tasks, from their configurations and the sizes of their readers.
 
         Args:
-            sources: Task -> task, in the mixture's order; its `config` says `share`, `batch_size` and
-                `group_size`.
+            sources: Task -> task, in the mixture's order; its `config` says `share`, `batch_size`,
+                `group_size` and `policy`.
             readers: Task -> its training reader, where open already.
             mixing: Tasks whose `mix` does something; None: all with groups. Only for these does a rank read
                 whole groups that are spread over several ranks.
@@ -140,15 +171,8 @@ class Plan:
         opened = dict(readers) if readers is not None else {n: s.reader("train") for n, s in sources.items()}
         tasks = {}
         for name, source in sources.items():
-            config, sequences = source.config, getattr(opened[name], "sequences", None)
-            tasks[name] = TaskPlan(
-                size=len(opened[name]),
-                batch_size=config.batch_size,
-                share=config.share,
-                group_size=config.group_size,
-                sequences=None if sequences is None else tuple(int(length) for length in sequences),
-                mixes=config.group_size > 1 and (mixing is None or name in mixing),
-            )
+            mixes = source.config.group_size > 1 and (mixing is None or name in mixing)
+            tasks[name] = TaskPlan.of_task(name, source.config, opened[name], mixes=mixes)
         return cls(
             seed,
             tasks,
@@ -253,6 +277,19 @@ class Sampler:
             for name, task in plan.tasks.items()
             if task.sequences is not None
         }
+        self._orders = {
+            name: TaskOrder(
+                plan.seed,
+                self._shuffles,
+                name,
+                task.size,
+                plan.rows_per_lane(name),
+                task.rates,
+                task.buckets,
+            )
+            for name, task in plan.tasks.items()
+            if task.sequences is None
+        }
 
     def shape(self, step: int) -> StepShape:
         """Tasks, weights and sizes of a step."""
@@ -278,6 +315,10 @@ class Sampler:
         """The global batch of a task that is drawn in `step`, in slot order."""
         lanes = self._drawn(step)[task]
         return self._rows(step, task, lanes, 0, len(lanes) * self.plan.rows_per_lane(task))
+
+    def peers(self, task: str, index: int) -> Int64[np.ndarray, " n"] | None:
+        """Samples that may stand in for one that cannot be used; None is any."""
+        return self._orders[task].peers(index) if task in self._orders else None
 
     def micro_rows(self, step: int, task: str, micro: int) -> MicroRows:
         """The rows of micro-batch `micro` (< accumulate) on the plan's rank.
@@ -319,7 +360,7 @@ class Sampler:
         every_lane = range(self.plan.effective_lanes)
         before = sum(self._draws.number(number, step, lane) for lane in every_lane)
         draws = before + nth
-        indices = self._shuffles.samples(task, plan.size, draws * per_lane + places)
+        indices = self._orders[task].samples(draws, places)
         return Rows(slots, indices, draws, places, np.ones(end - begin, dtype=bool))
 
     def _drawn(self, step: int) -> dict[str, list[int]]:
@@ -345,6 +386,7 @@ def _check(plan: Plan) -> None:
         if task.size < 1:
             raise ConfigError(f"config.tasks.{name}.data: no training samples")
         _check_sizes(plan, name, task)
+        _check_policy(plan, name, task)
         if task.sequences is not None:
             _check_streams(plan, name, task, task.sequences)
     plan.draws().check(plan.steps)
@@ -384,6 +426,20 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
                 f"{piece} rows{on_ranks} (batch_size {size}, accumulate {plan.accumulate}{of_lanes}); "
                 f"set a batch_size that is a multiple of {parts * group}"
             )
+
+
+def _check_policy(plan: Plan, name: str, task: TaskPlan) -> None:
+    path = f"config.tasks.{name}.policy"
+    if task.sequences is not None and (task.rates is not None or task.buckets is not None):
+        raise ConfigError(
+            f"{path}: streams show all frames in order, so they cannot be balanced or sorted into buckets; "
+            "leave it out"
+        )
+    if task.buckets is not None and plan.effective_lanes > 1:
+        raise ConfigError(
+            f"{path}.bucket_by: a step of {plan.effective_lanes} lanes may draw the task several times, from "
+            "different buckets; set sampling.layout=one_task, or bucket_by=none"
+        )
 
 
 def _check_streams(plan: Plan, name: str, task: TaskPlan, sequences: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml
 from allsight.data.corrupt import Ledger
-from allsight.data.sampler import Plan
+from allsight.data.sampler import Plan, TaskPlan
 from allsight.data.text import Tokenizer
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks
@@ -48,7 +48,11 @@ def build_run(config: RunConfig, ranks: Ranks) -> Built:
                 f"config.tasks.{name}.data: '{tasks[name].config.data}' holds no training samples"
             )
     only = next(iter(tasks)) if len(tasks) == 1 else None
-    per_epoch = len(readers[only]) / tasks[only].config.batch_size if only else None
+    per_epoch = None
+    if only:
+        config_of_only = tasks[only].config
+        plan_of_only = TaskPlan.of_task(only, config_of_only, readers[only], mixes=False)
+        per_epoch = plan_of_only.epoch_size / config_of_only.batch_size
     schedule = build_schedule(config.schedule, steps_per_epoch=per_epoch)
     plan = build_plan(config, tasks, readers, ranks.rank, ranks.world, schedule.steps)
     model = build_model(config, tasks, ranks.device)

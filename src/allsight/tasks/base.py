@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.data.policies import Policy
 from allsight.data.text import Tokenizer
 from allsight.types import Answer, Batch, FeatureSpec, Outputs, Query, Sample
 
@@ -85,6 +86,8 @@ class Task(Configured):
         """Samples per optimiser step over all ranks and micro-batches."""
         group_size: int = Field(default=1, ge=1)
         """Samples that see each other (mixup 2, retrieval its negatives); divides `batch_size`."""
+        policy: Policy = Policy()
+        """How often samples occur, and which meet in a batch."""
 
         @field_validator("share")
         @classmethod

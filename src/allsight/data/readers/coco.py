@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.coco_masks import segmentation_to_mask
 from allsight.data.readers.packed import PackedStrings
 from allsight.data.readers.pictures import notes
@@ -122,7 +123,8 @@ class Coco:
             )
 
         self._file_names = PackedStrings(images[row]["file_name"] for row in pictures)
-        self._sizes_hw = sizes_hw[pictures]
+        self.sizes_hw_px: Int64[np.ndarray, "n 2"] = sizes_hw[pictures]
+        """Height and width of each picture, as the json says."""
         self._first = np.searchsorted(rows, pictures)
         self._end = np.searchsorted(rows, pictures, side="right")
         self._boxes = boxes[kept]
@@ -139,6 +141,13 @@ class Coco:
             (left_out, "pictures left out"),
         )
 
+    def sample_classes(self) -> SampleClasses:
+        """The classes of each sample's objects."""
+        counts = self._end - self._first
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        places = np.arange(offsets[-1]) + np.repeat(self._first - offsets[:-1], counts)
+        return SampleClasses(self._labels[places], offsets)
+
     def __len__(self) -> int:
         return len(self._file_names)
 
@@ -153,7 +162,7 @@ class Coco:
         except OSError as error:
             raise DataError(f"{id}: {path} cannot be read: {error.strerror or error}", id) from error
         image = decode_picture(data, id, max_pixels=self._max_pixels)
-        height, width = self._sizes_hw[index].tolist()
+        height, width = self.sizes_hw_px[index].tolist()
         if image.hw_px != (height, width):
             raise DataError(
                 f"{id}: the picture is {image.hw_px[1]} x {image.hw_px[0]} (EXIF orientation applied), "

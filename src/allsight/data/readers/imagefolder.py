@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
 from allsight.data.readers.pictures import leave_out_of, notes, pictures_of, read_or_refuse
@@ -76,6 +77,10 @@ class ImageFolder:
         if table is not None and labels.startswith("file:") and all(key.isdecimal() for key in keys):
             order = tuple(str(n) for n in range(len(order)))
         self.labels: Int64[np.ndarray, " n"] = _to_indices(keys, order, self._files, split)
+
+    def sample_classes(self) -> SampleClasses:
+        """The class of each sample."""
+        return SampleClasses.one_each(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)

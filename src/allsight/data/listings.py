@@ -1,0 +1,61 @@
+"""What a reader can tell of all its samples without reading any: their classes, sizes, lengths.
+
+Sampling policies are decided from it before the first sample is read. All of it is optional: a reader offers
+what its data set lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+
+@dataclass(frozen=True)
+class SampleClasses:
+    """Which classes occur in each sample: those of sample i are `labels[offsets[i] : offsets[i + 1]]`.
+
+    A class may be listed several times for one sample (a picture with three cats).
+    """
+
+    labels: Int64[np.ndarray, " m"]
+    offsets: Int64[np.ndarray, " n_and_1"]
+
+    @classmethod
+    def one_each(cls, labels: Int64[np.ndarray, " n"]) -> SampleClasses:
+        """Samples with exactly one class each."""
+        return cls(labels, np.arange(len(labels) + 1, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def pairs(self) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
+        """(samples, classes): each class of each sample once, ordered by sample."""
+        samples = np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+        width = int(self.labels.max(initial=0)) + 1
+        return np.divmod(np.unique(samples * width + self.labels), width)
+
+
+@runtime_checkable
+class ListsClasses(Protocol):
+    """A reader that knows the classes of its samples."""
+
+    def sample_classes(self) -> SampleClasses: ...
+
+
+@runtime_checkable
+class ListsSizes(Protocol):
+    """A reader that knows the sizes of its pictures, [height, width] of each."""
+
+    @property
+    def sizes_hw_px(self) -> Int64[np.ndarray, "n 2"]: ...
+
+
+@runtime_checkable
+class ListsLengths(Protocol):
+    """A reader that knows the lengths of its samples: words, tokens or frames."""
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " n"]: ...
