@@ -179,6 +179,30 @@ def test_streams_go_on_frame_by_frame_in_their_slot(layout, world, accumulate):
     assert set(seen) == set(range(23))
 
 
+share_at_a_knot = st.integers(1, 20).map(lambda n: n / 20)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    layout=st.sampled_from(LAYOUTS),
+    knots=st.lists(st.tuples(share_at_a_knot, share_at_a_knot), min_size=3, max_size=3),
+    first=st.sampled_from([0, 13, 10**6]),
+)
+def test_scheduled_mixtures_with_streams_are_the_same_for_all_ranks_and_resumes(layout, knots, first):
+    tasks = {
+        "a": TaskPlan(size=1000, batch_size=96, share=((0, knots[0][0]), (30, knots[0][1]))),
+        "b": TaskPlan(size=37, batch_size=48, share=((10, knots[1][0]), (25, knots[1][1]))),
+    }
+    if layout != "mixed_batch":
+        share = ((0, knots[2][0]), (40, knots[2][1]))
+        tasks["drive"] = TaskPlan(size=23, batch_size=4, share=share, sequences=(7, 3, 8, 5))
+    steps = range(first, first + 6)
+    whole = [rows_over_ranks(step, tasks, layout, 1) for step in steps]
+    # 2 -> 1 -> 2 ranks, and 4, each beginning anew.
+    for step, world in zip(steps, (2, 2, 1, 2, 4, 1), strict=True):
+        assert rows_over_ranks(step, tasks, layout, world) == whole[step - first]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     layout=st.sampled_from(LAYOUTS),
