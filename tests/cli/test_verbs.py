@@ -31,7 +31,21 @@ def events_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "eval", "predict", "config", "report", "doctor", "data world", "bench ops", "demo"]
+    "verb",
+    [
+        "train",
+        "eval",
+        "predict",
+        "config",
+        "report",
+        "doctor",
+        "data world",
+        "bench ops",
+        "demo",
+        "check-task",
+        "watch",
+        "data tokenizer",
+    ],
 )
 def test_help_of_each_verb_has_an_example(verb: str, capsys: Capture) -> None:
     assert main([*verb.split(), "--help"]) == 0
@@ -43,7 +57,18 @@ def test_help_names_all_verbs(capsys: Capture) -> None:
     text = capsys.readouterr().out
     assert all(
         f"  {verb} " in text
-        for verb in ("train", "eval", "predict", "config", "report", "doctor", "bench", "demo")
+        for verb in (
+            "train",
+            "eval",
+            "predict",
+            "config",
+            "report",
+            "doctor",
+            "bench",
+            "demo",
+            "check-task",
+            "watch",
+        )
     )
 
 

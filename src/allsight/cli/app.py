@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from allsight.cli import benching, datasets, demonstration, looking, running, using
+from allsight.cli import benching, checking, datasets, demonstration, looking, running, using
 
 app = typer.Typer(
     name="allsight",
@@ -45,6 +45,7 @@ app.command("predict", short_help="Answer for pictures.")(using.predict)
 app.command("config", short_help="Print a recipe with all its settings.")(looking.config)
 app.command("report", short_help="Write a run's HTML report.")(looking.report)
 app.command("doctor", short_help="Say what this machine can do.")(looking.doctor)
+app.command("check-task", short_help="Check a task of your own.")(checking.check_task)
 app.add_typer(datasets.app, name="data")
 app.add_typer(benching.app, name="bench")
 app.command("demo", short_help="See it all work, in minutes.")(demonstration.demo)
