@@ -36,7 +36,19 @@ def broken(tmp_path, monkeypatch):
 
 
 def test_a_task_that_keeps_its_promises_passes(world, capsys):
-    assert main(["check-task", "classification", "data=imagefolder:imagefolder", "--root", str(world)]) == 0
+    assert (
+        main(
+            [
+                "check-task",
+                "classification",
+                "data=imagefolder:imagefolder",
+                "size_px=32",
+                "--root",
+                str(world),
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ok       its settings survive being written and read"
     assert lines[-1].startswith("classification: ")
@@ -44,7 +56,15 @@ def test_a_task_that_keeps_its_promises_passes(world, capsys):
 
 
 def test_a_task_of_a_file_is_told_what_is_wrong(world, broken, capsys):
-    words = ["check-task", broken, "data=imagefolder:imagefolder", "factor=2", "--root", str(world)]
+    words = [
+        "check-task",
+        broken,
+        "data=imagefolder:imagefolder",
+        "size_px=32",
+        "factor=2",
+        "--root",
+        str(world),
+    ]
     assert main(words) == 1
     fault = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("FAULT"))
     assert "losses do not depend on how a batch is split: loss 'cross_entropy' is" in fault

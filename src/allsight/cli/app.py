@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from allsight.cli import benching, checking, datasets, demonstration, looking, running, using
+from allsight.cli import benching, checking, datasets, demonstration, looking, running, using, watching
 
 app = typer.Typer(
     name="allsight",
@@ -44,6 +44,7 @@ app.command("eval", short_help="Score weights on validation samples.")(using.eva
 app.command("predict", short_help="Answer for pictures.")(using.predict)
 app.command("config", short_help="Print a recipe with all its settings.")(looking.config)
 app.command("report", short_help="Write a run's HTML report.")(looking.report)
+app.command("watch", short_help="Show how a run goes.")(watching.watch)
 app.command("doctor", short_help="Say what this machine can do.")(looking.doctor)
 app.command("check-task", short_help="Check a task of your own.")(checking.check_task)
 app.add_typer(datasets.app, name="data")

@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from allsight.view.progress import Progress
     from allsight.view.record import RunRecord, read_run
     from allsight.view.report import write_report
+    from allsight.view.watch import watch_run
 
-__all__ = ["Progress", "RunRecord", "read_events", "read_run", "write_report"]
+__all__ = ["Progress", "RunRecord", "read_events", "read_run", "watch_run", "write_report"]
 
 _HOME = {
     "Progress": "progress",
     "RunRecord": "record",
     "read_events": "events",
     "read_run": "record",
+    "watch_run": "watch",
     "write_report": "report",
 }
 

@@ -38,6 +38,7 @@ class Progress:
     Args:
         steps: How many the run has.
         tasks: Order in which losses are shown.
+        pace: Goes on from here, for a run that has begun already; says `steps` and `tasks` itself.
         stream: Where to write; None takes standard error, so that results can be piped. What is not a
             terminal gets plain lines.
         every_s: Seconds between plain lines; long runs get them at every hundredth of their time so far.
@@ -47,14 +48,15 @@ class Progress:
     def __init__(
         self,
         *,
-        steps: int,
+        steps: int = 0,
         tasks: Sequence[str] = (),
+        pace: Pace | None = None,
         stream: Stream | None = None,
         every_s: float = 10.0,
         silent: bool = False,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._pace = Pace(steps, tuple(tasks))
+        self._pace = Pace(steps, tuple(tasks)) if pace is None else pace
         self._every_s = every_s
         self._silent = silent
         self._view: _View | None = None
@@ -74,6 +76,10 @@ class Progress:
     def on_event(self, event: Event) -> None:
         """Take one event, as `trainer.listeners` get it."""
         self._guarded(lambda: self._take(event))
+
+    def say(self, text: str) -> None:
+        """Show a line of one's own."""
+        self._guarded(lambda: self._view.write(text) if self._view is not None else None)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -123,6 +129,8 @@ class _Action(Protocol):
 class _View(Protocol):
     def show(self, event: Event) -> None: ...
 
+    def write(self, text: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -146,7 +154,7 @@ class _Lines:
             return
         text = event_line(event, self._pace)
         if text:
-            self._write(text)
+            self.write(text)
 
     def close(self) -> None:
         if self._step_due is not None:
@@ -162,20 +170,20 @@ class _Lines:
         assert self._step_due is not None
         self._said_step, self._said_s = self._step_due
         self._step_due = None
-        self._write(step_line(self._pace, self._said_step + 1))
+        self.write(step_line(self._pace, self._said_step + 1))
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
         self._stream.write(text + "\n")
         self._stream.flush()
 
 
-def step_line(pace: Pace, done: int) -> str:
+def step_line(pace: Pace, done: int, *, time_left: bool = True) -> str:
     """`step 120/1000  tiny20 2.103  camvid 0.911  lr 1.9e-03  812 img/s  left 3m12s`"""
     losses = [f"{name} {value:.3f}" for name, value in pace.shown_losses()]
     speed, left = pace.images_per_s, pace.left_s
     words = [f"step {done}/{pace.steps}", *losses, f"lr {pace.lr:.1e}"]
     words += [f"{speed:.0f} img/s" if speed >= 9.95 else f"{speed:.1f} img/s"] if math.isfinite(speed) else []
-    words += [f"left {clock(left)}"] if math.isfinite(left) and done < pace.steps else []
+    words += [f"left {clock(left)}"] if time_left and math.isfinite(left) and done < pace.steps else []
     return "  ".join(words)
 
 
@@ -230,10 +238,11 @@ class _Live:
             return
         if event["kind"] == "alarm":
             self._alarm = text
+        self.write(text, "red" if event["kind"] == "alarm" else None)
+
+    def write(self, text: str, style: str | None = None) -> None:
         # Plain: names in brackets are not to be read as styles.
-        self._console.print(
-            text, markup=False, highlight=False, style="red" if event["kind"] == "alarm" else None
-        )
+        self._console.print(text, markup=False, highlight=False, style=style)
 
     def close(self) -> None:
         self._live.refresh()

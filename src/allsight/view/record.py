@@ -116,6 +116,10 @@ class RunRecord:
         """Events of one kind, in order."""
         return [event for event in self.others if event["kind"] == kind]
 
+    def take(self, event: Event) -> None:
+        """Note one more event of the run."""
+        _take(self, event)
+
     def status(self) -> tuple[Status, str]:
         """How the run stands, and the reason or the last sign of life."""
         if self.finished:
@@ -145,6 +149,17 @@ def read_run(run: Path, *, now_s: float | None = None) -> RunRecord:
     Raises:
         ConfigError: Not a run folder, or written by a newer allsight.
     """
+    record = open_record(run, now_s=now_s)
+    if not (run / "events.jsonl").is_file():
+        record.problems.append("events.jsonl is not there; the run has not started yet, or the file was lost")
+        return record
+    for event in read_events(run, tell=record.problems.append):
+        record.take(event)
+    return record
+
+
+def open_record(run: Path, *, now_s: float | None = None) -> RunRecord:
+    """What a run folder holds but its events; arguments and errors as of `read_run`."""
     record = RunRecord(folder=run, now_s=time.time() if now_s is None else now_s)
     _read_settings(record)
     record.environment = _read_json(record, "environment.json")
@@ -154,11 +169,6 @@ def read_run(run: Path, *, now_s: float | None = None) -> RunRecord:
     for name, classes in _read_json(record, "classes.json").items():
         if name in record.tasks and isinstance(classes, list):
             record.tasks[name].classes = tuple(str(each) for each in classes)
-    if not (run / "events.jsonl").is_file():
-        record.problems.append("events.jsonl is not there; the run has not started yet, or the file was lost")
-        return record
-    for event in read_events(run, tell=record.problems.append):
-        _take(record, event)
     return record
 
 
