@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Integer, UInt8
 from torch import Tensor
 
 from allsight.data.order import generator
@@ -30,7 +30,7 @@ def replacements(
     index: int,
     size: int,
     sequences: tuple[int, ...] | None,
-    peers: Int64[np.ndarray, " n"] | None = None,
+    peers: Integer[np.ndarray, " n"] | None = None,
 ) -> Iterator[int]:
     """Samples to try in place of `index`: the same on every rank, in every worker, after every resume.
 

@@ -33,9 +33,13 @@ class SampleClasses:
 
     def pairs(self) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
         """(samples, classes): each class of each sample once, ordered by sample."""
-        samples = np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+        counts = np.diff(self.offsets)
+        samples = np.repeat(np.arange(len(self), dtype=np.int64), counts)
+        if (counts <= 1).all():
+            return samples, self.labels
         width = int(self.labels.max(initial=0)) + 1
-        return np.divmod(np.unique(samples * width + self.labels), width)
+        pairs = np.sort(samples * width + self.labels)
+        return np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], width)
 
 
 @runtime_checkable

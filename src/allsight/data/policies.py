@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64, Real
+from jaxtyping import Real, UInt16
 from pydantic import Field, model_validator
 
 from allsight.config import Config, ConfigError
@@ -39,13 +39,14 @@ class Policy(Config):
         return self
 
 
-def bucket_of(values: Real[np.ndarray, " n"], edges: tuple[float, ...]) -> Int64[np.ndarray, " n"]:
+def bucket_of(values: Real[np.ndarray, " n"], edges: tuple[float, ...]) -> UInt16[np.ndarray, " n"]:
     """The bucket of each value: the first whose upper edge is not below it, or the one above all edges.
 
     A task that pads samples to the edge of their bucket takes it from here: the size follows from the sample
     alone, and all rows of a batch have the same.
     """
-    return np.searchsorted(np.asarray(edges, dtype=np.float64), values, side="left")
+    # Two bytes a sample: the buckets of a data set stay in memory.
+    return np.searchsorted(np.asarray(edges, dtype=np.float64), values, side="left").astype(np.uint16)
 
 
 def rates_of(policy: Policy, reader: Any, *, path: str) -> Rates | None:
@@ -70,7 +71,7 @@ def rates_of(policy: Policy, reader: Any, *, path: str) -> Rates | None:
     return repeat_factors(classes, policy.repeat_threshold)
 
 
-def buckets_of(policy: Policy, reader: Any, *, path: str) -> Int64[np.ndarray, " n"] | None:
+def buckets_of(policy: Policy, reader: Any, *, path: str) -> UInt16[np.ndarray, " n"] | None:
     """The bucket of each sample of a reader; None: there are no buckets.
 
     Raises:

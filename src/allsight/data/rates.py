@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Integer
 
 from allsight.data.listings import SampleClasses
 from allsight.data.order import place_key
@@ -56,7 +56,7 @@ class Rates:
         found = np.searchsorted(self._ends, places * _ONE + begin, side="right")
         return found if self._order is None else self._order[found].astype(np.int64)
 
-    def among(self, members: Indices) -> Rates:
+    def among(self, members: Integer[np.ndarray, " m"]) -> Rates:
         """The rates of some of the samples, numbered anew; their epoch is rounded up."""
         widths = np.diff(self._ends, prepend=0)
         if self._order is not None:
@@ -94,7 +94,9 @@ def repeat_factors(classes: SampleClasses, threshold: float) -> Rates:
     counts = np.maximum(np.bincount(labels, minlength=1), 1)
     factors = np.maximum(1.0, np.sqrt(threshold * len(classes) / counts))
     rates = np.ones(len(classes))
-    np.maximum.at(rates, samples, factors[labels])
+    if len(samples):
+        first = np.flatnonzero(np.diff(samples, prepend=-1))
+        rates[samples[first]] = np.maximum.reduceat(factors[labels], first)
     return Rates(rates)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Integer
 
 from allsight.config import ConfigError
 from allsight.data.draws import Draws, Share
@@ -67,7 +67,7 @@ class TaskPlan:
     sequences: tuple[int, ...] | None = None
     mixes: bool = False
     rates: Rates | None = field(default=None, compare=False, repr=False)
-    buckets: Int64[np.ndarray, " size"] | None = field(default=None, compare=False, repr=False)
+    buckets: Integer[np.ndarray, " size"] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_task(cls, name: str, config: Any, reader: SampleReader, *, mixes: bool) -> TaskPlan:
@@ -316,7 +316,7 @@ class Sampler:
         lanes = self._drawn(step)[task]
         return self._rows(step, task, lanes, 0, len(lanes) * self.plan.rows_per_lane(task))
 
-    def peers(self, task: str, index: int) -> Int64[np.ndarray, " n"] | None:
+    def peers(self, task: str, index: int) -> Integer[np.ndarray, " n"] | None:
         """Samples that may stand in for one that cannot be used; None is any."""
         return self._orders[task].peers(index) if task in self._orders else None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from allsight.data.draws import Draws
 from allsight.data.order import Shuffles, place_key
 from allsight.data.rates import Rates
 
 Indices = Int64[np.ndarray, " n"]
+Members = Integer[np.ndarray, " n"]
 
 
 class Endless:
@@ -29,7 +30,7 @@ class Endless:
         key: str,
         size: int,
         rates: Rates | None = None,
-        members: Indices | None = None,
+        members: Members | None = None,
     ) -> None:
         self._seed, self._shuffles, self._key = seed, shuffles, key
         self._rates, self.members = rates, members
@@ -43,7 +44,7 @@ class Endless:
             for epoch in np.unique(epochs).tolist():
                 here = epochs == epoch
                 found[here] = self._rates.samples(found[here], epoch, seed=self._seed, task=self._key)
-        return found if self.members is None else self.members[found]
+        return found if self.members is None else self.members[found].astype(np.int64)
 
 
 class TaskOrder:
@@ -71,7 +72,7 @@ class TaskOrder:
         size: int,
         rows: int,
         rates: Rates | None = None,
-        buckets: Indices | None = None,
+        buckets: Members | None = None,
     ) -> None:
         self._rows, self._buckets = rows, buckets
         if buckets is None:
@@ -79,7 +80,7 @@ class TaskOrder:
             return
         self._parts = {}
         for bucket in np.unique(buckets).tolist():
-            members = np.flatnonzero(buckets == bucket)
+            members = np.flatnonzero(buckets == bucket).astype(np.uint32)
             part = None if rates is None else rates.among(members)
             key = f"{task}\x1f{bucket}"
             self._parts[bucket] = Endless(seed, shuffles, key, len(members), part, members)
@@ -99,6 +100,6 @@ class TaskOrder:
             found[here] = part.samples(nth * self._rows + places[here])
         return found
 
-    def peers(self, index: int) -> Indices | None:
+    def peers(self, index: int) -> Members | None:
         """Samples that may stand in for a sample: those of its bucket; None is any."""
         return None if self._buckets is None else self._parts[int(self._buckets[index])].members

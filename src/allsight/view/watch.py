@@ -60,9 +60,8 @@ def watch_run(run: Path, *, once: bool = False, stream: Stream | None = None, po
     Raises:
         ConfigError: The folder is no run folder, or was written by a newer allsight.
     """
-    stream = sys.stdout if stream is None else stream
     try:
-        return _watch(run, once, stream, poll_s)
+        return _watch(run, once, sys.stdout if stream is None else stream, poll_s)
     except KeyboardInterrupt:
         return 0
 
