@@ -50,6 +50,11 @@ class Rates:
         widths[:some] += 1
         self._ends = np.cumsum(widths)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that is kept."""
+        return self._ends.nbytes + (0 if self._order is None else self._order.nbytes)
+
     def samples(self, places: Indices, epoch: int, *, seed: int, task: str) -> Indices:
         """The sample at each of an epoch's places (0 <= place < epoch_size)."""
         begin = (_bits_reversed(epoch) + place_key(seed, "rates", task)) % _ONE
