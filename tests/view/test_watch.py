@@ -146,11 +146,21 @@ def test_a_run_cut_off_is_said_to_be_silent_and_may_go_on(fake_run, happening):
     assert "restart: resumed from step-00000004" in lines
 
 
-def test_silence_is_noted_once(fake_run, happening, monkeypatch):
-    folder, now = training(begun(alive(fake_run(planned=40))), 0, 5).write(), time.time()
-    happening(lambda: monkeypatch.setattr(watch.time, "time", lambda: now + HOUR), lambda: None, lambda: None)
+def test_each_silence_is_noted_once(fake_run, happening, monkeypatch):
+    run = training(begun(alive(fake_run(planned=40))), 0, 5)
+    folder, now = run.write(), time.time()
+
+    def hours_later(hours):
+        monkeypatch.setattr(watch.time, "time", lambda: now + hours * HOUR)
+
+    def goes_on():
+        run.time = now + HOUR
+        training(run, 5, 6).write()
+
+    happening(lambda: hours_later(1), lambda: None, goes_on, lambda: hours_later(3), lambda: None)
     _, lines = watched(folder)
-    assert sum(line.startswith("no sign of life for 1h") for line in lines) == 1
+    silences = [line for line in lines if line.startswith("no sign of life for ")]
+    assert [line.split(";")[0] for line in silences] == [f"no sign of life for {h}h00m" for h in (1, 2)]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
