@@ -162,6 +162,16 @@ def test_a_foreign_tokenizer_keeps_its_special_tokens_and_gets_those_it_lacks(tm
     assert Tokenizer.from_file(tmp_path, add_missing=False).hash == loaded.hash
 
 
+def test_a_text_makes_no_special_token_of_a_foreign_vocabulary_either(tmp_path):
+    file = foreign(tmp_path, "[PAD]", "[CLS]", "[SEP]", "[MASK]")
+    tree = json.loads(file.read_text())
+    tree["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+    file.write_text(json.dumps(tree))
+    loaded = Tokenizer.from_file(file)
+    assert loaded.encode("cat [PAD] cat [CLS] <SPE>").tolist() == [1, 1, 0]
+    assert loaded.encode("[SEP] cat [PAD] cat", 2).tolist() == [1, 1]
+
+
 def test_a_foreign_tokenizer_without_the_special_tokens_can_be_refused(tmp_path):
     file = foreign(tmp_path, "<pad>")
     with pytest.raises(

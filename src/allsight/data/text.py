@@ -38,9 +38,10 @@ _WORD_END = re.compile(r"(?<=\S)[ \n]")
 class Tokenizer:
     """Turns texts into token ids and back.
 
-    What a text says never becomes a special token: "<PAD>" in a caption is five characters. Any text has
-    tokens: with byte-level BPE, control characters and all of Unicode are kept as they are and `decode` gives
-    them back. Halves of a UTF-16 pair, which no file can hold, become U+FFFD. An empty text has no tokens.
+    What a text says never becomes a special token: "<PAD>" in a caption is five characters (and left out
+    where a foreign vocabulary has it as a word). Any text has tokens: with byte-level BPE, control
+    characters and all of Unicode are kept as they are and `decode` gives them back. Halves of a UTF-16 pair,
+    which no file can hold, become U+FFFD. An empty text has no tokens.
 
     Args:
         definition: What a `tokenizer.json` holds.
@@ -61,11 +62,15 @@ class Tokenizer:
                 f"adds them"
             )
         self.pad_id, self.bos_id, self.eos_id, self.mask_id, self.spe_id = (found[name] for name in SPECIALS)
+        self._special_ids = frozenset(found.values())
         self.vocab_size = 1 + max(vocabulary.values())
         """Number of ids, special ones included: the rows of a table of word embeddings."""
         self._longest = max(map(len, vocabulary))
-        self._is_plain_bytes = self._inner.normalizer is None and isinstance(
-            self._inner.pre_tokenizer, pre_tokenizers.ByteLevel
+        splitter = self._inner.pre_tokenizer
+        self._is_plain_bytes = (
+            self._inner.normalizer is None
+            and isinstance(splitter, pre_tokenizers.ByteLevel)
+            and splitter.use_regex
         )
 
     @classmethod
@@ -160,6 +165,9 @@ class Tokenizer:
         if max_tokens is not None and self._is_plain_bytes:
             text = self._head(text, max_tokens)
         ids = self._inner.encode(text, add_special_tokens=False).ids
+        if not self._is_plain_bytes:
+            # Vocabularies of other kinds may hold a special token's name as an ordinary word.
+            ids = [id for id in ids if id not in self._special_ids]
         return torch.tensor(ids[:max_tokens], dtype=torch.int64)
 
     def encode_many(self, texts: Iterable[str], max_tokens: int | None = None) -> list[Int64[Tensor, " _"]]:
