@@ -6,12 +6,16 @@ from importlib import import_module
 from typing import Any
 
 FORMATS = {
+    "ade20k": "allsight.data.readers.ade20k:Ade20k",
+    "cityscapes": "allsight.data.readers.cityscapes:Cityscapes",
     "coco": "allsight.data.readers.coco:Coco",
     "coco_captions": "allsight.data.readers.coco_captions:CocoCaptions",
     "coco_panoptic": "allsight.data.readers.coco_panoptic:CocoPanoptic",
     "coco_vqa": "allsight.data.readers.coco_vqa:CocoVqa",
     "imagefolder": "allsight.data.readers.imagefolder:ImageFolder",
     "label_maps": "allsight.data.readers.label_maps:LabelMaps",
+    "manifest": "allsight.data.readers.manifest:Manifest",
+    "text": "allsight.data.readers.text:PlainText",
     "voc": "allsight.data.readers.voc:Voc",
     "voc_label_maps": "allsight.data.readers.voc_label_maps:VocLabelMaps",
     "yolo": "allsight.data.readers.yolo:Yolo",
