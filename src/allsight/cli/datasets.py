@@ -1,4 +1,4 @@
-"""`allsight data`: data sets to be had without a download."""
+"""`allsight data`: data sets to be had without a download, and a look at those there are."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
+from allsight.cli import inspecting
 from allsight.cli.words import Counter
 
-app = typer.Typer(help="Make data sets.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Make data sets and look at them.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def _before() -> None:
-    """Make data sets."""
+    """Make data sets and look at them."""
 
 
 @app.command("world")
@@ -63,3 +64,7 @@ def world(
     )
     total, seconds = 2 * (config.train + config.val), time.perf_counter() - begun
     print(f"{out}: {total} pictures of {size} px in {seconds:.1f} s; use it with data.root={out}")
+
+
+app.command("inspect")(inspecting.inspect)
+app.command("scan")(inspecting.scan)

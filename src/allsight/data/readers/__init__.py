@@ -2,6 +2,6 @@
 
 from allsight.data.readers.detection import Candidate, detect_format
 from allsight.data.readers.formats import FORMATS
-from allsight.data.readers.opening import NamedReader, open_reader
+from allsight.data.readers.opening import NamedReader, candidates_of, open_reader
 
-__all__ = ["FORMATS", "Candidate", "NamedReader", "detect_format", "open_reader"]
+__all__ = ["FORMATS", "Candidate", "NamedReader", "candidates_of", "detect_format", "open_reader"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from allsight.data.readers.files import ARCHIVE_SUFFIXES, is_hidden
 from allsight.data.readers.formats import FORMATS, format_class
-from allsight.data.readers.tree import open_tree
+from allsight.data.readers.found import Found
+from allsight.data.readers.tree import Tree, open_tree
 from allsight.types import DataError
 
 _LOOKED_INTO = 50
@@ -39,16 +40,34 @@ def detect_format(path: Path) -> list[Candidate]:
     """
     if not path.exists():
         raise DataError(f"{path}: does not exist")
+    tree = _tree(path)
+    found = [(format, _found(format, path, tree)) for format in FORMATS]
+    return [Candidate(format, one.reason, one.splits) for format, one in found if one is not None]
+
+
+def candidate_for(path: Path, format: str) -> Candidate:
+    """What a format that was named finds.
+
+    Raises:
+        DataError: Nothing, or an archive is damaged.
+    """
+    found = _found(format, path, _tree(path))
+    if found is None:
+        fits = ", ".join(candidate.format for candidate in detect_format(path))
+        hint = f"what fits is {fits}" if fits else "see the table of formats in docs/data_formats.md"
+        raise DataError(f"{path}: nothing that {format} could read; {hint}")
+    return Candidate(format, found.reason, found.splits)
+
+
+def _tree(path: Path) -> Tree:
+    """What formats look at; for a single file, the folder around it."""
+    return open_tree(path if path.is_dir() or path.suffix in ARCHIVE_SUFFIXES else path.parent)
+
+
+def _found(format: str, path: Path, tree: Tree) -> Found | None:
+    cls = format_class(format)
     is_tree = path.is_dir() or path.suffix in ARCHIVE_SUFFIXES
-    tree = open_tree(path) if is_tree else open_tree(path.parent)
-    candidates = []
-    for format in FORMATS:
-        cls = format_class(format)
-        if is_tree or getattr(cls, "reads_single_files", False):
-            found = cls.found_in(path, tree)
-            if found is not None:
-                candidates.append(Candidate(format, found.reason, found.splits))
-    return candidates
+    return cls.found_in(path, tree) if is_tree or getattr(cls, "reads_single_files", False) else None
 
 
 def only_format(path: Path) -> str:
@@ -63,9 +82,14 @@ def only_format(path: Path) -> str:
     if candidates:
         found = ", ".join(f"{c.format} ({c.reason})" for c in candidates)
         raise DataError(f"{path}: several formats fit: {found}; say which: {candidates[0].format}:{path}")
+    raise unknown_format(path)
+
+
+def unknown_format(path: Path) -> DataError:
+    """The error for a path that no format fits; says where data sets are, if they lie a level below."""
     below = _formats_below(path)
     hint = f"its folders are data sets: {', '.join(below)}" if below else f"formats are {', '.join(FORMATS)}"
-    raise DataError(f"{path}: no format fits what is there; {hint}; say format:path to see what is missing")
+    return DataError(f"{path}: no format fits what is there; {hint}; say format:path to see what is missing")
 
 
 def _formats_below(path: Path) -> list[str]:

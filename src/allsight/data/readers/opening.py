@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from allsight.config import ConfigError, did_you_mean
-from allsight.data.readers.detection import only_format
+from allsight.data.readers.detection import (
+    Candidate,
+    candidate_for,
+    detect_format,
+    only_format,
+    unknown_format,
+)
 from allsight.data.readers.formats import FORMATS, format_class
 from allsight.types import DataError, Sample
 
@@ -54,6 +60,25 @@ def open_reader(
                 f"data {data!r}: {cls.__name__} has no option {option!r}{did_you_mean(option, known)}"
             )
     return cls(path, split, **options)
+
+
+def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path, list[Candidate]]:
+    """The path that a data set's name means, and the formats that fit, at least one; the named one alone.
+
+    Args:
+        data, root: As `open_reader`; without a root, a path that exists is taken as it is.
+
+    Raises:
+        ConfigError, DataError: As `open_reader`; several formats are no error.
+    """
+    format, place = split_name(data)
+    path = Path(place) if root is None and Path(place).exists() else located(data, place, root)
+    if format:
+        return path, [candidate_for(path, format)]
+    candidates = detect_format(path)
+    if not candidates:
+        raise unknown_format(path)
+    return path.absolute(), candidates
 
 
 def split_name(data: str) -> tuple[str, str]:
