@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from data.toy_sets import SPLITS, WRITERS
+from data.toy_sets import SPLITS, WRITERS, damage
 
 from allsight.data.readers import FORMATS, NamedReader, detect_format, open_reader
 from allsight.types import DataError, Sample
+
+# These have an archive for each split, or none.
+ARCHIVED = sorted(set(FORMATS) - {"hf_datasets", "imagefolder", "manifest", "parquet", "text", "video"})
 
 every_format = pytest.mark.parametrize("format", sorted(FORMATS))
 
@@ -92,8 +95,7 @@ def test_a_split_that_is_not_there_is_an_error_that_lists_those_that_are(format,
 def test_a_damaged_sample_is_an_error_with_its_id_and_the_others_can_be_read(format, toy):
     name, first = toy
     id = open_reader(name)[0].id
-    data = first.read_bytes()
-    first.write_bytes(data[: len(data) // 2] if format != "text" else b"\xff" + data)
+    damage(first)
     reader = open_reader(name)
     with pytest.raises(DataError, match=rf"^{id}: ") as caught:
         reader[0]
@@ -104,8 +106,9 @@ def test_a_damaged_sample_is_an_error_with_its_id_and_the_others_can_be_read(for
 @every_format
 def test_a_file_that_vanishes_is_an_error_of_its_sample(format, toy):
     name, first = toy
-    reader = open_reader(name)
-    id = reader[0].id
+    id = open_reader(name)[0].id
+    # Another process has none of the files open that this one may keep.
+    reader = pickle.loads(pickle.dumps(open_reader(name)))
     first.unlink()
     with pytest.raises(DataError, match=rf"^{id}: ") as caught:
         reader[0]
@@ -121,7 +124,7 @@ def test_the_folder_tells_the_format(format, toy):
         assert [s.id for s in samples(open_reader(name))] == [s.id for s in samples(open_reader(toy[0]))]
 
 
-@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"manifest", "text", "imagefolder"}))
+@pytest.mark.parametrize("format", ARCHIVED)
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
 def test_one_archive_of_all_is_read_as_the_folder_is(format, suffix, toy):
     path = Path(toy[0].partition(":")[2])

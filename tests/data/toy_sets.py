@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image as PillowImage
 
 HEIGHT, WIDTH = 6, 8
@@ -179,6 +180,76 @@ def text(root: Path) -> Path:
     return root / "train.txt"
 
 
+def _table(n: int, k: int) -> dict:
+    return {"image": {"bytes": picture(k), "path": None}, "label": n % 2, "caption": f"picture {n}"}
+
+
+def _features() -> dict[bytes, bytes]:
+    """What `datasets` writes into schemas."""
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+
+
+def parquet(root: Path) -> Path:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for split, count in SPLITS.items():
+        rows = [_table(n, n + 3 * (split == "val")) for n in range(count)]
+        for part, some in enumerate((rows[:1], rows[1:])):
+            file = root / f"data/{split}-{part:05d}-of-00002-0a1b.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            table = arrow.Table.from_pylist(some).replace_schema_metadata(_features())
+            parquet.write_table(table, file, row_group_size=1, compression="none")
+    return root / "data/train-00000-of-00002-0a1b.parquet"
+
+
+def hf_datasets(root: Path) -> Path:
+    arrow = pytest.importorskip("pyarrow")
+    put(root / "dataset_dict.json", json.dumps({"splits": list(SPLITS)}))
+    for split, count in SPLITS.items():
+        rows = [_table(n, n + 3 * (split == "val")) for n in range(count)]
+        names = []
+        for part, some in enumerate((rows[:1], rows[1:])):
+            names.append({"filename": f"data-{part:05d}-of-00002.arrow"})
+            table = arrow.Table.from_pylist(some).replace_schema_metadata(_features())
+            sink = arrow.BufferOutputStream()
+            with arrow.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            put(root / split / names[-1]["filename"], sink.getvalue().to_pybytes())
+        put(root / f"{split}/state.json", json.dumps({"_data_files": names, "_indices_files": None}))
+    return root / "train/data-00000-of-00002.arrow"
+
+
+def clip(number: int, num_frames: int = 6) -> bytes:
+    """A video whose frames grow brighter, at 10 a second."""
+    av = pytest.importorskip("av")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for n in range(num_frames):
+            pixels = np.full((16, 32, 3), 40 * n + number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def video(root: Path) -> Path:
+    for split, n, k in numbered():
+        put(root / f"{split}/{('cat', 'dog')[n % 2]}/{n}.mkv", clip(k))
+    return root / "train/cat/0.mkv"
+
+
+def damage(file: Path) -> None:
+    """Spoil the sample in a file: the picture in a table, half of anything else; texts get a wrong byte."""
+    data = file.read_bytes()
+    if file.suffix == ".txt":
+        file.write_bytes(b"\xff" + data)
+    elif file.suffix in (".parquet", ".arrow"):
+        file.write_bytes(data.replace(b"PNG", b"GNP"))
+    else:
+        file.write_bytes(data[: len(data) // 2])
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "ade20k": ade20k,
     "cityscapes": cityscapes,
@@ -186,10 +257,13 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "coco_captions": coco_captions,
     "coco_panoptic": coco_panoptic,
     "coco_vqa": coco_vqa,
+    "hf_datasets": hf_datasets,
     "imagefolder": imagefolder,
     "label_maps": label_maps,
     "manifest": manifest,
+    "parquet": parquet,
     "text": text,
+    "video": video,
     "voc": voc,
     "voc_label_maps": voc_label_maps,
     "yolo": yolo,
