@@ -230,7 +230,7 @@ def test_wrong_settings_are_refused_with_the_nearest_right_one(tmp_path, monkeyp
     with pytest.raises(ConfigError, match=r"unknown format 'imagefoldr' .*did you mean 'imagefolder'"):
         open_reader("imagefoldr:pets", tmp_path)
     with pytest.raises(ConfigError, match="expected 'format:path'"):
-        open_reader("pets", tmp_path)
+        open_reader("imagefolder:", tmp_path)
     write(tmp_path / "pets" / "train", pets())
     with pytest.raises(ConfigError, match=r"no option 'label'; did you mean 'labels'"):
         open_reader("imagefolder:pets", tmp_path, label="folder")

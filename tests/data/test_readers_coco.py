@@ -114,6 +114,7 @@ def test_boxes_are_clipped_and_those_without_area_dropped_and_counted(tmp_path):
     assert reader[0].targets["objects"].boxes_xyxy_px.tolist() == [[0, 2, 2, 9]]
     assert reader.notes == (
         "3 boxes without area in their picture dropped",
+        "1 boxes reaching outside their picture clipped",
         "1 annotations of pictures that are not in the file passed over",
     )
 

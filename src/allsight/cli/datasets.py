@@ -1,4 +1,4 @@
-"""`allsight data`: data sets to be had without a download, and what is learnt from data before training."""
+"""`allsight data`: data sets to be had without a download, a look at those there are, and tokenizers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Annotated
 
 import typer
 
+from allsight.cli import inspecting
 from allsight.cli.words import Counter
 
-app = typer.Typer(help="Make and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make data sets, look at them, prepare them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.callback()
 def _before() -> None:
-    """Make and prepare data sets."""
+    """Make data sets, look at them, prepare them."""
 
 
 @app.command("world")
@@ -119,3 +122,7 @@ def tokenizer(
         f"{file}: {trained.vocab_size} tokens from {texts.texts} texts in {seconds:.1f} s; "
         f"hash {trained.hash[:12]}"
     )
+
+
+app.command("inspect")(inspecting.inspect)
+app.command("scan")(inspecting.scan)

@@ -6,7 +6,13 @@ of the picture, from 32 px to 4K; enlarge small pictures first (`enlarge`) if la
 
 from allsight.draw.bars import Bar, draw_bars
 from allsight.draw.encode import encode_jpeg, encode_png
-from allsight.draw.overlay import draw_boxes, draw_label_map, draw_masks, line_width_px
+from allsight.draw.overlay import (
+    draw_boxes,
+    draw_label_map,
+    draw_masks,
+    draw_points,
+    line_width_px,
+)
 from allsight.draw.palette import palette, readable_on
 from allsight.draw.sheet import captioned, contact_sheet, enlarge, legend
 from allsight.draw.text import draw_text, text_height_px
@@ -19,6 +25,7 @@ __all__ = [
     "draw_boxes",
     "draw_label_map",
     "draw_masks",
+    "draw_points",
     "draw_text",
     "encode_jpeg",
     "encode_png",

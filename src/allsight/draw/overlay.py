@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from allsight.draw.palette import Rgb, palette
@@ -114,6 +114,29 @@ def draw_masks(
         if outline:
             out[mask & ~_shrunk(mask, line)] = color
     return out
+
+
+def draw_points(
+    image: UInt8[np.ndarray, "h w 3"], points_xy_px: Float[np.ndarray, "n 2"], color: Rgb
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw points as dots with a white rim.
+
+    Args:
+        image: The picture.
+        points_xy_px: n points; what lies outside the picture is cut off.
+        color: Of the dots.
+    Raises:
+        ValueError: A point is not finite.
+    """
+    if not np.isfinite(points_xy_px).all():
+        raise ValueError(f"draw_points: expected finite points, got {points_xy_px.tolist()}")
+    radius = 1.5 * line_width_px(*image.shape[:2])
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas)
+    for x, y in points_xy_px.tolist():
+        for reach, ink in ((radius + 1, (255, 255, 255)), (radius, color)):
+            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=ink)
+    return np.array(canvas)
 
 
 def draw_label_map(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import Boxes3D, CameraRig, MultiCameraBatch
     from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
-    from allsight.types.samples import Image, LabelMap, Modality, Objects, Rig, Sample, Text, Video
+    from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
 
 _HOME = {
     "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
@@ -21,7 +21,7 @@ _HOME = {
     "features": ("FeatureSpec",),
     "geometry": ("Boxes3D", "CameraRig", "MultiCameraBatch"),
     "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
-    "samples": ("Image", "LabelMap", "Modality", "Objects", "Rig", "Sample", "Text", "Video"),
+    "samples": ("Image", "LabelMap", "Modality", "Objects", "Panoptic", "Rig", "Sample", "Text", "Video"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -45,6 +45,7 @@ __all__ = [
     "MultiCameraBatch",
     "Objects",
     "Outputs",
+    "Panoptic",
     "Query",
     "Rig",
     "Sample",

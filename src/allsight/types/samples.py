@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, Shaped, UInt8
 from torch import Tensor
 
 
@@ -79,23 +79,30 @@ class Objects:
         labels: Class index of each.
         masks: Visible part of each, if annotated.
         is_crowd: A region of several things that cannot be told apart (COCO `iscrowd`).
+        keypoints: Named places on each, if annotated: x and y in pixels, and 0 (not labelled or not in the
+            picture; x and y are 0 too), 1 (labelled but hidden) or 2 (visible).
+        keypoint_pairs: Keypoints that change places in a mirrored picture, such as left and right wrist.
     """
 
     boxes_xyxy_px: Float[Tensor, "n 4"]
     labels: Int64[Tensor, " n"]
     masks: Bool[Tensor, "n h w"] | None = None
     is_crowd: Bool[Tensor, " n"] | None = None
+    keypoints: Float[Tensor, "n k 3"] | None = None
+    keypoint_pairs: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return int(self.boxes_xyxy_px.shape[0])
 
     def select(self, keep: Shaped[Tensor, " k"]) -> Objects:
         """The things that `keep` (a boolean mask or indices) picks."""
-        return type(self)(
-            self.boxes_xyxy_px[keep],
-            self.labels[keep],
-            None if self.masks is None else self.masks[keep],
-            None if self.is_crowd is None else self.is_crowd[keep],
+        return replace(
+            self,
+            boxes_xyxy_px=self.boxes_xyxy_px[keep],
+            labels=self.labels[keep],
+            masks=None if self.masks is None else self.masks[keep],
+            is_crowd=None if self.is_crowd is None else self.is_crowd[keep],
+            keypoints=None if self.keypoints is None else self.keypoints[keep],
         )
 
 
@@ -108,6 +115,42 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class Panoptic:
+    """Each pixel's segment: one thing (a car), or all of one stuff (the sky). Carried along by transforms.
+
+    Args:
+        pixels: Index of the segment, which is a place in the other fields; -1 where nobody labelled.
+        labels: Class index of each segment.
+        is_thing: Things can be counted, stuff cannot.
+        is_crowd: A region of several things that cannot be told apart.
+    """
+
+    ignore: ClassVar[int] = -1
+
+    pixels: Int32[Tensor, "h w"]
+    labels: Int64[Tensor, " n"]
+    is_thing: Bool[Tensor, " n"]
+    is_crowd: Bool[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def visible(self) -> Panoptic:
+        """Without segments that have no pixel; the others keep their order and are numbered anew."""
+        there = torch.zeros(len(self) + 1, dtype=torch.bool)
+        # -1 is the last place, which is cut off.
+        there[self.pixels.flatten().long()] = True
+        keep = there[:-1]
+        if bool(keep.all()):
+            return self
+        numbers = torch.full((len(self) + 1,), self.ignore, dtype=torch.int32)
+        numbers[:-1][keep] = torch.arange(int(keep.sum()), dtype=torch.int32)
+        return Panoptic(
+            numbers[self.pixels.long()], self.labels[keep], self.is_thing[keep], self.is_crowd[keep]
+        )
+
+
+@dataclass(frozen=True)
 class Sample:
     """One item of a data set.
 
@@ -115,7 +158,8 @@ class Sample:
         id: Stable name within its data set, such as `train/cat/0012.jpg`; errors and events use it.
         inputs: What a model may see, by name (`image`, `text`, `rig`, ...).
         targets: What it should say: `label` (int, or a float [classes] tensor of soft labels), `objects`
-            (Objects), `label_map` (LabelMap), or whatever the task defines.
+            (Objects), `label_map` (LabelMap), `panoptic` (Panoptic), `captions` and `answers` (tuples of
+            str), or whatever the task defines.
         views: Further inputs of the same item (pre-training looks at a picture more than once).
     """
 

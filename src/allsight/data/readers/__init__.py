@@ -1,5 +1,7 @@
 """Random access to the samples of data sets as people have them. `open_reader("imagefolder:pets", root)`."""
 
-from allsight.data.readers.opening import FORMATS, NamedReader, open_reader
+from allsight.data.readers.detection import Candidate, detect_format
+from allsight.data.readers.formats import FORMATS
+from allsight.data.readers.opening import NamedReader, candidates_of, open_reader
 
-__all__ = ["FORMATS", "NamedReader", "open_reader"]
+__all__ = ["FORMATS", "Candidate", "NamedReader", "candidates_of", "detect_format", "open_reader"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allsight.data.readers.tree import Tree
 from allsight.types import DataError
 
 
@@ -36,9 +37,36 @@ def read_classes(path: Path) -> ClassTable | None:
             `ignore` that is no value of 8 bits.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return _parse(path.read_bytes(), path)
     except FileNotFoundError:
         return None
+
+
+def classes_in(tree: Tree) -> ClassTable | None:
+    """The classes that a data set states in its `classes.json` or `classes.txt` (a name a line), if any.
+
+    Raises:
+        DataError: As `read_classes`, or no UTF-8.
+    """
+    if tree.has_file("classes.json"):
+        return _parse(tree.read("classes.json"), tree.where("classes.json"))
+    if not tree.has_file("classes.txt"):
+        return None
+    where = tree.where("classes.txt")
+    try:
+        lines = tree.read("classes.txt").decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if not names or twice:
+        raise DataError(f"{where}: {f'class {twice!r} occurs twice' if twice else 'no names'}")
+    return ClassTable(names, names)
+
+
+def _parse(data: bytes, path: Path | str) -> ClassTable:
+    try:
+        tree = json.loads(data)
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     items = tree.get("classes") if isinstance(tree, dict) else tree
@@ -62,7 +90,7 @@ def read_classes(path: Path) -> ClassTable | None:
     return ClassTable(keys, tuple(pairs[n][1] for n in range(len(items))), ignore)
 
 
-def _key_and_name(item: Any, path: Path) -> tuple[str, str]:
+def _key_and_name(item: Any, path: Path | str) -> tuple[str, str]:
     if isinstance(item, str):
         return item, item
     if isinstance(item, dict):

@@ -1,45 +1,29 @@
-"""Pictures with boxes and masks in COCO's json: the format `coco:PATH`."""
+"""Pictures with boxes, masks and keypoints in COCO's json: the format `coco:PATH`."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
-from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.decode import MAX_PIXELS
 from allsight.data.listings import SampleClasses
+from allsight.data.readers import coco_json
+from allsight.data.readers.boxes import BoxTable
 from allsight.data.readers.coco_masks import segmentation_to_mask
+from allsight.data.readers.found import Found
 from allsight.data.readers.packed import PackedStrings
 from allsight.data.readers.pictures import notes
-from allsight.types import DataError, Objects, Sample
+from allsight.data.readers.tree import Tree
+from allsight.types import DataError, Sample
 
-# Where data sets of this format keep a split, in order of preference: its json, and its pictures.
-_LAYOUTS = (
-    ("annotations/instances_{split}.json", "images/{split}"),
-    ("annotations/instances_{split}.json", "{split}"),
-    ("annotations/instances_{split}.json", "images"),
-    ("annotations/instances_{split}2017.json", "{split}2017"),
-    ("annotations/instances_{split}2017.json", "images/{split}2017"),
-    ("{split}/_annotations.coco.json", "{split}"),
-    ("{split}.json", "{split}"),
-)
-
-
-_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "id": ((int,), "a whole number"),
-    "size": ((int, float), "a number"),
-    "text": ((str,), "a text"),
-    "name": ((str, int), "a text"),
-    "list": ((list,), "a list"),
-}
-"""What a value may be, and how that is called."""
+_ANNOTATIONS = {"id": "id", "image_id": "id", "category_id": "id", "bbox": "list"}
 
 
 class Coco:
@@ -47,11 +31,14 @@ class Coco:
 
     Samples are called `SPLIT/FILE_NAME` and have the target `objects`. Category ids become labels 0 to n - 1
     in their order. Boxes are clipped to the picture; those without area in it are dropped and counted in
-    `notes`. Masks are given for a picture if all of its objects have one.
+    `notes`. Masks are given for a picture if all of its objects have one. Keypoints are given if the
+    categories name them, which must then be the same for all; objects without any have none labelled, and
+    those outside the picture count as not labelled.
 
     Args:
-        path: The data set's folder.
+        path: The data set's folder, or an archive of it.
         split: Which split.
+        annotations: Which file: `annotations/NAME_SPLIT.json` (`person_keypoints` for COCO's keypoints).
         masks: Whether to decode masks.
         crowd: Whether to keep regions of several things that cannot be told apart (`iscrowd`).
         only_annotated: Whether to leave out pictures without objects.
@@ -60,8 +47,9 @@ class Coco:
 
     Raises:
         DataError: No such split; the json is damaged, or has no pictures, two pictures or annotations of one
-            id, or annotations of an unknown category. On reading: the picture is missing, unreadable, or of
-            another size than the json says; a box is NaN or infinite; a segmentation is malformed.
+            id, annotations of an unknown category, or names of pictures that lead out of their folder. On
+            reading: the picture is missing, unreadable, or of another size than the json says; a box is NaN
+            or infinite; a segmentation is malformed.
     """
 
     def __init__(
@@ -69,6 +57,7 @@ class Coco:
         path: Path,
         split: str,
         *,
+        annotations: str = "instances",
         masks: bool = True,
         crowd: bool = True,
         only_annotated: bool = False,
@@ -77,120 +66,99 @@ class Coco:
     ) -> None:
         self.name = f"coco:{path.name}"
         self.split = split
-        self._max_pixels = max_pixels
-        self._json, self._folder = _find(path, split)
-        tree = _load(self._json)
-        categories = sorted(tree["categories"], key=lambda category: category["id"])
-        _refuse_twice((category["id"] for category in categories), "category id", self._json)
-        label_of = {category["id"]: label for label, category in enumerate(categories)}
-        self.classes = tuple(str(category["name"]) for category in categories)
-
-        images = tree["images"]
-        if not images:
-            raise DataError(f"{self._json}: no pictures; expected a list 'images' with entries")
-        _refuse_twice((image["id"] for image in images), "image id", self._json)
-        _refuse_twice((image["file_name"] for image in images), "file_name", self._json)
-        row_of = {image["id"]: row for row, image in enumerate(images)}
-        sizes_hw = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64)
-
-        _refuse_twice((annotation["id"] for annotation in tree["annotations"]), "annotation id", self._json)
-        annotations = [a for a in tree["annotations"] if a["image_id"] in row_of]
-        orphans = len(tree["annotations"]) - len(annotations)
-        unknown = next((a for a in annotations if a["category_id"] not in label_of), None)
-        if unknown is not None:
-            raise DataError(
-                f"{self._json}: annotation {unknown['id']} has category {unknown['category_id']}, which is "
-                f"none of the {len(categories)} in 'categories'"
-            )
-        annotations = [a for a in annotations if crowd or not a.get("iscrowd")]
-        annotations.sort(key=lambda a: row_of[a["image_id"]])
-        rows = np.array([row_of[a["image_id"]] for a in annotations], dtype=np.int64)
-        boxes = _clipped([a["bbox"] for a in annotations], sizes_hw[rows], self._json)
-        # NaN boxes stay, so that reading their picture can name them.
-        keep = ~((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]))
-        kept = np.flatnonzero(keep)
-        rows = rows[kept]
-
-        ids = [f"{split}/{image['file_name']}" for image in images]
-        chosen = np.array([not id.startswith(leave_out) for id in ids], dtype=bool)
-        left_out = int((~chosen).sum())
-        if only_annotated:
-            chosen &= np.isin(np.arange(len(ids)), rows)
-        pictures = np.flatnonzero(chosen)
-        if not len(pictures):
-            raise DataError(
-                f"{self._json}: nothing remains of {len(ids)} pictures (leave_out, only_annotated)"
-            )
-
-        self._file_names = PackedStrings(images[row]["file_name"] for row in pictures)
-        self.sizes_hw_px: Int64[np.ndarray, "n 2"] = sizes_hw[pictures]
-        """Height and width of each picture, as the json says."""
-        self._first = np.searchsorted(rows, pictures)
-        self._end = np.searchsorted(rows, pictures, side="right")
-        self._boxes = boxes[kept]
-        self._labels = np.array([label_of[annotations[k]["category_id"]] for k in kept], dtype=np.int64)
-        self._is_crowd = np.array([bool(annotations[k].get("iscrowd")) for k in kept], dtype=bool)
-        self.annotation_ids = np.array([annotations[k]["id"] for k in kept], dtype=np.int64)
-        """Ids of the annotations, those of one picture after those of another."""
-        self.image_ids = np.array([images[row]["id"] for row in pictures], dtype=np.int64)
-        """COCO's image id of each sample."""
-        self._segmentations = PackedStrings(_printed(annotations[k]) for k in kept) if masks else None
-        self.notes = notes(
-            (len(annotations) - len(kept), "boxes without area in their picture dropped"),
-            (orphans, "annotations of pictures that are not in the file passed over"),
-            (left_out, "pictures left out"),
+        layout = coco_json.find_layout(path, split, annotations)
+        where = layout.where
+        tree = coco_json.read_json(
+            layout.tree,
+            layout.json,
+            {"images": coco_json.IMAGES, "annotations": _ANNOTATIONS, "categories": coco_json.CATEGORIES},
         )
+        categories = coco_json.Categories(tree["categories"], where)
+        self.classes = categories.names
+        self._pictures = coco_json.ListedPictures(tree["images"], layout, split, max_pixels)
+        entries, orphans = self._entries(tree["annotations"], categories, crowd, where)
+        rows = np.array([self._pictures.row_of[a["image_id"]] for a in entries], dtype=np.int64)
+        self._boxes = BoxTable(
+            rows,
+            _edges([a["bbox"] for a in entries], where),
+            np.array([categories.label_of[a["category_id"]] for a in entries], dtype=np.int64),
+            self._pictures.sizes_hw[rows][:, ::-1],
+            is_crowd=np.array([bool(a.get("iscrowd")) for a in entries], dtype=bool),
+        )
+        kept = [entries[k] for k in self._boxes.kept.tolist()]
+        everywhere = np.arange(len(self._pictures))
+        allowed = np.isin(everywhere, self._boxes.rows) if only_annotated else everywhere >= 0
+        pictures, left_out = self._pictures.chosen(leave_out, allowed)
+        self._boxes.choose(pictures)
+        self._pictures.keep(pictures)
+
+        self.annotation_ids = np.array([a["id"] for a in kept], dtype=np.int64)
+        """Ids of the annotations, those of one picture after those of another."""
+        self.image_ids = self._pictures.image_ids
+        """COCO's image id of each sample."""
+        self.sizes_hw_px = self._pictures.sizes_hw
+        """Height and width of each picture, as the json says."""
+        self._segmentations = PackedStrings(map(_printed, kept)) if masks else None
+        self.keypoint_names = _keypoint_names(categories.entries, where)
+        """What the keypoints are called; empty if there are none."""
+        self._keypoints = _keypoints(kept, len(self.keypoint_names), where) if self.keypoint_names else None
+        self._pairs = left_right_pairs(self.keypoint_names)
+        self.notes = (
+            *self._boxes.notes,
+            *notes(
+                (orphans, "annotations of pictures that are not in the file passed over"),
+                (left_out, "pictures left out"),
+            ),
+        )
+
+    @classmethod
+    def found_in(cls, path: Path, tree: Tree) -> Found | None:
+        splits = coco_json.splits_of(tree, "instances")
+        return Found(f"COCO json of boxes for {', '.join(splits)}", tuple(splits)) if splits else None
 
     def sample_classes(self) -> SampleClasses:
         """The classes of each sample's objects."""
-        counts = self._end - self._first
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        places = np.arange(offsets[-1]) + np.repeat(self._first - offsets[:-1], counts)
-        return SampleClasses(self._labels[places], offsets)
+        return self._boxes.sample_classes()
 
     def __len__(self) -> int:
-        return len(self._file_names)
+        return len(self._pictures)
 
     def __getitem__(self, index: int) -> Sample:
-        file_name = self._file_names[index]
-        id = f"{self.split}/{file_name}"
-        path = self._folder / file_name
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{id}: no such picture: {path} (named in {self._json.name})", id) from None
-        except OSError as error:
-            raise DataError(f"{id}: {path} cannot be read: {error.strerror or error}", id) from error
-        image = decode_picture(data, id, max_pixels=self._max_pixels)
-        height, width = self.sizes_hw_px[index].tolist()
-        if image.hw_px != (height, width):
-            raise DataError(
-                f"{id}: the picture is {image.hw_px[1]} x {image.hw_px[0]} (EXIF orientation applied), "
-                f"{self._json.name} says {width} x {height}; its boxes would be wrong",
-                id,
-            )
-        return Sample(id, {"image": image}, {"objects": self._objects(index, id, height, width)})
-
-    def _objects(self, index: int, id: str, height: int, width: int) -> Objects:
-        own = slice(int(self._first[index]), int(self._end[index]))
-        boxes = self._boxes[own]
-        bad = np.flatnonzero(~np.isfinite(boxes).all(1))
-        if len(bad):
-            number = self.annotation_ids[own][bad[0]]
-            raise DataError(
-                f"{id}: the box of annotation {number} is not finite: {boxes[bad[0]].tolist()}", id
-            )
-        return Objects(
-            torch.from_numpy(boxes.copy()),
-            torch.from_numpy(self._labels[own].copy()),
-            self._masks(own, id, height, width),
-            torch.from_numpy(self._is_crowd[own].copy()),
+        id = self._pictures.id(index)
+        image = self._pictures.read(index)
+        own = self._boxes.places(index)
+        names = [f"annotation {number}" for number in self.annotation_ids[own.start : own.stop]]
+        objects = self._boxes.objects(
+            index,
+            id,
+            names,
+            masks=self._masks(own, id, *image.hw_px),
+            keypoints=self._placed_keypoints(own, image.hw_px),
+            keypoint_pairs=self._pairs,
         )
+        return Sample(id, {"image": image}, {"objects": objects})
 
-    def _masks(self, own: slice, id: str, height: int, width: int) -> Tensor | None:
+    def _entries(
+        self, every: Sequence[Mapping[str, Any]], categories: coco_json.Categories, crowd: bool, where: str
+    ) -> tuple[list[Mapping[str, Any]], int]:
+        """The annotations of the pictures in their order, and how many belong to none."""
+        coco_json.refuse_twice((a["id"] for a in every), "annotation id", where)
+        row_of = self._pictures.row_of
+        entries = [a for a in every if a["image_id"] in row_of]
+        unknown = next((a for a in entries if a["category_id"] not in categories.label_of), None)
+        if unknown is not None:
+            raise DataError(
+                f"{where}: annotation {unknown['id']} has category {unknown['category_id']}, which is "
+                f"none of the {len(categories.names)} in 'categories'"
+            )
+        orphans = len(every) - len(entries)
+        entries = [a for a in entries if crowd or not a.get("iscrowd")]
+        return sorted(entries, key=lambda a: row_of[a["image_id"]]), orphans
+
+    def _masks(self, own: range, id: str, height: int, width: int) -> Bool[Tensor, "n h w"] | None:
         if self._segmentations is None:
             return None
-        texts = [self._segmentations.raw(place) for place in range(own.start, own.stop)]
+        texts = [self._segmentations.raw(place) for place in own]
         if not all(texts):
             return None
         masks = np.empty((len(texts), height, width), dtype=bool)
@@ -202,72 +170,60 @@ class Coco:
                 raise DataError(f"{id}: the mask of annotation {number}: {error}", id) from error
         return torch.from_numpy(masks)
 
-
-def _find(path: Path, split: str) -> tuple[Path, Path]:
-    tried = [
-        (path / file.format(split=split), path / folder.format(split=split)) for file, folder in _LAYOUTS
-    ]
-    for file, folder in tried:
-        if file.is_file() and folder.is_dir():
-            return file, folder
-    for file, folder in tried:
-        if file.is_file():
-            raise DataError(f"{file} is there, but not the folder of its pictures; expected {folder}")
-    there = sorted(file.stem.removeprefix("instances_") for file in path.glob("annotations/instances_*.json"))
-    listed = f"there are: {', '.join(there)}" if there else "there are no annotations/instances_*.json"
-    raise DataError(f"{path}: no split {split!r}; {listed}; expected {tried[0][0]}")
+    def _placed_keypoints(self, own: range, hw_px: tuple[int, int]) -> Float[Tensor, "n k 3"] | None:
+        if self._keypoints is None:
+            return None
+        values = self._keypoints[own.start : own.stop]
+        xy, seen = values[..., :2], values[..., 2:]
+        # Those outside the picture, or not finite, are as good as not labelled.
+        inside = ((xy >= 0) & (xy <= (hw_px[1], hw_px[0]))).all(-1, keepdims=True)
+        return torch.from_numpy(np.where((seen > 0) & inside, values, np.float32(0)))
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        tree = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not COCO json ({error})") from error
-    # Names and sizes are taken as some tools write them: numbers as names, sizes with a fraction of 0.
-    needed: dict[str, dict[str, str]] = {
-        "images": {"id": "id", "file_name": "text", "height": "size", "width": "size"},
-        "annotations": {"id": "id", "image_id": "id", "category_id": "id", "bbox": "list"},
-        "categories": {"id": "id", "name": "name"},
-    }
-    for part, keys in needed.items():
-        entries = tree.get(part) if isinstance(tree, dict) else None
-        if not isinstance(entries, list):
-            raise DataError(f"{path}: no list {part!r}; expected COCO json with {', '.join(needed)}")
-        for entry in entries:
-            if not isinstance(entry, dict):
-                raise DataError(f"{path}: an entry of {part!r} is {entry!r}; expected an object")
-            for key, kind in keys.items():
-                if key not in entry:
-                    raise DataError(f"{path}: an entry of {part!r} (id {entry.get('id')}) has no {key!r}")
-                types, expected = _KINDS[kind]
-                if type(entry[key]) not in types:
-                    raise DataError(
-                        f"{path}: an entry of {part!r} (id {entry.get('id')}) has {key!r} {entry[key]!r}; "
-                        f"expected {expected}"
-                    )
-    return tree
+def left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Places of the names that differ in `left` and `right` only."""
+    place = {name: n for n, name in enumerate(names)}
+    mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
+    return tuple((place[one], place[other]) for one, other in mirrored.items() if other in place)
 
 
-def _refuse_twice(values: Iterable[Any], what: str, path: Path) -> None:
-    twice = [value for value, count in Counter(values).items() if count > 1]
-    if twice:
-        raise DataError(f"{path}: {what} {twice[0]!r} occurs more than once ({len(twice)} such)")
-
-
-def _clipped(bboxes: list[Any], sizes_hw: np.ndarray, path: Path) -> Float32[np.ndarray, "n 4"]:
-    """[x, y, width, height] as edges inside the picture."""
+def _edges(bboxes: list[Any], where: str) -> Float64[np.ndarray, "n 4"]:
+    """[x, y, width, height] as edges."""
     try:
         boxes = np.array(bboxes, dtype=np.float64).reshape(-1, 4)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: a 'bbox' is not four numbers x, y, width, height ({error})") from error
-    boxes[:, 2:] += boxes[:, :2]
-    limits = np.tile(sizes_hw[:, ::-1], 2)
-    # What is not finite stays so through the clipping, and is an error when its sample is read.
-    clipped = np.where(np.isfinite(boxes), np.clip(boxes, 0, limits), np.nan)
-    return clipped.astype(np.float32)
+        raise DataError(f"{where}: a 'bbox' is not four numbers x, y, width, height ({error})") from error
+    with np.errstate(invalid="ignore"):
+        boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def _printed(annotation: Mapping[str, Any]) -> str:
     """A segmentation as text, empty where there is none."""
     segmentation = annotation.get("segmentation")
     return json.dumps(segmentation, separators=(",", ":")) if segmentation else ""
+
+
+def _keypoint_names(categories: Sequence[Mapping[str, Any]], where: str) -> tuple[str, ...]:
+    lists = {tuple(map(str, entry["keypoints"])) for entry in categories if entry.get("keypoints")}
+    if len(lists) > 1:
+        raise DataError(f"{where}: categories name different keypoints; expected the same for all")
+    return next(iter(lists), ())
+
+
+def _keypoints(
+    annotations: Sequence[Mapping[str, Any]], count: int, where: str
+) -> Float32[np.ndarray, "n k 3"]:
+    values = np.zeros((len(annotations), count, 3), dtype=np.float32)
+    for place, annotation in enumerate(annotations):
+        given = annotation.get("keypoints")
+        if not given:
+            continue
+        try:
+            values[place] = np.array(given, dtype=np.float32).reshape(count, 3)
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{where}: annotation {annotation['id']}: keypoints are not {count} times x, y, visibility "
+                f"({error})"
+            ) from error
+    return values

@@ -176,7 +176,7 @@ def open_split(path: Path, split: str) -> Files:
         DataError: There is no such split (lists those there are), or a shard is missing in the row.
     """
     if path.is_file():
-        files = _open_archive(path)
+        files = open_archive(path)
         start = f"{split}/"
         picked = [index for index, name in enumerate(files.names) if name.startswith(start)]
         if not picked:
@@ -187,17 +187,17 @@ def open_split(path: Path, split: str) -> Files:
         return FolderFiles(path / split)
     for suffix in ARCHIVE_SUFFIXES:
         if (path / f"{split}{suffix}").is_file():
-            return _unwrapped(_open_archive(path / f"{split}{suffix}"), split)
+            return _unwrapped(open_archive(path / f"{split}{suffix}"), split)
     shards = _shards(path, split)
     if not shards:
         raise _no_split(path, split, splits_there(path))
-    return _unwrapped(SeveralFiles([_open_archive(shard) for shard in shards]), split)
+    return _unwrapped(SeveralFiles([open_archive(shard) for shard in shards]), split)
 
 
 def has_split(path: Path, split: str) -> bool:
     """Whether `open_split` would find it, without opening large archives in a folder."""
     if path.is_file():
-        return any(name.startswith(f"{split}/") for name in _open_archive(path).names)
+        return any(name.startswith(f"{split}/") for name in open_archive(path).names)
     return split in splits_there(path)
 
 
@@ -243,7 +243,12 @@ def _no_split(path: Path, split: str, there: list[str]) -> DataError:
     )
 
 
-def _open_archive(path: Path) -> Files:
+def open_archive(path: Path) -> Files:
+    """The files of a .zip or an uncompressed .tar.
+
+    Raises:
+        DataError: Another kind of file, or a damaged one.
+    """
     if path.suffix == ".zip":
         return ZipFiles(path)
     if path.suffix == ".tar":

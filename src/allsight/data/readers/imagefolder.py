@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +15,9 @@ from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
-from allsight.data.readers.pictures import leave_out_of, notes, pictures_of, read_or_refuse
+from allsight.data.readers.found import Found
+from allsight.data.readers.pictures import is_picture, leave_out_of, notes, pictures_of, read_or_refuse
+from allsight.data.readers.tree import Tree
 from allsight.types import DataError, Sample
 
 
@@ -78,6 +81,13 @@ class ImageFolder:
             order = tuple(str(n) for n in range(len(order)))
         self.labels: Int64[np.ndarray, " n"] = _to_indices(keys, order, self._files, split)
 
+    @classmethod
+    def found_in(cls, path: Path, tree: Tree) -> Found | None:
+        splits = [name for name in _split_names(tree) if _has_classes(tree, name)]
+        if not set(splits) & set(_USUAL_SPLITS):
+            return None
+        return Found(f"pictures in class folders for {', '.join(splits)}", tuple(splits))
+
     def sample_classes(self) -> SampleClasses:
         """The class of each sample."""
         return SampleClasses.one_each(self.labels)
@@ -90,6 +100,31 @@ class ImageFolder:
         data = read_or_refuse(self._files, index, id)
         image = decode_picture(data, id, min_hw_px=self._min_hw_px, max_pixels=self._max_pixels)
         return Sample(id, {"image": image}, {"label": int(self.labels[index])})
+
+
+_USUAL_SPLITS = ("train", "training", "val", "valid", "validation", "test")
+
+
+def _split_names(tree: Tree) -> list[str]:
+    return sorted({re.sub(r"-\d+$", "", name) for name in tree.folders()})
+
+
+def _has_classes(tree: Tree, split: str) -> bool:
+    """Whether the first pictures of a split lie in class folders, or have a stated class in their names."""
+    if split in tree.folders():
+        classes = tree.folders(split)
+        first = [name for name in classes if name not in _USUAL_SPLITS][:3]
+        if first:
+            return any(is_picture(file) for name in first for file in tree.files(f"{split}/{name}"))
+    shards = [name for name in tree.folders() if re.fullmatch(rf"{re.escape(split)}(-\d+)?", name)]
+    part = tree.below(shards[0])
+    names = list(part.names()) if part is not None else []
+    pictures = [name for name in names if is_picture(name)]
+    # Shards of pictures and texts side by side are of another format.
+    if not pictures or len(pictures) < len(names):
+        return False
+    nested = all(name.removeprefix(f"{split}/").count("/") == 1 for name in pictures)
+    return nested or (tree.has_file("classes.json") and all("_" in name for name in pictures))
 
 
 def _empty_folders(root: Path, pictures: Files) -> list[str]:

@@ -10,6 +10,7 @@ from allsight.data.transforms.carry import (
 )
 from allsight.data.transforms.colour import ColorJitter, RandomErasing
 from allsight.data.transforms.compose import Compose, Transform
+from allsight.data.transforms.frames import PickFrames
 from allsight.data.transforms.geometry import (
     CenterCrop,
     HorizontalFlip,
@@ -29,6 +30,7 @@ __all__ = [
     "Compose",
     "HorizontalFlip",
     "Mix",
+    "PickFrames",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",

@@ -11,8 +11,16 @@ from jaxtyping import Float
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from allsight.data.transforms.carry import FILL, apply, keep_visible, tight_boxes, without_padding
-from allsight.types import Image, LabelMap, Objects, Sample
+from allsight.data.transforms.carry import (
+    FILL,
+    PixelMap,
+    apply,
+    keep_visible,
+    place_keypoints,
+    tight_boxes,
+    without_padding,
+)
+from allsight.types import Image, Objects, Sample
 
 Affine = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): the new pixel at (x, y) shows the old one at (a x + b y + c, d x + e y + f).
@@ -46,7 +54,7 @@ def warp(sample: Sample, old_from_new: Affine, *, fill: tuple[int, int, int] = F
         )
         return with_pixels(image, moved)
 
-    if not any(isinstance(target, (Objects, LabelMap)) for target in sample.targets.values()):
+    if not any(isinstance(target, Objects | PixelMap) for target in sample.targets.values()):
         return apply(sample, move_image)
 
     x, y = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
@@ -60,6 +68,10 @@ def warp(sample: Sample, old_from_new: Affine, *, fill: tuple[int, int, int] = F
         return torch.from_numpy(found)
 
     def move_objects(objects: Objects) -> Objects:
+        if objects.keypoints is not None:
+            moved = _forward(objects.keypoints[..., :2], old_from_new)
+            keypoints = place_keypoints(objects.keypoints, moved, (height, width))
+            objects = replace(objects, keypoints=keypoints)
         if objects.masks is None:
             boxes = _around_corners(objects.boxes_xyxy_px, old_from_new, height, width)
             return keep_visible(replace(objects, boxes_xyxy_px=boxes))
@@ -111,10 +123,15 @@ def with_pixels(image: Image, picture: PillowImage.Image) -> Image:
 def _around_corners(
     boxes: Float[Tensor, "n 4"], old_from_new: Affine, height: int, width: int
 ) -> Float[Tensor, "n 4"]:
-    a, b, c, d, e, f = old_from_new
-    forward = torch.linalg.inv(torch.tensor([[a, b], [d, e]], dtype=torch.float64))
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).to(torch.float64)
-    moved = (corners - torch.tensor([c, f], dtype=torch.float64)) @ forward.T
+    moved = _forward(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).to(torch.float64), old_from_new)
     low, high = moved.amin(1), moved.amax(1)
     limit = torch.tensor([width, height], dtype=torch.float64)
     return torch.cat((low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)), 1).to(boxes.dtype)
+
+
+def _forward(xy_px: Float[Tensor, "n k 2"], old_from_new: Affine) -> Float[Tensor, "n k 2"]:
+    """Where points of the old picture lie in the new one."""
+    a, b, c, d, e, f = old_from_new
+    new_from_old = torch.linalg.inv(torch.tensor([[a, b], [d, e]], dtype=torch.float64))
+    moved = (xy_px.to(torch.float64) - torch.tensor([c, f], dtype=torch.float64)) @ new_from_old.T
+    return moved.to(xy_px.dtype)

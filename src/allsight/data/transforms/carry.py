@@ -1,9 +1,9 @@
 """What every geometric transform is made of: move a picture and all that is annotated on it together.
 
 Coordinates are edges of pixels: a picture of width w spans 0 to w, its first pixel 0 to 1, and a box from x0
-to x1 is x1 - x0 wide. The input `image` is moved, and with it every target that is `Objects` or `LabelMap`;
-other inputs and targets stay as they are. Samples are never changed in place; pixels that moved lie in memory
-of their own.
+to x1 is x1 - x0 wide. The input `image` is moved, and with it every target that is `Objects`, `LabelMap` or
+`Panoptic`; other inputs and targets stay as they are. Samples are never changed in place; pixels that moved
+lie in memory of their own.
 
 Letters in shapes: h w a picture, n objects.
 """
@@ -20,9 +20,12 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from allsight.types import Image, LabelMap, Objects, Sample
+from allsight.types import Image, LabelMap, Objects, Panoptic, Sample
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+PixelMap = LabelMap | Panoptic
+"""Targets that say something of every pixel, `ignore` outside the picture."""
 
 FILL = (124, 116, 104)
 """RGB of padding: the mean of ImageNet, which is 0 after the usual normalisation."""
@@ -70,7 +73,7 @@ def crop_and_resize(
         pixels = resample(_cut(image.pixels, window, fill), hw_px, interpolation)
         return Image(pixels, original_hw_px=image.original_hw_px or source_hw)
 
-    def move_labels(labels: LabelMap) -> LabelMap:
+    def move_labels(labels: PixelMap) -> PixelMap:
         return replace(labels, pixels=_pick(labels.pixels, rows, columns, labels.ignore))
 
     def move_objects(objects: Objects) -> Objects:
@@ -92,9 +95,11 @@ def flip_horizontally(sample: Sample) -> Sample:
 
     def flip_objects(objects: Objects) -> Objects:
         left, top, right, bottom = objects.boxes_xyxy_px.unbind(1)
-        boxes = torch.stack((width - right, top, width - left, bottom), 1)
         return replace(
-            objects, boxes_xyxy_px=boxes, masks=None if objects.masks is None else mirrored(objects.masks)
+            objects,
+            boxes_xyxy_px=torch.stack((width - right, top, width - left, bottom), 1),
+            masks=None if objects.masks is None else mirrored(objects.masks),
+            keypoints=None if objects.keypoints is None else mirror_keypoints(objects, width),
         )
 
     return apply(
@@ -151,15 +156,19 @@ def apply(
     sample: Sample,
     on_image: Callable[[Image], Image],
     on_objects: Callable[[Objects], Objects] | None = None,
-    on_labels: Callable[[LabelMap], LabelMap] | None = None,
+    on_labels: Callable[[PixelMap], PixelMap] | None = None,
 ) -> Sample:
-    """A new sample: `image` and each target of the two kinds replaced by what the functions make of them."""
+    """A new sample: `image` and each target of these kinds replaced by what the functions make of them.
+
+    Panoptic segments of which no pixel is left are dropped.
+    """
 
     def changed(target: Any) -> Any:
         if on_objects is not None and isinstance(target, Objects):
             return on_objects(target)
-        if on_labels is not None and isinstance(target, LabelMap):
-            return on_labels(target)
+        if on_labels is not None and isinstance(target, PixelMap):
+            moved = on_labels(target)
+            return moved.visible() if isinstance(moved, Panoptic) else moved
         return target
 
     return replace(
@@ -203,6 +212,25 @@ def keep_visible(objects: Objects) -> Objects:
     return objects if bool(keep.all()) else objects.select(keep)
 
 
+def place_keypoints(
+    keypoints: Float[Tensor, "n k 3"], xy_px: Float[Tensor, "n k 2"], hw_px: tuple[int, int]
+) -> Float[Tensor, "n k 3"]:
+    """The keypoints at new places; those outside a picture of this size become unlabelled."""
+    limit = xy_px.new_tensor([hw_px[1], hw_px[0]])
+    kept = (keypoints[..., 2] > 0) & ((xy_px >= 0) & (xy_px <= limit)).all(-1)
+    return torch.cat((xy_px, keypoints[..., 2:]), -1).where(kept[..., None], 0.0)
+
+
+def mirror_keypoints(objects: Objects, width: int) -> Float[Tensor, "n k 3"]:
+    """Keypoints in the mirrored picture: moved, and the two of each pair exchanged."""
+    assert objects.keypoints is not None
+    order = list(range(objects.keypoints.shape[1]))
+    for one, other in objects.keypoint_pairs:
+        order[one], order[other] = other, one
+    x, y, seen = objects.keypoints[:, order].unbind(-1)
+    return torch.stack((torch.where(seen > 0, width - x, x), y, seen), -1)
+
+
 def _crop_objects(
     objects: Objects,
     window: Window,
@@ -225,8 +253,15 @@ def _crop_objects(
             inside[cut] = tight_boxes(seen).to(inside.dtype)
         masks = _pick(masks, rows, columns, False)
     new_size = boxes.new_tensor([hw_px[1], hw_px[0], hw_px[1], hw_px[0]])
+    keypoints = objects.keypoints
+    if keypoints is not None:
+        keypoints = place_keypoints(
+            keypoints, (keypoints[..., :2] - origin[:2]) * new_size[:2] / size[:2], hw_px
+        )
     # In this order the window's edges become the picture's edges exactly.
-    return keep_visible(replace(objects, boxes_xyxy_px=inside * new_size / size, masks=masks))
+    return keep_visible(
+        replace(objects, boxes_xyxy_px=inside * new_size / size, masks=masks, keypoints=keypoints)
+    )
 
 
 def _nearest(start: int, size: int, new_size: int) -> Int64[np.ndarray, " _"]:

@@ -16,12 +16,13 @@ import torch
 from allsight.data.transforms.carry import (
     FILL,
     Interpolation,
+    PixelMap,
     Window,
     crop_and_resize,
     flip_horizontally,
     pad_right_and_below,
 )
-from allsight.types import DataError, LabelMap, Objects, Sample
+from allsight.types import DataError, Objects, Sample
 
 _ATTEMPTS = 10
 
@@ -152,13 +153,13 @@ class ReflectPad:
     For pictures with a label only: what is mirrored would need boxes and masks of its own.
 
     Raises:
-        DataError: The sample has objects or a label map.
+        DataError: The sample has objects, a label map or segments.
     """
 
     padding_px: int
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        annotated = [n for n, target in sample.targets.items() if isinstance(target, Objects | LabelMap)]
+        annotated = [n for n, target in sample.targets.items() if isinstance(target, Objects | PixelMap)]
         if annotated:
             raise DataError(
                 f"{sample.id}: ReflectPad cannot carry '{annotated[0]}'; use RandomCrop", sample.id
