@@ -174,6 +174,20 @@ def test_manifests_in_csv_may_hold_line_breaks_and_lists(tmp_path):
     assert reader[1].targets == {"label": 0}
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (["text,label", "t"], "row 2: 1 fields; expected 2, as in the header"),
+        (["text,text", "t,t"], "expected names of columns, each once"),
+        (["text", '"a"b'], "not CSV"),
+        (["text", "x" * 200_000], "not CSV .*field larger than field limit"),
+    ],
+)
+def test_a_wrong_csv_is_refused_with_its_place(tmp_path, rows, reason):
+    with pytest.raises(DataError, match=reason):
+        open_reader(manifest(tmp_path, *rows, name="train.csv"))
+
+
 def test_one_manifest_may_name_the_split_of_each_row(tmp_path):
     manifest(
         tmp_path,

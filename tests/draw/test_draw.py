@@ -244,7 +244,7 @@ def test_a_bar_that_cannot_be_drawn_is_refused(bar: Bar) -> None:
 def test_points_are_dots_with_a_white_rim_and_may_lie_outside():
     image = np.zeros((20, 30, 3), np.uint8)
     drawn = draw_points(image, np.array([[8.0, 10.0], [-50.0, 3.0]]), (200, 10, 20))
-    assert drawn[10, 8].tolist() == [200, 10, 20] and drawn[8, 8].tolist() == [255, 255, 255]
+    assert drawn[10, 8].tolist() == [200, 10, 20] and (drawn[:, 8] == 255).all(-1).any()
     assert not drawn[:, 15:].any() and not image.any()
     with pytest.raises(ValueError, match="finite points"):
         draw_points(image, np.array([[np.nan, 1.0]]), (0, 0, 0))
