@@ -133,3 +133,22 @@ def test_one_archive_of_all_is_read_as_the_folder_is(format, suffix, toy):
     reader = open_reader(f"{format}:{path}.{suffix}")
     assert [s.id for s in samples(reader)] == [s.id for s in expected]
     assert {c.format for c in detect_format(path.with_suffix(f".{suffix}"))} == {format}
+
+
+def test_values_of_cityscapes_become_the_classes_that_are_scored(tmp_path):
+    WRITERS["cityscapes"](tmp_path)
+    reader = open_reader(f"cityscapes:{tmp_path}")
+    labels = reader[0].targets["label_map"].pixels.flatten()
+    names = {value: reader.classes[labels[value]] for value in range(34) if labels[value] != 255}
+    assert names[7] == "road" and names[11] == "building" and names[17] == "pole" and names[24] == "person"
+    assert names[26] == "car" and names[33] == "bicycle" and list(names.values()) == list(reader.classes)
+    assert len(names) == 19
+
+
+def test_values_of_ade20k_count_from_one_and_nought_is_nobodys(tmp_path):
+    WRITERS["ade20k"](tmp_path)
+    reader = open_reader(f"ade20k:{tmp_path}", split="val")
+    assert reader[0].targets["label_map"].pixels.flatten()[:4].tolist() == [255, 0, 1, 2]
+    assert (
+        len(set(reader.classes)) == 150 and reader.classes[12] == "person" and reader.classes[149] == "flag"
+    )

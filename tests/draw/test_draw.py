@@ -12,6 +12,7 @@ from allsight.draw import (
     draw_boxes,
     draw_label_map,
     draw_masks,
+    draw_points,
     draw_text,
     encode_jpeg,
     encode_png,
@@ -238,3 +239,12 @@ def test_bars_are_as_long_as_their_values() -> None:
 def test_a_bar_that_cannot_be_drawn_is_refused(bar: Bar) -> None:
     with pytest.raises(ValueError, match="draw_bars"):
         draw_bars([("a", [bar])], {"r": (0, 0, 0)}, title="")
+
+
+def test_points_are_dots_with_a_white_rim_and_may_lie_outside():
+    image = np.zeros((20, 30, 3), np.uint8)
+    drawn = draw_points(image, np.array([[8.0, 10.0], [-50.0, 3.0]]), (200, 10, 20))
+    assert drawn[10, 8].tolist() == [200, 10, 20] and (drawn[:, 8] == 255).all(-1).any()
+    assert not drawn[:, 15:].any() and not image.any()
+    with pytest.raises(ValueError, match="finite points"):
+        draw_points(image, np.array([[np.nan, 1.0]]), (0, 0, 0))

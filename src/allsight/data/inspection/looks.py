@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
 import torch
@@ -95,8 +95,11 @@ def _here(reader: NamedReader, chunks: Sequence[Sequence[int]]) -> Iterator[list
 def _in_processes(
     reader: NamedReader, chunks: Sequence[Sequence[int]], processes: int
 ) -> Iterator[list[Look]]:
-    # Not forked: a process that has used threads must not be.
-    context = get_context("spawn")
+    # Started afresh, since a copy of a process with threads may hang; the server does the imports once.
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    context: Any = get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])
     pending: deque[tuple[Sequence[int], Future[list[Look]]]] = deque()
     rest = iter(chunks)
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(reader,)) as pool:

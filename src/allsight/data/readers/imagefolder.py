@@ -103,6 +103,8 @@ class ImageFolder:
 
 
 _USUAL_SPLITS = ("train", "training", "val", "valid", "validation", "test")
+_NO_CLASSES = (*_USUAL_SPLITS, "images", "labels", "annotations", "masks")
+"""Folders that other formats have where class folders are here."""
 
 
 def _split_names(tree: Tree) -> list[str]:
@@ -113,7 +115,7 @@ def _has_classes(tree: Tree, split: str) -> bool:
     """Whether the first pictures of a split lie in class folders, or have a stated class in their names."""
     if split in tree.folders():
         classes = tree.folders(split)
-        first = [name for name in classes if name not in _USUAL_SPLITS][:3]
+        first = [name for name in classes if name not in _NO_CLASSES][:3]
         if first:
             return any(is_picture(file) for name in first for file in tree.files(f"{split}/{name}"))
     shards = [name for name in tree.folders() if re.fullmatch(rf"{re.escape(split)}(-\d+)?", name)]

@@ -31,11 +31,13 @@ def check_row(row: Row, where: str) -> None:
     for name in _LISTS:
         if name in row and _list(row[name]) is None:
             raise DataError(f"{where}: {name!r} is {row[name]!r:.60}; expected a list")
-    for texts in texts_of(row).values():
-        for text in texts:
+    for name in ("captions", "answers"):
+        for text in _list(row.get(name)) or ():
             if not isinstance(text, str):
-                raise DataError(f"{where}: {text!r:.60} among captions or answers; expected texts")
+                raise DataError(f"{where}: {text!r:.60} among {name!r}; expected texts")
             check_text(text, where)
+    for name in _TEXTS:
+        check_text(row.get(name, ""), where)
     keys = [row["label"]] if "label" in row else []
     keys += _list(row.get("labels")) or []
     if not all(type(key) in (int, str) for key in keys) or any(type(k) is int and k < 0 for k in keys):

@@ -91,11 +91,13 @@ class Yolo:
         keypoints = [points for file in parsed for points in file.keypoints]
         self._keypoints = np.stack(keypoints)[self._boxes.kept] if keypoints else None
         has_text = sum(_text_of(name) in texts for name in self._files.names)
+        orphans = {name for name in texts if name.endswith(".txt")} - set(map(_text_of, every.names))
         self.notes = (
             *self._boxes.notes,
             *notes(
                 (len(self._files.names) - has_text, "pictures without a text: taken to have no objects"),
                 (len(self._faults), "pictures with a damaged text, refused when read"),
+                (len(orphans), "texts without a picture passed over"),
                 (left_out, "pictures left out"),
             ),
         )

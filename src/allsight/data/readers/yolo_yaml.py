@@ -33,6 +33,8 @@ class YoloSettings:
 
 
 _SPLITS = ("train", "val", "test")
+_ALIASES = ("valid", "validation")
+"""Folders that some tools write for `val`."""
 
 
 def read_settings(tree: Tree) -> YoloSettings:
@@ -67,16 +69,14 @@ def split_folders(tree: Tree, settings: YoloSettings, split: str, path: Path) ->
 def splits_in(tree: Tree, settings: YoloSettings) -> list[str]:
     """Splits that have both folders, with texts among the labels."""
     names = {*settings.folders, *tree.folders("images"), *tree.folders()}
-    return sorted(
-        name for name in names if any(_has_texts(tree, p, texts) for p, texts in _places(settings, name))
-    )
+    found = {n for n in names if any(_has_texts(tree, p, texts) for p, texts in _places(settings, n))}
+    return sorted(found - set(_ALIASES) if "val" in found else found)
 
 
 def _has_texts(tree: Tree, pictures: str, labels: str) -> bool:
     if tree.below(pictures) is None or (texts := tree.below(labels)) is None:
         return False
-    names = texts.names()
-    return any(name.endswith(".txt") for name in names)
+    return any(name.endswith(".txt") for name in texts.files())
 
 
 def _places(settings: YoloSettings, split: str) -> list[tuple[str, str]]:
@@ -88,8 +88,7 @@ def _places(settings: YoloSettings, split: str) -> list[tuple[str, str]]:
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
             places.append((folder, "/".join([*parts[:last], "labels", *parts[last + 1 :]])))
-    aliases = {"val": ("val", "valid", "validation")}.get(split, (split,))
-    for name in aliases:
+    for name in (split, *_ALIASES) if split == "val" else (split,):
         places += [(f"images/{name}", f"labels/{name}"), (f"{name}/images", f"{name}/labels")]
     return places
 
