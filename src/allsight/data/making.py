@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from allsight.config import ConfigError
 from allsight.data.corrupt import replacements
 from allsight.data.order import generator
 from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader
-from allsight.types import Batch, CorruptSample, DataError, Sample
+from allsight.types import Batch, CorruptSample, Costs, DataError, Sample
+from allsight.types.batches import bytes_of
 
 
 class LoadingError(RuntimeError):
@@ -23,21 +25,23 @@ class LoadingError(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """Micro-batch `micro` of `task` in `step`."""
+    """Micro-batch `micro` of `task` in `step`; `deadly` are samples not to be touched, and why."""
 
     step: int
     task: str
     micro: int
+    deadly: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class JudgeOrder:
-    """Validation samples `indices` of `task`; slots and starts as in Batch."""
+    """Validation samples `indices` of `task`; slots and starts as in Batch, `deadly` as in TrainOrder."""
 
     task: str
     slots: Int64[np.ndarray, " n"]
     indices: Int64[np.ndarray, " n"]
     starts: Bool[np.ndarray, " n"]
+    deadly: Mapping[int, str] = field(default_factory=dict)
 
 
 Order = TrainOrder | JudgeOrder
@@ -50,7 +54,7 @@ class BatchMaker:
         plan: The run's plan; None can only judge.
         sources: Task -> task; default those of the plan.
         val_readers: Task -> its open validation reader; others are opened when first used.
-        on_read: Called with (task, index) before a sample is read.
+        on_read: Called with (task, index) before a sample is read, with (task, None) after a batch's last.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class BatchMaker:
         plan: Plan | None,
         sources: Mapping[str, BatchSource] | None = None,
         val_readers: Mapping[str, SampleReader] | None = None,
-        on_read: Callable[[str, int], None] | None = None,
+        on_read: Callable[[str, int | None], None] | None = None,
     ) -> None:
         self._plan = plan
         self._sampler = Sampler(plan) if plan is not None else None
@@ -68,6 +72,8 @@ class BatchMaker:
             self._readers |= {(task, split): reader for task, reader in readers.items()}
         self._transforms: dict[tuple[str, str], Any] = {}
         self._on_read = on_read
+        self._costs = Costs()
+        self._deadly: Mapping[int, str] = {}
 
     def make(self, order: Order) -> Batch:
         """The batch that was ordered.
@@ -76,7 +82,10 @@ class BatchMaker:
             DataError: Too many samples cannot be used, or a task refuses what it was given.
             LoadingError: Code of a task failed.
         """
-        return self._train(order) if isinstance(order, TrainOrder) else self._judge(order)
+        self._costs, self._deadly = Costs(), order.deadly
+        batch = self._train(order) if isinstance(order, TrainOrder) else self._judge(order)
+        size = bytes_of((batch.inputs, batch.targets))
+        return replace(batch, costs=self._costs + Costs(bytes=size))
 
     def _train(self, order: TrainOrder) -> Batch:
         assert self._plan is not None and self._sampler is not None
@@ -91,6 +100,7 @@ class BatchMaker:
             sample, bad = self._usable(order.task, draw, place, index, where)
             samples.append(sample)
             corrupt.append(bad)
+        self._note_all_read(order.task)
         if task.mixes:
             for begin in range(0, len(samples), task.group_size):
                 group = slice(begin, begin + task.group_size)
@@ -120,6 +130,7 @@ class BatchMaker:
             except DataError as error:
                 name = _id(error, order.task, index)
                 corrupt.append(CorruptSample(order.task, name, _reason(error, name)))
+        self._note_all_read(order.task)
         slots, starts = torch.from_numpy(order.slots[kept]), torch.from_numpy(order.starts[kept])
         if not samples:
             return Batch(order.task, (), {}, corrupt=tuple(corrupt))
@@ -155,21 +166,30 @@ class BatchMaker:
                 return sample, [CorruptSample(task, name, reason, sample.id) for name, reason in faults]
 
     def _sample(self, task: str, split: str, index: int, rng: np.random.Generator, where: str) -> Sample:
+        if index in self._deadly:
+            raise DataError(self._deadly[index])
         if self._on_read is not None:
             self._on_read(task, index)
         name = f"index {index}"
+        begun, read = time.perf_counter(), None
         try:
             sample = self._reader(task, split)[index]
             name = f"'{sample.id}' (index {index})"
+            read = time.perf_counter()
             return self._transform(task, split)(sample, rng)
         except (DataError, ConfigError):
             raise
         except Exception as error:
             raise LoadingError(f"task '{task}', sample {name}, {where}: {_said(error)}") from error
+        finally:
+            end = time.perf_counter()
+            read = read or end
+            self._costs += Costs(samples=1, read_s=read - begun, transform_s=end - read)
 
     def _mixed(
         self, task: str, samples: Sequence[Sample], rng: np.random.Generator, where: str
     ) -> Sequence[Sample]:
+        begun = time.perf_counter()
         try:
             mixed = self._sources[task].mix(samples, rng)
         except (DataError, ConfigError):
@@ -177,6 +197,8 @@ class BatchMaker:
         except Exception as error:
             names = _names(samples)
             raise LoadingError(f"task '{task}', mixing samples {names}, {where}: {_said(error)}") from error
+        finally:
+            self._costs += Costs(collate_s=time.perf_counter() - begun)
         if len(mixed) != len(samples):
             raise LoadingError(
                 f"task '{task}', {where}: mix() returned {len(mixed)} samples for a group of {len(samples)}"
@@ -184,6 +206,7 @@ class BatchMaker:
         return mixed
 
     def _collated(self, task: str, samples: Sequence[Sample], where: str) -> Batch:
+        begun = time.perf_counter()
         try:
             batch = self._sources[task].collate(samples)
         except (DataError, ConfigError):
@@ -193,11 +216,17 @@ class BatchMaker:
             raise LoadingError(
                 f"task '{task}', collating samples {names}, {where}: {_said(error)}"
             ) from error
+        finally:
+            self._costs += Costs(collate_s=time.perf_counter() - begun)
         if len(batch) != len(samples):
             raise LoadingError(
                 f"task '{task}', {where}: collate() made {len(batch)} rows (ids) of {len(samples)} samples"
             )
         return batch
+
+    def _note_all_read(self, task: str) -> None:
+        if self._on_read is not None:
+            self._on_read(task, None)
 
     def _reader(self, task: str, split: str) -> SampleReader:
         key = (task, split)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 import traceback
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, runtime_checkable
@@ -39,6 +41,10 @@ class Workforce(Protocol):
         """Say that nobody will ask for this batch."""
         ...
 
+    def news(self) -> list[str]:
+        """What happened since this was last asked that a person should know; one line each."""
+        ...
+
     def close(self) -> None:
         """Stop all work."""
         ...
@@ -63,8 +69,46 @@ class InProcess:
     def forget(self, ticket: int) -> None:
         del self._orders[ticket]
 
+    def news(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self._orders.clear()
+
+
+class _Worker:
+    """One process, what it was told to make, and what it said it is reading."""
+
+    def __init__(
+        self, context: Any, number: int, rebuild: tuple[Callable[..., Plan], tuple[Any, ...]]
+    ) -> None:
+        self.connection, theirs = context.Pipe()
+        # Task (from 1; 0 is none yet), sample index, whether that is being read or was; seconds of the start.
+        self.reading, self.since_s = context.RawArray("q", 3), context.RawValue("d")
+        self.process: BaseProcess = context.Process(
+            target=_work,
+            args=(rebuild, theirs, self.reading, self.since_s, dict(os.environ)),
+            name=f"allsight-data-{number}",
+            daemon=True,
+        )
+        self.process.start()
+        theirs.close()
+        self.orders: deque[tuple[int, Order]] = deque()
+
+    def order(self, ticket: int, order: Order) -> None:
+        self.orders.append((ticket, order))
+        # If the worker died, whoever asks for the batch finds out.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(order)
+
+    def end(self) -> None:
+        """Stop it, whatever it is doing: it holds nothing that needs care."""
+        self.connection.close()
+        self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
 class Workers:
@@ -72,6 +116,10 @@ class Workers:
 
     They are started afresh ("forkserver", else "spawn"), since a copy of a process with threads may hang.
     Only orders and the plan's `rebuild` go to them, and batches come back.
+
+    A worker that dies, or takes longer over one sample than its task allows (`sample_timeout_s`), is replaced
+    and its orders are given again. A sample that ends a worker twice is not touched any more: it counts as
+    one that cannot be used.
 
     Args:
         plan: The run's plan.
@@ -82,48 +130,40 @@ class Workers:
 
     def __init__(self, plan: Plan, count: int) -> None:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context: Any = multiprocessing.get_context(method)
+        self._context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             # Without effect once the server runs; it then only saves each worker its imports.
-            context.set_forkserver_preload([__name__])
-        rebuild = plan.__reduce__()
+            self._context.set_forkserver_preload([__name__])
+        self._rebuild = plan.__reduce__()
         self._tasks = tuple(plan.tasks)
-        self._orders: list[deque[tuple[int, Order]]] = [deque() for _ in range(count)]
+        self._timeouts_s = {
+            name: getattr(source.config, "sample_timeout_s", None) for name, source in plan.sources.items()
+        }
         self._done: dict[int, Batch | Exception] = {}
         self._unwanted: set[int] = set()
         self._next = 0
-        self._connections: list[Connection] = []
-        self._processes: list[BaseProcess] = []
-        self._reading: list[Any] = []
-        self._finalizer = weakref.finalize(self, _stop, self._processes, self._connections)
+        self._ends: Counter[tuple[type[Order], str, int]] = Counter()
+        self._deadly: dict[tuple[type[Order], str], dict[int, str]] = {}
+        self._news: list[str] = []
+        self._workers: list[_Worker] = []
+        self._finalizer = weakref.finalize(self, _stop, self._workers)
         for number in range(count):
-            ours, theirs = context.Pipe()
-            reading = context.RawArray("q", 2)
-            process = context.Process(
-                target=_work,
-                args=(rebuild, theirs, reading, dict(os.environ)),
-                name=f"allsight-data-{number}",
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
-            self._reading.append(reading)
+            self._workers.append(_Worker(self._context, number, self._rebuild))
+
+    @property
+    def processes(self) -> list[BaseProcess]:
+        """The processes that work at the moment."""
+        return [worker.process for worker in self._workers]
 
     def submit(self, order: Order) -> int:
         ticket, self._next = self._next, self._next + 1
-        worker = ticket % len(self._processes)
-        self._orders[worker].append((ticket, order))
-        # If the worker died, whoever asks for the batch hears why.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self._connections[worker].send(order)
+        self._workers[ticket % len(self._workers)].order(ticket, self._without_deadly(order))
         return ticket
 
     def result(self, ticket: int) -> Batch:
-        worker = ticket % len(self._processes)
+        number = ticket % len(self._workers)
         while ticket not in self._done:
-            self._receive(worker)
+            self._receive(number)
         made = self._done.pop(ticket)
         if isinstance(made, Exception):
             raise made
@@ -133,45 +173,109 @@ class Workers:
         if self._done.pop(ticket, None) is None:
             self._unwanted.add(ticket)
 
+    def news(self) -> list[str]:
+        news, self._news = self._news, []
+        return news
+
     def close(self) -> None:
         self._finalizer()
         self._done.clear()
 
-    def _receive(self, worker: int) -> None:
-        connection, process = self._connections[worker], self._processes[worker]
+    def _receive(self, number: int) -> None:
+        worker = self._workers[number]
         if not self._finalizer.alive:
             raise LoadingError("the data workers were closed while a batch was awaited")
         # What a dead worker had sent before is still there to be read, and comes first.
-        if connection not in wait([connection, process.sentinel]):
-            raise LoadingError(self._obituary(worker))
+        ready = wait([worker.connection, worker.process.sentinel], self._patience_s(worker))
+        if not ready:
+            if self._patience_s(worker) == 0:
+                self._replace(number, is_late=True)
+            return
         try:
-            value = parcel.receive(connection)
+            if worker.connection not in ready:
+                raise EOFError
+            value = parcel.receive(worker.connection)
         except (EOFError, ConnectionResetError):
-            raise LoadingError(self._obituary(worker)) from None
-        ticket, _ = self._orders[worker].popleft()
+            self._replace(number, is_late=False)
+            return
+        ticket, _ = worker.orders.popleft()
         if ticket in self._unwanted:
             self._unwanted.remove(ticket)
         else:
             self._done[ticket] = value
 
-    def _obituary(self, worker: int) -> str:
-        process = self._processes[worker]
-        process.join(5)
-        code = process.exitcode
+    def _patience_s(self, worker: _Worker) -> float | None:
+        """Seconds until the sample that is being read is late; None if there is none, or no limit."""
+        task, _, is_being_read = worker.reading
+        limit = self._timeouts_s.get(self._tasks[task - 1]) if task and is_being_read else None
+        if limit is None:
+            # A sample may be begun any moment.
+            return None if not any(self._timeouts_s.values()) else 1.0
+        return max(0.0, worker.since_s.value + limit - time.monotonic())
+
+    def _replace(self, number: int, *, is_late: bool) -> None:
+        """Put a new worker in the place of one that died or is late; its orders start over.
+
+        Raises:
+            LoadingError: It died before its first sample, between samples, or too many did.
+        """
+        worker = self._workers[number]
+        task, index, is_being_read = worker.reading
+        if is_late:
+            worker.process.kill()
+        how = self._end_of(worker, is_late)
+        order = worker.orders[0][1] if worker.orders else None
+        where = self._where(worker, order)
+        if not task or not is_being_read or order is None or self._ends.total() >= _MOST_ENDS:
+            many = f", the {self._ends.total() + 1}th of this run" if self._ends else ""
+            raise LoadingError(f"data worker {number} died ({how}){many}{where}")
+        name = self._tasks[task - 1]
+        key = (type(order), name, index)
+        self._ends[key] += 1
+        news = f"data worker {number} died ({how}){where}"
+        if self._ends[key] > 1:
+            self._deadly.setdefault(key[:2], {})[index] = (
+                f"{name}[{index}]: ended a data worker twice ({how})"
+            )
+            news += "; as it did before: the sample is not used any more"
+        self._news.append(f"{news}; a new one was started, training goes on")
+        self._workers[number] = new = _Worker(self._context, number, self._rebuild)
+        for ticket, waiting in worker.orders:
+            new.order(ticket, self._without_deadly(waiting))
+        worker.end()
+
+    def _without_deadly(self, order: Order) -> Order:
+        deadly = self._deadly.get((type(order), order.task))
+        return replace(order, deadly=dict(deadly)) if deadly else order
+
+    def _end_of(self, worker: _Worker, is_late: bool) -> str:
+        """How a worker ended."""
+        worker.process.join(5)
+        if is_late:
+            limit = self._timeouts_s[self._tasks[worker.reading[0] - 1]]
+            return f"stopped, since the sample took longer than {limit:g} s (sample_timeout_s)"
+        code = worker.process.exitcode
         how = f"exit status {code}" if code is None or code >= 0 else f"killed by {_signal_name(-code)}"
-        hint = "; was memory short?" if code == -signal.SIGKILL else ""
-        task, index = self._reading[worker]
+        return f"{how}; was memory short?" if code == -signal.SIGKILL else how
+
+    def _where(self, worker: _Worker, order: Order | None) -> str:
+        """What it was at, and what to do to find out more."""
+        task, index, is_being_read = worker.reading
         if not task:
             return (
-                f"data worker {worker} died while it started ({how}){hint}; a script that trains must do so "
-                f"under `if __name__ == '__main__':`, and data.workers=0 shows errors in place"
+                " while it started; a script that trains must do so under `if __name__ == '__main__':`, and "
+                "data.workers=0 shows errors in place"
             )
-        order = self._orders[worker][0][1] if self._orders[worker] else None
         step = f" for step {order.step}" if isinstance(order, TrainOrder) else ""
+        at = "at" if is_being_read else "after"
         return (
-            f"data worker {worker} died ({how}) at task '{self._tasks[task - 1]}', sample index {index}{step}"
-            f"{hint}; data.workers=0 shows what happens in place"
+            f" {at} task '{self._tasks[task - 1]}', sample index {index}{step}; data.workers=0 shows what "
+            "happens in place"
         )
+
+
+_MOST_ENDS = 20
+"""Workers that may die in a run before it is given up."""
 
 
 def _signal_name(number: int) -> str:
@@ -181,23 +285,19 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _stop(processes: Sequence[BaseProcess], connections: Sequence[Connection]) -> None:
-    """End the processes, whatever they are doing: they hold nothing that needs care."""
-    for connection in connections:
-        connection.close()
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(5)
-        if process.is_alive():
-            process.kill()
-            process.join()
+def _stop(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.connection.close()
+        worker.process.terminate()
+    for worker in workers:
+        worker.end()
 
 
 def _work(
     rebuild: tuple[Callable[..., Plan], tuple[Any, ...]],
     connection: Connection,
     reading: Any,
+    since_s: Any,
     environment: dict[str, str],
 ) -> None:
     """Life of a worker: make what is ordered until nobody listens any more."""
@@ -209,7 +309,7 @@ def _work(
     torch.set_num_threads(1)
     made: Batch | Exception
     try:
-        maker = _maker(rebuild, reading)
+        maker = _maker(rebuild, reading, since_s)
         while True:
             order = connection.recv()
             if isinstance(maker, Exception):
@@ -224,7 +324,9 @@ def _work(
         return
 
 
-def _maker(rebuild: tuple[Callable[..., Plan], tuple[Any, ...]], reading: Any) -> BatchMaker | Exception:
+def _maker(
+    rebuild: tuple[Callable[..., Plan], tuple[Any, ...]], reading: Any, since_s: Any
+) -> BatchMaker | Exception:
     """The maker of the rebuilt plan, or the reason why there is none, which answers every order."""
     function, arguments = rebuild
     try:
@@ -236,8 +338,12 @@ def _maker(rebuild: tuple[Callable[..., Plan], tuple[Any, ...]], reading: Any) -
         return _with_traceback(LoadingError(said))
     numbers = {name: number for number, name in enumerate(plan.tasks, start=1)}
 
-    def note(task: str, index: int) -> None:
-        reading[0], reading[1] = numbers[task], index
+    def note(task: str, index: int | None) -> None:
+        if index is None:
+            reading[2] = 0
+            return
+        since_s.value = time.monotonic()
+        reading[:] = numbers[task], index, 1
 
     return BatchMaker(plan, on_read=note)
 

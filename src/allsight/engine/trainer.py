@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from allsight.engine.run_folder import create_run_folder, open_run_folder
 from allsight.engine.step_report import Parts, StepReport, StepReporter, describe_fault
 from allsight.engine.streams import seeded
 from allsight.engine.training_state import TrainingState
-from allsight.types import Batch, CheckpointError, Step
+from allsight.types import Batch, CheckpointError, Costs, Step
 
 
 class RunFailed(RuntimeError):
@@ -48,6 +48,7 @@ class StepResult:
         seconds: Of the whole step, waiting included.
         wait_s: Of it, waiting for data.
         samples: Task -> rows of its global batch.
+        costs: Task -> what its data took to make, of this rank.
         skipped: The step was not finite and changed nothing.
         metrics: Results of an evaluation that followed the step.
     """
@@ -60,6 +61,7 @@ class StepResult:
     seconds: float
     wait_s: float
     samples: Mapping[str, int]
+    costs: Mapping[str, Costs]
     skipped: bool
     metrics: Mapping[str, float] | None = None
 
@@ -284,6 +286,7 @@ class Trainer:
             seconds=time.perf_counter() - begun,
             wait_s=step.wait_s,
             samples={name: step.sizes[name] for name in step.tasks},
+            costs={name: sum((b.costs for b in step.batches[name]), Costs()) for name in step.tasks},
             skipped=not report.is_finite,
         )
 
@@ -414,6 +417,12 @@ class Trainer:
         for task, losses in result.losses.items():
             values = {"loss": sum(losses.values()), **losses, "samples": result.samples[task]}
             self.events.write("train", result.number, task=task, values=values)
+        for task, costs in result.costs.items():
+            if costs.samples:
+                self.events.write("data", result.number, task=task, values=asdict(costs))
+        news = [] if self._loader is None else self._loader.workforce.news()
+        for text in news:
+            self.events.write("alarm", result.number, text=text)
 
     def _name_culprits(self, step: Step, faults: Sequence[tuple[Batch, Tensor]], report: StepReport) -> None:
         """Say which samples were in the micro-batches whose loss was not finite."""

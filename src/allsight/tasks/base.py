@@ -86,6 +86,10 @@ class Task(Configured):
         """Samples per optimiser step over all ranks and micro-batches."""
         group_size: int = Field(default=1, ge=1)
         """Samples that see each other (mixup 2, retrieval its negatives); divides `batch_size`."""
+        sample_timeout_s: float | None = Field(default=300.0, gt=0)
+        """Seconds that a data worker may take to read and transform one sample. One that takes longer is
+        started anew, and a sample to which that happens twice counts as one that cannot be used. None waits
+        for ever."""
         policy: Policy = Policy()
         """How often samples occur, and which meet in a batch."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
-    from allsight.types.batches import Batch, CorruptSample, Outputs, State, Step
+    from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import Boxes3D, CameraRig, MultiCameraBatch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
-    "batches": ("Batch", "CorruptSample", "Outputs", "State", "Step"),
+    "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
     "geometry": ("Boxes3D", "CameraRig", "MultiCameraBatch"),
@@ -35,6 +35,7 @@ __all__ = [
     "ClassScores",
     "Closed",
     "CorruptSample",
+    "Costs",
     "DataError",
     "FeatureSpec",
     "Image",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,30 @@ class CorruptSample:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What data took to make, and what was waited for; sums over samples and batches.
+
+    Args:
+        samples: Samples made, those of a neighbour's group included.
+        read_s: Seconds of reading and decoding them.
+        transform_s: Seconds of transforming them.
+        collate_s: Seconds of mixing and collating.
+        bytes: Size of the tensors that came of it.
+        wait_s: Seconds that the training loop waited.
+    """
+
+    samples: int = 0
+    read_s: float = 0.0
+    transform_s: float = 0.0
+    collate_s: float = 0.0
+    bytes: int = 0
+    wait_s: float = 0.0
+
+    def __add__(self, other: Costs) -> Costs:
+        return Costs(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
 class Batch:
     """A micro-batch: rows of one task, collated.
 
@@ -42,6 +66,7 @@ class Batch:
         group_size: How many consecutive slots see each other (mixup, in-batch negatives).
         group_ranks: Over how many ranks one group is spread; 1 means each micro-batch holds whole groups.
         corrupt: Samples that were replaced (training) or skipped (evaluation) while making this batch.
+        costs: What it took to make.
     """
 
     task: str
@@ -53,6 +78,7 @@ class Batch:
     group_size: int = 1
     group_ranks: int = 1
     corrupt: tuple[CorruptSample, ...] = ()
+    costs: Costs = field(default=Costs(), compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -106,6 +132,19 @@ class Step:
     sizes: Mapping[str, int]
     batches: Mapping[str, tuple[Batch, ...]]
     wait_s: float = 0.0
+
+
+def bytes_of(tree: Any) -> int:
+    """Size of all tensors in nested dicts, lists, tuples and dataclasses."""
+    total = 0
+
+    def add(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    map_tensors(add, tree)
+    return total
 
 
 def map_tensors(function: Any, tree: Any) -> Any:

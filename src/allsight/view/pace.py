@@ -68,7 +68,7 @@ class Pace:
             self.losses.setdefault(task, Mean()).add(values.get("loss", math.nan))
         elif kind == "eval" and task is not None:
             self.metrics[task] = metrics_of(values)
-        elif kind == "data" and task is not None:
+        elif kind == "data" and task is not None and "samples" not in values:
             self.corrupt[task] = self.corrupt.get(task, 0) + 1
         elif kind == "alarm" and "skipped" in values:
             self.skipped = int(values["skipped"])

@@ -195,7 +195,7 @@ def event_line(event: Event, pace: Pace) -> str:
         words = [f"{name} {short(value)}" for name, value in metrics_of(values).items()]
         words += [f"loss {short(values['loss'])}"] if "loss" in values else []
         return "  ".join([f"eval at {event['step']}", task, *words, f"({text})" if text else ""]).rstrip()
-    if kind == "data" and task is not None:
+    if kind == "data" and task is not None and "samples" not in values:
         number = pace.corrupt.get(task, 0)
         if number < _MOST_DATA_LINES:
             return f"corrupt sample in {task}: {text}"

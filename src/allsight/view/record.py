@@ -44,6 +44,8 @@ class TaskRecord:
     classes: tuple[str, ...] = ()
     train: dict[str, Series] = field(default_factory=dict)
     """Loss name -> series over the steps that drew the task; also `samples`."""
+    data: dict[str, Series] = field(default_factory=dict)
+    """What the task's data took in each step, on the first rank: see `allsight.types.Costs`."""
     evaluations: dict[str, Evaluations] = field(default_factory=dict)
     """Kind of weights -> results."""
 
@@ -219,6 +221,10 @@ def _take(record: RunRecord, event: Event) -> None:
         _take_train(record, event)
     elif kind == "eval":
         _take_eval(record, event)
+    elif kind == "data" and event["task"] is not None and "samples" in values:
+        columns = record.tasks.setdefault(event["task"], TaskRecord(event["task"])).data
+        for name, value in values.items():
+            columns.setdefault(name, Series()).add(step, value)
     elif kind == "system":
         if event["text"] == "finished":
             record.finished = True
@@ -259,7 +265,7 @@ def _go_back(record: RunRecord, step: int) -> None:
     again = [value for at, value in zip(seconds.steps, seconds.values, strict=True) if at >= step]
     record.repeated_steps += len(again)
     record.repeated_seconds += sum(value for value in again if math.isfinite(value))
-    columns = [record.steps, *(task.train for task in record.tasks.values())]
+    columns = [record.steps, *(each for task in record.tasks.values() for each in (task.train, task.data))]
     for series in (series for column in columns for series in column.values()):
         series.cut(step)
     # An evaluation bears the number of steps done before it, so one at `step` stays.

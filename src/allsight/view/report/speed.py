@@ -27,6 +27,9 @@ def speed(record: RunRecord) -> Html:
     by_task = _by_task(record, drawn)
     if by_task is not None:
         parts += [tag("h3", "time by task"), by_task]
+    costs = _data_costs(record)
+    if costs is not None:
+        parts += [tag("h3", "data by task"), costs]
     parts += [tag("h3", "slowest steps"), _slowest(record, seconds, drawn)]
     return group(parts)
 
@@ -107,6 +110,34 @@ def _by_task(record: RunRecord, drawn: dict[int, tuple[str, ...]]) -> Html | Non
         )  # fmt: skip
     head = ("task", "steps of its own", "median step", "share of step time", "images/s")
     return table(head, rows, numbers=range(1, 5)) if rows else None
+
+
+def _data_costs(record: RunRecord) -> Html | None:
+    """What reading and preparing the samples of each task took, on the first rank."""
+    total_s = _sum(record.steps.get("seconds"))
+    rows = []
+    for name, task in record.tasks.items():
+        samples = _sum(task.data.get("samples"))
+        if not samples > 0:
+            continue
+        each = [1000 * _sum(task.data.get(part)) / samples for part in ("read_s", "transform_s", "collate_s")]
+        wait_s, size = _sum(task.data.get("wait_s")), _sum(task.data.get("bytes"))
+        corrupt = sum(event["task"] == name for event in record.of_kind("data"))
+        rows.append(
+            [tag("b", name), count(round(samples)), *(f"{ms:,.2f}" for ms in each),
+             f"{size / samples / 1e3:,.0f}", percent(wait_s / max(total_s, 1e-9)), count(corrupt)]
+        )  # fmt: skip
+    head = (
+        "task",
+        "samples",
+        "read, ms",
+        "transform, ms",
+        "collate, ms",
+        "kB",
+        "waited, of step time",
+        "corrupt",
+    )
+    return table(head, rows, numbers=range(1, 8)) if rows else None
 
 
 def _slowest(record: RunRecord, seconds: Series, drawn: dict[int, tuple[str, ...]]) -> Html:
