@@ -6,6 +6,7 @@ import numpy as np
 
 from allsight.view.charts import BLUE, COLORS, INK, Line, line_chart, noisy, smoothing_reach
 from allsight.view.curves import Series
+from allsight.view.figures import short
 from allsight.view.markup import Html, group, tag
 from allsight.view.record import Evaluations, RunRecord, TaskRecord
 from allsight.view.report.page import charts
@@ -29,7 +30,7 @@ def curves(record: RunRecord) -> Html:
                 tag("summary", f"{len(parts) - _MOST_CHARTS} more"),
                 charts(parts[_MOST_CHARTS:]),
             )
-        blocks.append(group([tag("h3", task.name), body, more]))
+        blocks.append(group([tag("h3", task.name), body, more, _judged_once(task)]))
     shared = optimisation_charts(record, span)
     if shared:
         blocks.append(group([tag("h3", "optimisation"), charts(shared)]))
@@ -37,7 +38,7 @@ def curves(record: RunRecord) -> Html:
 
 
 def task_charts(task: TaskRecord, color: str, span: tuple[float, float]) -> list[Html]:
-    """One chart for the loss, one for each further loss, one for each metric."""
+    """One chart for the loss, one for each further loss, one for each metric measured twice or more."""
     parts = []
     names = [name for name in task.train if name != "samples"]
     if "loss" in names:
@@ -49,8 +50,24 @@ def task_charts(task: TaskRecord, color: str, span: tuple[float, float]) -> list
             lines, note = noisy(name, task.train[name], color), _smoothed(task.train[name])
             parts.append(line_chart(f"loss: {name}", lines, log="auto", x_range=span, note=note))
     for name in _metric_names(task):
+        if not _is_curve(task, name):
+            continue
         parts.append(line_chart(name, _metric_lines(task, name, color), x_range=span))
     return parts
+
+
+def _is_curve(task: TaskRecord, name: str) -> bool:
+    return any(len(results.values.get(name, ())) > 1 for results in task.evaluations.values())
+
+
+def _judged_once(task: TaskRecord) -> Html | None:
+    """The metrics that one evaluation gave, in a line: a chart of one point says no more."""
+    facts = [
+        f"{name} {short(series.values[-1])}"
+        for name, series in (task.judged.metrics() if task.judged else {}).items()
+        if len(series) and not _is_curve(task, name)
+    ]
+    return tag("p", "; ".join(facts), class_="quiet") if facts else None
 
 
 def optimisation_charts(record: RunRecord, span: tuple[float, float]) -> list[Html]:
