@@ -26,7 +26,15 @@ class ClassTable:
 
 
 def read_classes(path: Path) -> ClassTable | None:
-    """Read `classes.json`; None if there is no such file.
+    """Read `classes.json` (see `parse_classes`); None if there is no such file."""
+    try:
+        return parse_classes(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return None
+
+
+def parse_classes(data: bytes, path: str) -> ClassTable:
+    """What a `classes.json` holds; `path` says where it lies.
 
     The file is a list, or an object with a list `classes` (and perhaps `ignore`). An item is a name, or an
     object with `name` or `synonyms` (the first counts), perhaps a key (`wnid` or `key`) and an `index`.
@@ -36,9 +44,7 @@ def read_classes(path: Path) -> ClassTable | None:
             `ignore` that is no value of 8 bits.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        tree = json.loads(data.decode("utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     items = tree.get("classes") if isinstance(tree, dict) else tree
@@ -62,7 +68,7 @@ def read_classes(path: Path) -> ClassTable | None:
     return ClassTable(keys, tuple(pairs[n][1] for n in range(len(items))), ignore)
 
 
-def _key_and_name(item: Any, path: Path) -> tuple[str, str]:
+def _key_and_name(item: Any, path: str) -> tuple[str, str]:
     if isinstance(item, str):
         return item, item
     if isinstance(item, dict):

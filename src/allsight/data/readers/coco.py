@@ -16,7 +16,7 @@ from torch import Tensor
 from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.readers.coco_masks import segmentation_to_mask
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import notes
+from allsight.data.readers.pictures import ending_of, notes
 from allsight.types import DataError, Objects, Sample
 
 # Where data sets of this format keep a split, in order of preference: its json, and its pictures.
@@ -143,16 +143,8 @@ class Coco:
         return len(self._file_names)
 
     def __getitem__(self, index: int) -> Sample:
-        file_name = self._file_names[index]
-        id = f"{self.split}/{file_name}"
-        path = self._folder / file_name
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{id}: no such picture: {path} (named in {self._json.name})", id) from None
-        except OSError as error:
-            raise DataError(f"{id}: {path} cannot be read: {error.strerror or error}", id) from error
-        image = decode_picture(data, id, max_pixels=self._max_pixels)
+        id = f"{self.split}/{self._file_names[index]}"
+        image = decode_picture(self._picture(index, id), id, max_pixels=self._max_pixels)
         height, width = self._sizes_hw[index].tolist()
         if image.hw_px != (height, width):
             raise DataError(
@@ -161,6 +153,20 @@ class Coco:
                 id,
             )
         return Sample(id, {"image": image}, {"objects": self._objects(index, id, height, width)})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        name = self._file_names[index]
+        return {ending_of(name): self._picture(index, f"{self.split}/{name}")}
+
+    def _picture(self, index: int, id: str) -> bytes:
+        path = self._folder / self._file_names[index]
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"{id}: no such picture: {path} (named in {self._json.name})", id) from None
+        except OSError as error:
+            raise DataError(f"{id}: {path} cannot be read: {error.strerror or error}", id) from error
 
     def _objects(self, index: int, id: str, height: int, width: int) -> Objects:
         own = slice(int(self._first[index]), int(self._end[index]))

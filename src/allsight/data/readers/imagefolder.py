@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
-from allsight.data.readers.pictures import leave_out_of, notes, pictures_of, read_or_refuse
+from allsight.data.readers.pictures import ending_of, leave_out_of, notes, pictures_of, read_or_refuse
 from allsight.types import DataError, Sample
 
 
@@ -85,6 +85,11 @@ class ImageFolder:
         data = read_or_refuse(self._files, index, id)
         image = decode_picture(data, id, min_hw_px=self._min_hw_px, max_pixels=self._max_pixels)
         return Sample(id, {"image": image}, {"label": int(self.labels[index])})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        name = self._files.names[index]
+        return {ending_of(name): read_or_refuse(self._files, index, f"{self.split}/{name}")}
 
 
 def _empty_folders(root: Path, pictures: Files) -> list[str]:

@@ -10,7 +10,14 @@ import torch
 from allsight.data.decode import MAX_PIXELS, decode_label_map, decode_picture
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.files import FolderFiles, SomeFiles
-from allsight.data.readers.pictures import is_picture, leave_out_of, notes, pictures_of, read_or_refuse
+from allsight.data.readers.pictures import (
+    ending_of,
+    is_picture,
+    leave_out_of,
+    notes,
+    pictures_of,
+    read_or_refuse,
+)
 from allsight.types import DataError, LabelMap, Sample
 
 IGNORE = 255
@@ -111,6 +118,11 @@ class LabelMaps:
             )
         label_map = LabelMap(torch.from_numpy(labels.astype(np.uint8)), ignore=IGNORE)
         return Sample(id, {"image": image}, {"label_map": label_map})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        name = self._files.names[index]
+        return {ending_of(name): read_or_refuse(self._files, index, f"{self.split}/{name}")}
 
 
 def _find(path: Path, split: str) -> tuple[Path, Path]:

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from allsight.config import ConfigError, did_you_mean
+from allsight.data.shards.stores import is_url
 from allsight.types import DataError, Sample
 
 FORMATS = {
     "coco": "allsight.data.readers.coco:Coco",
     "imagefolder": "allsight.data.readers.imagefolder:ImageFolder",
     "label_maps": "allsight.data.readers.label_maps:LabelMaps",
+    "webdataset": "allsight.data.readers.webdataset:WebDataset",
 }
 """Format -> class that reads it: `Class(path, split, **options)`."""
+
+_FROM_ANYWHERE = ("webdataset",)
+"""Formats whose path may also be a URL, or a pattern of several paths."""
 
 
 @runtime_checkable
@@ -39,7 +44,8 @@ def open_reader(
     """Open one split of a data set. Nothing is decoded yet.
 
     Args:
-        data: `format:path`; formats are the keys of `FORMATS`.
+        data: `format:path`; formats are the keys of `FORMATS`. Shards (`webdataset`) may also be named by
+            a URL or a pattern.
         root: Folder that a relative path starts from; by default the environment variable ALLSIGHT_DATA.
         split: `train`, `val` or what the data set has.
         options: Keyword arguments of the format's class.
@@ -61,10 +67,18 @@ def open_reader(
             raise ConfigError(
                 f"data {data!r}: {format} has no option {option!r}{did_you_mean(option, known)}"
             )
-    return cls(_located(data, place, root), split, **options)
+    if is_url(place):
+        if format not in _FROM_ANYWHERE:
+            raise ConfigError(
+                f"data {data!r}: {format} reads from disks, not from URLs; copy it to a disk, or pack it "
+                "into shards with `allsight data pack` and read these as webdataset:URL"
+            )
+        return cls(place, split, **options)
+    is_pattern = format in _FROM_ANYWHERE and "{" in place
+    return cls(_located(data, place, root, is_pattern=is_pattern), split, **options)
 
 
-def _located(data: str, place: str, root: Path | str | None) -> Path:
+def _located(data: str, place: str, root: Path | str | None, *, is_pattern: bool) -> Path:
     path = Path(place).expanduser()
     if not path.is_absolute():
         base = root or os.environ.get("ALLSIGHT_DATA")
@@ -74,7 +88,7 @@ def _located(data: str, place: str, root: Path | str | None) -> Path:
                 "variable ALLSIGHT_DATA, or write an absolute path"
             )
         path = Path(base).expanduser() / path
-    if not path.exists():
+    if not is_pattern and not path.exists():
         raise DataError(
             f"data {data!r}: {path.absolute()} does not exist; set data.root or ALLSIGHT_DATA to the folder "
             f"that holds {place}"

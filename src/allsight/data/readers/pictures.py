@@ -63,3 +63,8 @@ def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
 def is_picture(name: str) -> bool:
     """Whether a file's ending is that of a picture."""
     return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def ending_of(name: str) -> str:
+    """What follows the last dot of a picture's name, in lower case."""
+    return name.rpartition(".")[2].lower()
