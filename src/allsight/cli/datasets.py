@@ -162,7 +162,7 @@ def index(
     processes: Processes = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the index of each tar beside it and the list of each split, so that they can be read from servers.
+    """Write the index of each tar beside it and the list of each split, so that servers can offer them.
 
     \b
     allsight data index laion

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -54,9 +57,9 @@ def pack(
 ) -> Packed:
     """Write one split of a data set as shards with indexes, `SPLIT.shards.json` and `classes.json`.
 
-    The bytes do not depend on `processes`. Killed at any moment, it leaves whole shards and perhaps files that
-    end in `.part`; called again, it keeps the whole ones and goes on. Pictures are copied as they are where
-    the reader has their files, else they are written as PNG.
+    The bytes do not depend on `processes`. Killed at any moment, it leaves whole shards and perhaps files
+    that end in `.part`; called again, it keeps the whole ones and goes on. Pictures are copied as they are
+    where the reader has their files, else they are written as PNG.
 
     Args:
         data: `format:path`, as for `open_reader`; also `root`, `split` and `options`.
@@ -78,6 +81,19 @@ def pack(
     per_shard, checksum = measured(reader, shard_bytes, leave_out_broken)
     job = Job(data, split, len(reader), per_shard, shuffle, leave_out_broken, given, checksum)
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _pack(job, reader, out, root, processes, progress)
+
+
+def _pack(
+    job: Job,
+    reader: NamedReader,
+    out: Path,
+    root: Path | str | None,
+    processes: int,
+    progress: Progress | None,
+) -> Packed:
+    split = job.split
     _agree(out / f"{split}.packing.json", out / catalogue_name(split), job)
     _agree_on_classes(out / "classes.json", reader)
     for unfinished in out.glob(f"{split}-*.part"):
@@ -96,7 +112,25 @@ def pack(
     catalogue = Catalogue.of(names, headers, parts, job=job.facts(), left_out=left_out)
     write_whole(out / catalogue_name(split), catalogue.pack())
     (out / f"{split}.packing.json").unlink(missing_ok=True)
-    return Packed(catalogue, kept, left_out, tuple(reasons), (*reader.notes, *_how_copied(data, reader)))
+    return Packed(catalogue, kept, left_out, tuple(reasons), (*reader.notes, *_how_copied(job.data, reader)))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second pack out of the folder. The system lets go when the process ends, however it does."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(f"{out}: another pack is writing into it; wait for it, or stop it") from None
+    except OSError:
+        # Some network disks know no locks.
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _shard(job_text: str, root: str | None, out: str, shard: int) -> tuple[bool, Shard]:

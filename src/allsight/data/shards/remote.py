@@ -21,15 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from allsight.config import ConfigError
-from allsight.data.shards.stores import Counts
+from allsight.data.shards.stores import Counts, RemoteError
 
 _PIECE = 2**16
 _TRANSIENT_STATUS = (408, 425, 429)
 _SLOWEST_BYTES_PER_S = 10_000
-
-
-class RemoteError(ConnectionError):
-    """A server could not be reached, or gave no whole answer, however often it was asked. One line."""
 
 
 class Momentary(Exception):

@@ -16,8 +16,7 @@ from allsight.data.shards.index import Index
 from allsight.data.shards.indexes import KeptIndexes
 from allsight.data.shards.members import contents
 from allsight.data.shards.readahead import ReadAhead
-from allsight.data.shards.remote import RemoteError
-from allsight.data.shards.stores import Counts, FolderStore, Store
+from allsight.data.shards.stores import Counts, FolderStore, RemoteError, Store
 from allsight.types import DataError
 
 

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
+class RemoteError(ConnectionError):
+    """A server could not be reached, or gave no whole answer, however often it was asked. One line.
+
+    It is no fault of a sample, so it ends a run, which can be resumed, and replaces no sample by another.
+    """
+
+
 @dataclass
 class Counts:
     """What reading has cost so far, in this process.
