@@ -53,7 +53,8 @@ def class_shards(folder, shards=3, each=8, split="train"):
 
 
 class FaultServer:
-    """Serves a folder over HTTP. Each request takes the next of `faults`, if there is one.
+    """Serves a folder over HTTP. Each request takes the next of `faults`, if there is one and it is for a file
+    whose name ends in `faulty`.
 
     Faults: a status ("500"), "hang" (no answer), "short" (half of the bytes, as a server that dies), "lie"
     (half of the bytes, and says so), "damage" (one bit wrong), "slow" (in small pieces), None (no fault).
@@ -62,6 +63,7 @@ class FaultServer:
     def __init__(self, folder: Path, ranges: bool = True) -> None:
         self.folder, self.ranges = folder, ranges
         self.faults: deque = deque()
+        self.faulty = ""
         self.requests: list[str] = []
         self.headers: dict[str, str] = {}
         self.at_once = self.most_at_once = 0
@@ -76,7 +78,8 @@ class FaultServer:
                     server.at_once += 1
                     server.most_at_once = max(server.most_at_once, server.at_once)
                     server.requests.append(self.path.partition("?")[0].lstrip("/"))
-                    fault = server.faults.popleft() if server.faults else None
+                    is_faulty = server.faults and server.requests[-1].endswith(server.faulty)
+                    fault = server.faults.popleft() if is_faulty else None
                 try:
                     time.sleep(server.delay_s)
                     server._answer(self, fault)

@@ -94,7 +94,7 @@ def test_patience_ends_with_one_line(server):
 
 def test_no_server_at_all_is_one_line(server):
     server.close()
-    with pytest.raises(RemoteError, match="no answer in 2 tries .* refused"):
+    with pytest.raises(RemoteError, match=r"no answer in 2 tries .* refused"):
         HttpStore(server.url, patience=quick(tries=2)[0]).read("x.tar", 0, 10)
     server.close = lambda: None
 
@@ -125,7 +125,7 @@ def test_a_slow_server_is_waited_for(server, shards):
 def test_a_server_without_ranges_is_refused(shards):
     with (
         serving(shards, ranges=False) as server,
-        pytest.raises(ConfigError, match="does not serve ranges of files .status 200 instead of 206"),
+        pytest.raises(ConfigError, match=r"does not serve ranges of files .status 200 instead of 206"),
     ):
         open_reader(f"webdataset:{server.url}")
 
@@ -153,11 +153,11 @@ def test_an_index_damaged_on_the_way_is_fetched_anew(server):
 def test_what_is_missing_is_said_with_the_command_that_helps(server, shards, tmp_path):
     with pytest.raises(DataError, match=r"val.shards.json: no such file.*allsight data index"):
         open_reader(f"webdataset:{server.url}", split="val")
-    with pytest.raises(DataError, match="read by its index: run `allsight data index`"):
+    with pytest.raises(DataError, match=r"read by its index: run `allsight data index`"):
         open_reader(f"webdataset:{server.url}/train-{{00000..00007}}.tar")
-    with pytest.raises(DataError, match="which of its samples are split 'val'"):
+    with pytest.raises(DataError, match=r"which of its samples are split 'val'"):
         open_reader(f"webdataset:{server.url}/train-00000.tar", split="val")
-    with pytest.raises(ConfigError, match="imagefolder reads from disks, not from URLs"):
+    with pytest.raises(ConfigError, match=r"imagefolder reads from disks, not from URLs"):
         open_reader(f"imagefolder:{server.url}")
 
 
@@ -188,12 +188,12 @@ def test_other_schemes_are_read_through_fsspec(shards):
         far = open_reader(f"webdataset:{place}")
         assert all(same(near[index], far[index]) for index in (0, 23))
     files.rm("/bucket/train-00001.tar")
-    with pytest.raises(ConfigError, match="memory://bucket/train-00001.tar: no such shard"):
+    with pytest.raises(ConfigError, match=r"memory://bucket/train-00001.tar: no such shard"):
         far[9]
 
 
 def test_an_unknown_scheme_or_a_missing_package_is_one_line():
-    with pytest.raises(ConfigError, match="nosuch"):
+    with pytest.raises(ConfigError, match=r"nosuch"):
         open_reader("webdataset:nosuch://bucket/a-{0..3}.tar")
 
 
@@ -223,5 +223,5 @@ def test_failures_below_fsspec_are_tried_again_or_final(monkeypatch):
     store = FsspecStore("s3://b", quick()[0])
     assert store.read("x.tar", 10, 20) == bytes(range(10, 30)) and store.counts.retries == 3
     files.failures = iter([PermissionError("no rights")])
-    with pytest.raises(ConfigError, match="no rights; check the address and your rights"):
+    with pytest.raises(ConfigError, match=r"no rights; check the address and your rights"):
         store.read("x.tar", 10, 20)

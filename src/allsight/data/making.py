@@ -202,7 +202,7 @@ class BatchMaker:
         return batch
 
     def _announce(self, task: str, split: str, indices: Int64[np.ndarray, " n"]) -> None:
-        """Tell a reader of distant samples what it will be asked for next, so that it can fetch side by side."""
+        """Tell a reader of distant samples what it will be asked for, so that it can fetch side by side."""
         ahead = getattr(self._reader(task, split), "ahead", None)
         if ahead is not None:
             ahead(indices.tolist())

@@ -99,7 +99,7 @@ def to_sample(id: str, files: Mapping[str, bytes], meaning: Meaning) -> Sample:
     if "cls" in files:
         targets["label"] = _label(id, files["cls"], meaning.classes)
     if "txt" in files:
-        text = _text(id, files["txt"])
+        text = _text(id, files["txt"], "txt")
         if inputs:
             targets["captions"] = (text,)
         else:
@@ -210,15 +210,15 @@ def _own(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: own[name] for name in ("inputs", "targets") if isinstance(own.get(name), dict)}
 
 
-def _text(id: str, data: bytes) -> str:
+def _text(id: str, data: bytes, ending: str) -> str:
     try:
         return data.decode("utf-8-sig", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise DataError(f"{id}: its .txt is not UTF-8 ({error})", id) from error
+        raise DataError(f"{id}: its .{ending} is not UTF-8 ({error})", id) from error
 
 
 def _label(id: str, data: bytes, classes: tuple[str, ...]) -> int:
-    text = _text(id, data).strip()
+    text = _text(id, data, "cls").strip()
     if text.isdecimal() and (not classes or int(text) < len(classes)):
         return int(text)
     if text in classes:

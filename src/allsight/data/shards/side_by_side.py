@@ -35,6 +35,9 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], processes: i
         return
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        # The imports are then made once, not in each process.
+        context.set_forkserver_preload([getattr(function, "func", function).__module__])
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
     try:
         yield from pool.map(function, items)
