@@ -53,8 +53,8 @@ def class_shards(folder, shards=3, each=8, split="train"):
 
 
 class FaultServer:
-    """Serves a folder over HTTP. Each request takes the next of `faults`, if there is one and it is for a file
-    whose name ends in `faulty`.
+    """Serves a folder over HTTP. Each request for a file whose name ends in `faulty` takes the next of
+    `faults`, if there is one.
 
     Faults: a status ("500"), "hang" (no answer), "short" (half of the bytes, as a server that dies), "lie"
     (half of the bytes, and says so), "damage" (one bit wrong), "slow" (in small pieces), None (no fault).

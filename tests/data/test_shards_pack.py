@@ -204,7 +204,7 @@ def test_broken_samples_stop_a_pack_or_are_left_out_and_counted(tmp_path, capsys
     said = capsys.readouterr().out
     assert "11 samples of train" in said and "1 samples left out" in said and "train/b/7.jpg: " in said
     data = open_reader(f"webdataset:{tmp_path / 'out'}")
-    assert len(data) == 11 and data.notes == ("1 broken samples were left out when it was packed",)
+    assert len(data) == 11 and data.notes == ("1 broken samples left out when it was packed",)
 
 
 def test_readers_without_files_are_packed_as_png_and_that_is_said(pets, tmp_path, monkeypatch):

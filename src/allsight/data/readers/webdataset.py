@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -49,8 +50,10 @@ class WebDataset:
         classes: Class names in order of their labels; else those of `classes.json` beside the shards.
         fps: Frames a second of videos that say nothing of it.
         cache: Folder on this machine in which blocks of what comes from servers are kept; several processes
-            and data sets may share it.
-        cache_mb: Most megabytes there. All processes must say the same.
+            and data sets may share it. Where it could hold too little of the data to save anything, only
+            indexes are kept, and `notes` says so. Default the environment variable ALLSIGHT_CACHE, since
+            this is a matter of the machine; without one nothing is kept.
+        cache_mb: Most megabytes there, the same for all processes; default ALLSIGHT_CACHE_MB, else 10,000.
         cache_block_kb: What is fetched at once when there is a cache.
         ahead_mb: Most megabytes fetched from servers before they are asked for.
         index_mb: Most megabytes of indexes in memory.
@@ -74,7 +77,7 @@ class WebDataset:
         classes: tuple[str, ...] = (),
         fps: float | None = None,
         cache: Path | None = None,
-        cache_mb: int = 10_000,
+        cache_mb: int | None = None,
         cache_block_kb: int = 1024,
         ahead_mb: int = 64,
         index_mb: int = 64,
@@ -84,6 +87,7 @@ class WebDataset:
     ) -> None:
         if kind not in KINDS and kind != "auto":
             raise ConfigError(f"kind {kind!r}: expected auto or one of the kinds{did_you_mean(kind, KINDS)}")
+        cache, cache_mb = _cache_here(cache, cache_mb)
         found = find_shards(path, split, Patience(tries=tries, timeout_s=timeout_s))
         self.name = f"webdataset:{str(path).rstrip('/').rsplit('/', 1)[-1]}"
         self.split = split
@@ -91,7 +95,7 @@ class WebDataset:
             found.store,
             found.catalogue,
             indexes=found.indexes,
-            cache=BlockCache(Path(cache), cache_mb * 2**20, cache_block_kb * 2**10) if cache else None,
+            cache=BlockCache(cache, cache_mb * 2**20, cache_block_kb * 2**10) if cache else None,
             ahead_bytes=ahead_mb * 2**20,
             index_bytes=index_mb * 2**20,
         )
@@ -106,12 +110,10 @@ class WebDataset:
                 f"{path}: samples have classes, but nothing says their names; put classes.json beside the "
                 "shards, or set classes=(name, ...)"
             )
-        left = (f"files ending in .{', .'.join(strange)} are passed over",) if strange else ()
-        left_out = found.catalogue.facts.get("left_out", 0)
         self.notes = (
             *found.notes,
-            *left,
-            *notes((left_out, "broken samples were left out when it was packed")),
+            *self._notes(strange, cache_mb if cache else 0),
+            *notes((found.catalogue.facts.get("left_out", 0), "broken samples left out when it was packed")),
         )
 
     def __len__(self) -> int:
@@ -156,6 +158,15 @@ class WebDataset:
         """The files (ending -> bytes) of a sample's picture or frames."""
         return pictures_among(self._shelf.read(index)[1])
 
+    def _notes(self, strange: list[str], cache_mb: int) -> Iterator[str]:
+        if strange:
+            yield f"files ending in .{', .'.join(strange)} are passed over"
+        if cache_mb and not self._shelf.keeps_data:
+            yield (
+                f"a cache of {cache_mb} MB holds so little of these data that only indexes are kept in it "
+                "and each sample is fetched alone; raise cache_mb, or lower cache_block_kb"
+            )
+
     def _class_table(self) -> ClassTable | None:
         store = self._shelf.store
         try:
@@ -176,3 +187,14 @@ class WebDataset:
             return parts, [ending for ending in files if not is_understood(ending)]
         assert last is not None
         raise last
+
+
+def _cache_here(folder: Path | None, limit_mb: int | None) -> tuple[Path | None, int]:
+    """Where this machine keeps what comes from servers, and how much of it."""
+    text = os.environ.get("ALLSIGHT_CACHE", "")
+    limit = os.environ.get("ALLSIGHT_CACHE_MB", "10000") if limit_mb is None else str(limit_mb)
+    if not limit.isdecimal():
+        raise ConfigError(
+            f"environment variable ALLSIGHT_CACHE_MB: expected a number of megabytes, got {limit!r}"
+        )
+    return Path(folder) if folder else Path(text).expanduser() if text else None, int(limit)

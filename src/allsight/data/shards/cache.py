@@ -49,6 +49,7 @@ class BlockCache:
                 "lower cache_block_kb"
             )
         self.block_bytes = block_bytes
+        self.limit_bytes = limit_bytes
         self._drawers = max(1, min(256, limit_bytes // (64 * block_bytes)))
         self._drawer_limit = limit_bytes // self._drawers
         self._folder = folder / f"blocks-{block_bytes}-{self._drawers}"

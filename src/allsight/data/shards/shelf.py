@@ -16,6 +16,7 @@ from allsight.data.shards.index import Index
 from allsight.data.shards.indexes import KeptIndexes
 from allsight.data.shards.members import contents
 from allsight.data.shards.readahead import ReadAhead
+from allsight.data.shards.scale import worth_keeping
 from allsight.data.shards.stores import Counts, FolderStore, RemoteError, Store
 from allsight.types import DataError
 
@@ -29,7 +30,8 @@ class Shelf:
         store: Where the shards lie.
         catalogue: Which they are.
         indexes: Those that have no file, by number of their shard.
-        cache: Keeps blocks of what is fetched on this machine.
+        cache: Keeps blocks of what is fetched on this machine: of indexes, and of tars unless so small a part
+            of them fits that fetching each sample alone is less.
         ahead_bytes: Most bytes that are read before they are asked for (see `ahead`).
         index_bytes: Most bytes of indexes kept; that of one shard is kept in any case.
     """
@@ -46,6 +48,8 @@ class Shelf:
     ) -> None:
         self.store, self.catalogue = store, catalogue
         self._cache = cache
+        self.keeps_data = cache is not None and self._is_worth_keeping(cache)
+        """Whether blocks of the tars are kept in the cache, too, and not only indexes."""
         self._given = {shard: index.entries for shard, index in (indexes or {}).items()}
         self._ends = np.cumsum(catalogue.samples)
         self._indexes = KeptIndexes(self._load_index, index_bytes)
@@ -116,7 +120,10 @@ class Shelf:
         data = b""
         for fresh in (False, True):
             try:
-                data = self._bytes(tar, f"{header.tar_crc32:08x}", header.tar_bytes, offset, size, fresh)
+                if self.keeps_data:
+                    data = self._bytes(tar, f"{header.tar_crc32:08x}", header.tar_bytes, offset, size, fresh)
+                else:
+                    data = self.store.read(tar, offset, size)
             except FileNotFoundError as error:
                 raise ConfigError(
                     f"{self.store.where(tar)}: no such shard, though the list of shards has it; bring it back"
@@ -135,6 +142,10 @@ class Shelf:
             "see `allsight data verify`",
             name,
         )
+
+    def _is_worth_keeping(self, cache: BlockCache) -> bool:
+        tars, samples = float(self.catalogue.tar_bytes.sum()), float(self.catalogue.samples.sum())
+        return worth_keeping(cache.limit_bytes, tars, tars / samples, cache.block_bytes)
 
     def _load_index(self, shard: int) -> np.ndarray:
         if shard in self._given:
