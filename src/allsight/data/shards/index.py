@@ -152,7 +152,7 @@ def index_tar(path: Path) -> Index:
 def label_of(span: Span, data: bytes | mmap.mmap) -> int:
     """The number in a sample's file `.cls`, or -1."""
     for member in span.members:
-        if member.name.lower().endswith(".cls") and member.size <= 11:
+        if member.ending == "cls" and member.size <= 11:
             text = bytes(data[member.data_at : member.data_at + member.size]).strip()
             return int(text) if text.isdigit() and int(text) < 2**31 else -1
     return -1

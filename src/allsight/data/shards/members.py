@@ -6,7 +6,6 @@ Nothing is ever extracted, and whatever could point outside a tar is refused all
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import mmap
@@ -14,6 +13,8 @@ from mmap import mmap
 from allsight.types import DataError
 
 BLOCK = 512
+
+_EMPTY = bytes(BLOCK)
 
 _REGULAR = (b"0", b"\0", b"7")
 _REFUSED = {
@@ -28,10 +29,21 @@ _REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file in a tar: its name, where its first header begins, where its bytes lie, and where the
-    next member's header begins."""
+    """A regular file in a tar.
+
+    Args:
+        name: As it stands there.
+        key: The name up to the first dot of its last part.
+        ending: What follows that dot, in lower case; empty where the file belongs to no sample.
+        begin: Where its first header begins.
+        data_at: Where its bytes begin.
+        size: How many there are.
+        end: Where the next header begins.
+    """
 
     name: str
+    key: str
+    ending: str
     begin: int
     data_at: int
     size: int
@@ -48,7 +60,7 @@ class Span:
     members: tuple[Member, ...]
 
 
-def walk(data: bytes | memoryview | mmap, where: str) -> Iterator[Member]:
+def walk(data: bytes | mmap, where: str) -> Iterator[Member]:
     """The regular files in a tar or in a piece of one that begins and ends between members.
 
     Folders are passed over. Names longer than 100 letters (GNU, pax) are understood.
@@ -59,11 +71,11 @@ def walk(data: bytes | memoryview | mmap, where: str) -> Iterator[Member]:
     """
     at, length = 0, len(data)
     begin, long_name, long_size = None, None, None
-    if bytes(data[:2]) == b"\x1f\x8b" or bytes(data[:4]) in (b"\x28\xb5\x2f\xfd", b"\xfd7zX"):
+    if data[:2] == b"\x1f\x8b" or data[:4] in (b"\x28\xb5\x2f\xfd", b"\xfd7zX"):
         raise DataError(f"{where}: a compressed tar cannot be read at random; unpack it to a plain .tar")
     while at < length:
-        header = bytes(data[at : at + BLOCK])
-        if not header.strip(b"\0") and len(header) == BLOCK:
+        header = data[at : at + BLOCK]
+        if header == _EMPTY:
             return
         if len(header) < BLOCK or not _is_header(header):
             raise DataError(f"{where}: no tar header at byte {at}; damaged or cut short, get it anew")
@@ -76,9 +88,9 @@ def walk(data: bytes | memoryview | mmap, where: str) -> Iterator[Member]:
             raise DataError(f"{where}: cut short: the member at byte {at} ends at {end} of {length} bytes")
         begin = at if begin is None else begin
         if kind == b"L":
-            long_name = _text(bytes(data[data_at : data_at + size]))
+            long_name = _text(data[data_at : data_at + size])
         elif kind == b"x":
-            extended = _extended(bytes(data[data_at : data_at + size]), where, at)
+            extended = _extended(data[data_at : data_at + size], where, at)
             long_name = extended.get("path", long_name)
             long_size = int(extended["size"]) if extended.get("size", "").isdecimal() else long_size
         elif kind not in (b"g", b"K"):
@@ -86,14 +98,14 @@ def walk(data: bytes | memoryview | mmap, where: str) -> Iterator[Member]:
             if kind in _REFUSED:
                 raise DataError(f"{where}: {name!r} is {_REFUSED[kind]}; expected regular files only")
             if kind in _REGULAR:
-                yield Member(name, begin, data_at, size, end)
+                yield Member(name, *split_name(name), begin, data_at, size, end)
             elif kind != b"5":
                 raise DataError(f"{where}: {name!r} is of the unknown kind {kind!r}; expected regular files")
             begin, long_name, long_size = None, None, None
         at = end
 
 
-def spans(data: bytes | memoryview | mmap, where: str) -> Iterator[Span]:
+def spans(data: bytes | mmap, where: str) -> Iterator[Span]:
     """The samples of a tar. Neighbouring members whose names agree up to the first dot make up one.
 
     Members without a name before the dot or without an ending belong to no sample.
@@ -104,10 +116,10 @@ def spans(data: bytes | memoryview | mmap, where: str) -> Iterator[Span]:
     seen: set[str] = set()
     current: list[Member] = []
     for member in walk(data, where):
-        key, ending = split_name(member.name)
-        if not ending:
+        key = member.key
+        if not member.ending:
             continue
-        if current and split_name(current[0].name)[0] != key:
+        if current and current[0].key != key:
             yield _span(current, where)
             current = []
         if not current:
@@ -128,24 +140,23 @@ def contents(data: bytes, where: str) -> tuple[str, dict[str, bytes]]:
     Raises:
         DataError: As `spans`, or not exactly one sample.
     """
-    found = list(spans(data, where))
-    if len(found) != 1:
-        raise DataError(f"{where}: {len(found)} samples where the index says one; index the tar anew")
-    files = {split_name(m.name)[1]: data[m.data_at : m.data_at + m.size] for m in found[0].members}
-    return found[0].key, files
+    members = [member for member in walk(data, where) if member.ending]
+    keys = {member.key for member in members}
+    if len(keys) != 1:
+        raise DataError(f"{where}: {len(keys)} samples where the index says one; index the tar anew")
+    return keys.pop(), {m.ending: data[m.data_at : m.data_at + m.size] for m in members}
 
 
 def split_name(name: str) -> tuple[str, str]:
     """Key and ending of a member, parted at the first dot of its last part: "a/7.000.jpg" is "a/7",
     "000.jpg". The ending is in lower case, and empty where the member belongs to no sample."""
-    folder, base = posixpath.split(name)
-    stem, _, ending = base.partition(".")
-    return (posixpath.join(folder, stem), ending.lower()) if stem else (name, "")
+    base = name.rfind("/") + 1
+    dot = name.find(".", base)
+    return (name[:dot], name[dot + 1 :].lower()) if dot > base else (name, "")
 
 
 def _span(members: list[Member], where: str) -> Span:
-    key = split_name(members[0].name)[0]
-    endings = [split_name(member.name)[1] for member in members]
+    key, endings = members[0].key, [member.ending for member in members]
     twice = next((ending for ending in endings if endings.count(ending) > 1), None)
     if twice is not None:
         raise DataError(f"{where}: the sample {key!r} has two files that end in .{twice}")
@@ -193,8 +204,13 @@ def _extended(block: bytes, where: str, at: int) -> dict[str, str]:
 
 
 def _checked(name: str, where: str) -> str:
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\0" in name or "\\" in name or name[1:2] == ":":
+    if (
+        name.startswith("/")
+        or (".." in name and ".." in name.split("/"))
+        or "\0" in name
+        or "\\" in name
+        or name[1:2] == ":"
+    ):
         raise DataError(
             f"{where}: the name {name!r} leads outside the tar; expected relative names without '..'; "
             "whoever made it meant harm or erred, so take a copy you trust"

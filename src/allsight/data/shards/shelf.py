@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import Int64
@@ -71,7 +70,7 @@ class Shelf:
     def name(self, index: int) -> str:
         """A name that needs no reading: the shard, and the number in it."""
         shard, number = self._place(index)
-        return f"{self._stem(shard)}/#{number}"
+        return f"{_stem(self.catalogue.names[shard])}/#{number}"
 
     def read(self, index: int) -> tuple[str, dict[str, bytes]]:
         """Name of a sample (shard and key), and its files by ending.
@@ -83,13 +82,13 @@ class Shelf:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         data = self._ahead.take(index)
-        shard, _ = self._place(index)
+        tar = self.catalogue.names[self._place(index)[0]]
         try:
-            key, files = contents(data, self.store.where(self.catalogue.names[shard]))
+            key, files = contents(data, tar)
         except DataError as error:
             name = self.name(index)
             raise DataError(f"{name}: {error}", name) from error
-        return f"{self._stem(shard)}/{key}", files
+        return f"{_stem(tar)}/{key}", files
 
     def ahead(self, indices: Sequence[int]) -> None:
         """Begin to fetch what will be asked for next, several at a time. A folder is read when asked."""
@@ -109,18 +108,16 @@ class Shelf:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - (int(self._ends[shard - 1]) if shard else 0)
 
-    def _stem(self, shard: int) -> str:
-        return PurePosixPath(self.catalogue.names[shard]).stem
-
     def _read(self, index: int) -> bytes:
         """The bytes of a sample, checked; where they do not fit, they are fetched a second time."""
         shard, number = self._place(index)
-        tar, header = self.catalogue.names[shard], self.catalogue.header(shard)
+        tar = self.catalogue.names[shard]
         offset, size, crc32, _ = self._indexes[shard][number].tolist()
         data = b""
         for fresh in (False, True):
             try:
                 if self.keeps_data:
+                    header = self.catalogue.header(shard)
                     data = self._bytes(tar, f"{header.tar_crc32:08x}", header.tar_bytes, offset, size, fresh)
                 else:
                     data = self.store.read(tar, offset, size)
@@ -184,3 +181,8 @@ class Shelf:
             size=size,
             fresh=fresh,
         )
+
+
+def _stem(tar: str) -> str:
+    """A tar's name without folders and ending."""
+    return tar[tar.rfind("/") + 1 :].removesuffix(".tar")

@@ -63,9 +63,10 @@ class FolderStore:
         return str(self.root / name)
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        path = f"{self.root}/{name}"
         if size is None:
-            return (self.root / name).read_bytes()
-        handle = os.open(self.root / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            return Path(path).read_bytes()
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         try:
             data = os.pread(handle, size, start)
             while len(data) < size and (more := os.pread(handle, size - len(data), start + len(data))):
