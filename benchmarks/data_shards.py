@@ -92,10 +92,8 @@ def speeds(pictures: Path, folder: Path, rounds: int) -> tuple[list[list[str]], 
         ratio = median(a / b for a, b in zip(seconds, taken[base], strict=True))
         rows.append([name, f"{len(data) / median(seconds):,.0f}", f"{ratio:.2f}"])
     mean = tar.stat().st_size / len(data) / 1000
-    return (
-        rows,
-        f"{len(data)} pictures with classes in one tar, {mean:.0f} kB a sample, on {folder.parent.parent}.",
-    )
+    about = f"{len(data)} pictures with classes in one tar, {mean:.0f} kB a sample"
+    return rows, f"{about}; webdataset {version('webdataset')}."
 
 
 def ours(key: str, data: bytes) -> object:
