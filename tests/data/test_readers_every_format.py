@@ -1,6 +1,7 @@
 """What holds for the reader of every registered format."""
 
 import pickle
+import re
 import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from allsight.data.readers import FORMATS, NamedReader, detect_format, open_read
 from allsight.types import DataError, Sample
 
 # These have an archive for each split, or none.
-ARCHIVED = sorted(set(FORMATS) - {"hf_datasets", "imagefolder", "manifest", "parquet", "text", "video"})
+ARCHIVED = sorted(
+    set(FORMATS) - {"hf_datasets", "imagefolder", "manifest", "parquet", "text", "video", "webdataset"}
+)
 
 every_format = pytest.mark.parametrize("format", sorted(FORMATS))
 
@@ -48,7 +51,7 @@ def test_samples_have_ids_of_their_own_that_stay(format, toy):
         assert isinstance(reader, NamedReader) and reader.split == split and reader.name == f"{format}:set"
         assert len(reader) == count
         ids = [sample.id for sample in samples(reader)]
-        assert len(set(ids)) == count and all(id.startswith(f"{split}/") for id in ids)
+        assert len(set(ids)) == count and all(re.match(rf"{split}(-\d+)?/", id) for id in ids)
         assert ids == [sample.id for sample in samples(open_reader(toy[0], split=split))]
 
 
@@ -96,6 +99,8 @@ def test_a_damaged_sample_is_an_error_with_its_id_and_the_others_can_be_read(for
     name, first = toy
     id = open_reader(name)[0].id
     damage(first)
+    # A sample's key stands among its own bytes; where these are damaged it is called after its place.
+    id = "train-00000/#0" if format == "webdataset" else id
     reader = open_reader(name)
     with pytest.raises(DataError, match=rf"^{id}: ") as caught:
         reader[0]
@@ -103,7 +108,8 @@ def test_a_damaged_sample_is_an_error_with_its_id_and_the_others_can_be_read(for
     assert reader[1].id != id
 
 
-@every_format
+# A shard that vanishes is no fault of one sample: it ends the run (`test_shards_remote.py`).
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"webdataset"}))
 def test_a_file_that_vanishes_is_an_error_of_its_sample(format, toy):
     name, first = toy
     id = open_reader(name)[0].id

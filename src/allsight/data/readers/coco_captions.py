@@ -92,3 +92,7 @@ class CocoCaptions:
         captions = tuple(self._captions[place] for place in range(first, int(self._ends[index])))
         check_length(captions, id, self._max_characters)
         return Sample(id, {"image": self._pictures.read(index)}, {"captions": captions})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return self._pictures.original(index)

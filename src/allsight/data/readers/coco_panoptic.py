@@ -105,6 +105,10 @@ class CocoPanoptic:
         segments = self._segments[first : int(self._ends[index])]
         return Sample(id, {"image": image}, {"panoptic": self._panoptic(ids, segments, id)})
 
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return self._pictures.original(index)
+
     def _segment_ids(self, index: int, id: str) -> Int32[np.ndarray, "h w"]:
         name = self._png_names[index]
         try:

@@ -14,8 +14,8 @@ from allsight.data.readers.classes import read_classes
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.manifest_rows import check_row, class_key, class_keys, objects_of, texts_of
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import notes
-from allsight.data.readers.rows import Rows, open_rows
+from allsight.data.readers.pictures import notes, original_of
+from allsight.data.readers.rows import Row, Rows, open_rows
 from allsight.data.readers.tree import Tree, name_inside
 from allsight.types import DataError, Modality, Sample, Text
 
@@ -119,10 +119,7 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Sample:
         id = self._ids[index]
-        try:
-            row = self._rows[int(self._chosen[index])]
-        except OSError as error:
-            raise DataError(f"{id}: {self._rows.path}: {error.strerror or error}", id) from error
+        row = self._row(index, id)
         inputs: dict[str, Modality] = {}
         targets: dict[str, Any] = texts_of(row)
         for name in ("text", "question"):
@@ -131,22 +128,34 @@ class Manifest:
         texts = [row[name] for name in ("text", "question") if name in row]
         check_length([*texts, *(t for many in targets.values() for t in many)], id, self._max_characters)
         if "image" in row:
-            inputs = {"image": self._picture(row["image"], id), **inputs}
+            data = self._bytes(row["image"], id)
+            inputs = {"image": decode_picture(data, id, max_pixels=self._max_pixels), **inputs}
         if "label" in row:
             targets["label"] = self._label_of[class_key(row["label"])]
         if "boxes" in row:
             targets["objects"] = objects_of(row, self._label_of, inputs.get("image"), id)
         return Sample(id, inputs, targets)
 
-    def _picture(self, name: str, id: str) -> Modality:
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        id = self._ids[index]
+        name = self._row(index, id).get("image", "")
+        return original_of(name, self._bytes(name, id)) if name else {}
+
+    def _row(self, index: int, id: str) -> Row:
+        try:
+            return self._rows[int(self._chosen[index])]
+        except OSError as error:
+            raise DataError(f"{id}: {self._rows.path}: {error.strerror or error}", id) from error
+
+    def _bytes(self, name: str, id: str) -> bytes:
         file = self._folder / name
         try:
-            data = file.read_bytes()
+            return file.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{id}: no such picture: {file} (named in {self._rows.path.name})", id) from None
         except OSError as error:
             raise DataError(f"{id}: {file} cannot be read: {error.strerror or error}", id) from error
-        return decode_picture(data, id, max_pixels=self._max_pixels)
 
 
 def _open(path: Path, split: str) -> Rows:

@@ -63,3 +63,16 @@ def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
 def is_picture(name: str) -> bool:
     """Whether a file's ending is that of a picture."""
     return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def original(files: Files, index: int, id: str) -> dict[str, bytes]:
+    """A picture's file by its ending; see `original_of`. Errors as `read_or_refuse`."""
+    return original_of(files.names[index], read_or_refuse(files, index, id))
+
+
+def original_of(name: str, data: bytes) -> dict[str, bytes]:
+    """What `allsight data pack` copies of a picture: its file by its ending ("jpg").
+
+    Nothing where the name does not end as those of pictures do; pixels are packed then.
+    """
+    return {name.rpartition(".")[2].lower(): data} if is_picture(name) else {}

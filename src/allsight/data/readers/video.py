@@ -14,7 +14,7 @@ from allsight.config import ConfigError
 from allsight.data.decode import MAX_PIXELS
 from allsight.data.readers.extras import needed_module
 from allsight.data.readers.files import Files, SomeFiles, has_split, open_split
-from allsight.data.readers.found import Found
+from allsight.data.readers.found import Found, parts_of_splits
 from allsight.data.readers.pictures import leave_out_of, notes, read_or_refuse
 from allsight.data.readers.tree import Tree
 from allsight.types import DataError, Sample, Video
@@ -79,7 +79,7 @@ class VideoFolder:
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
-        splits = [name for name in tree.folders() if _has_clips(tree, name)]
+        splits = [split for split, parts in parts_of_splits(tree).items() if _has_clips(tree, parts[0])]
         return Found(f"video files for {', '.join(splits)}", tuple(splits)) if splits else None
 
     def __len__(self) -> int:
@@ -161,6 +161,6 @@ def _classes(files: Files) -> set[str]:
     return {name.split("/")[0] for name in files.names if "/" in name}
 
 
-def _has_clips(tree: Tree, split: str) -> bool:
-    below = tree.below(split)
+def _has_clips(tree: Tree, part: str) -> bool:
+    below = tree.below(part)
     return below is not None and any(name.lower().endswith(VIDEO_SUFFIXES) for name in below.names())

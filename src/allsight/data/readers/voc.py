@@ -11,7 +11,7 @@ from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.readers.boxes import BoxTable
 from allsight.data.readers.classes import classes_in
 from allsight.data.readers.found import Found
-from allsight.data.readers.pictures import leave_out_of, notes, read_or_refuse
+from allsight.data.readers.pictures import leave_out_of, notes, original, read_or_refuse
 from allsight.data.readers.tree import Tree
 from allsight.data.readers.voc_sets import VOC_CLASSES, listed, names_of, open_voc, pictures_in, sets_in
 from allsight.data.readers.voc_xml import VocAnnotation, VocObject, parse_annotation
@@ -128,6 +128,10 @@ class Voc:
                 f"{id}: a box reaches outside the picture of {width} x {height}, and the xml has no size", id
             )
         return Sample(id, {"image": image}, {"objects": objects})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return original(self._files, index, f"{self.split}/{self._files.names[index]}")
 
 
 def _read(tree: Tree, name: str) -> VocAnnotation | str:
