@@ -10,11 +10,12 @@ import torch
 import torch.distributed as dist
 
 from allsight.data.loader import MetaDataloader
+from allsight.data.policies import Policy
 from allsight.data.readers import open_reader
 from allsight.data.sampler import Plan
 from allsight.types import Batch
 
-STEPS = 12
+STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Settings:
     share: float
     cache: str | None = None
     group_size: int = 1
+    policy: Policy = Policy()
 
 
 class FromServer:

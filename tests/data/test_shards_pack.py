@@ -102,6 +102,7 @@ def test_after_a_kill_whole_shards_are_kept_and_others_written_anew(pets, tmp_pa
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_killed_pack_goes_on_and_leaves_no_process(pets, tmp_path):
     words = ["data", "pack", "imagefolder:.", str(tmp_path / "x"), "--root", str(pets), "--shard-mb", "0.002"]
     code = "import sys; from allsight.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -50,7 +50,7 @@ def test_two_ranks_see_what_one_process_sees(server, tmp_path):
     out, cache = tmp_path / "rows.json", tmp_path / "cache"
     # Some requests fail on the way; nothing of that may show.
     server.faulty = ".tar"
-    server.faults.extend(["503", None, None, "short", None, "damage", None, None, "500"] * 4)
+    server.faults.extend(["503", None, None, "short", None, "damage", None, None, "500"])
     common = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",

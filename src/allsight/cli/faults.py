@@ -36,7 +36,7 @@ def fault_of(error: Exception) -> Fault | None:
     # As with the trainer below, only a process that loaded these can have failed so.
     for module, name in (
         ("allsight.data.shards.stores", "RemoteError"),
-        ("allsight.data.shards.side_by_side", "ProcessDied"),
+        ("allsight.data.side_by_side", "ProcessDied"),
     ):
         if isinstance(error, getattr(sys.modules.get(module), name, ())):
             return Fault(1, _of_rank(str(error)))

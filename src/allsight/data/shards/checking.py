@@ -9,7 +9,7 @@ from allsight.data.readers.files import splits_there
 from allsight.data.shards.catalogue import Catalogue, catalogue_name, index_name
 from allsight.data.shards.index import Index, IndexHeader, index_tar, write_whole
 from allsight.data.shards.opening import tars_of
-from allsight.data.shards.side_by_side import Progress, each
+from allsight.data.side_by_side import Progress, each
 from allsight.types import DataError
 
 _PIECE = 2**20

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from allsight.data.shards.checking import tar_crc32
 from allsight.data.shards.content import parts_of
 from allsight.data.shards.index import Index, write_whole
 from allsight.data.shards.packing import Job, Shard, files_of, has_originals, measured, write_shard
-from allsight.data.shards.side_by_side import Progress, each
+from allsight.data.side_by_side import Progress, each
 from allsight.types import DataError
 
 
@@ -98,9 +98,10 @@ def _pack(
     _agree_on_classes(out / "classes.json", reader)
     for unfinished in out.glob(f"{split}-*.part"):
         unfinished.unlink(missing_ok=True)
-    work = partial(_shard, json.dumps(job.facts()), None if root is None else str(root), str(out))
+    given = json.dumps(job.facts()), None if root is None else str(root), str(out)
     headers, reasons, kept = [], [], 0
-    for done, (was_there, written) in enumerate(each(work, range(job.shards), processes), 1):
+    shards = each(_shard, range(job.shards), processes, given=given, called=job.name)
+    for done, (was_there, written) in enumerate(shards, 1):
         headers.append(written.index.header)
         reasons += written.left_out
         kept += was_there
