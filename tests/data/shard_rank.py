@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ class Settings:
     share: float
     cache: str | None = None
     group_size: int = 1
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
 
 
 class FromServer:

@@ -7,11 +7,14 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from data.toy_sets import SPLITS, WRITERS, damage
 
+from allsight.data.listings import ListsClasses, ListsLengths, ListsSizes
 from allsight.data.readers import FORMATS, NamedReader, detect_format, open_reader
+from allsight.data.shards.pack import pack
 from allsight.types import DataError, Sample
 
 # These have an archive for each split, or none.
@@ -130,6 +133,24 @@ def test_the_folder_tells_the_format(format, toy):
         assert [s.id for s in samples(open_reader(name))] == [s.id for s in samples(open_reader(toy[0]))]
 
 
+@every_format
+def test_samples_come_back_from_shards_and_pictures_keep_their_files(format, toy, tmp_path):
+    packed = pack(toy[0], tmp_path / "shards")
+    source, shards = open_reader(toy[0]), open_reader(f"webdataset:{tmp_path / 'shards'}")
+    assert shards.classes == source.classes and len(shards) == len(source)
+    for index, sample in enumerate(samples(source)):
+        again = shards[index]
+        assert plain(again.inputs) == plain(sample.inputs) and plain(again.targets) == plain(sample.targets)
+        if "image" in sample.inputs:
+            (file,) = source.originals(index).values()
+            assert file.startswith(b"\x89PNG")
+        if "text" not in sample.inputs:
+            assert shards.originals(index) == source.originals(index)
+    assert packed.notes == source.notes
+    (candidate,) = detect_format(tmp_path / "shards")
+    assert candidate.format == "webdataset" and candidate.splits == ("train",)
+
+
 @pytest.mark.parametrize("format", ARCHIVED)
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
 def test_one_archive_of_all_is_read_as_the_folder_is(format, suffix, toy):
@@ -139,6 +160,33 @@ def test_one_archive_of_all_is_read_as_the_folder_is(format, suffix, toy):
     reader = open_reader(f"{format}:{path}.{suffix}")
     assert [s.id for s in samples(reader)] == [s.id for s in expected]
     assert {c.format for c in detect_format(path.with_suffix(f".{suffix}"))} == {format}
+
+
+@every_format
+def test_what_a_reader_lists_without_reading_is_what_its_samples_have(format, toy):
+    reader = open_reader(toy[0])
+    found = [_classes(sample) for sample in samples(reader)]
+    assert isinstance(reader, ListsClasses) or not any(found)
+    if any(found):
+        listed = reader.sample_classes()
+        pairs = np.stack(listed.pairs(), 1).tolist()
+        assert len(listed) == len(reader)
+        assert pairs == [[index, label] for index, labels in enumerate(found) for label in sorted(labels)]
+    if isinstance(reader, ListsSizes):
+        assert reader.sizes_hw_px.tolist() == [[*sample.image.hw_px] for sample in samples(reader)]
+    if isinstance(reader, ListsLengths):
+        letters = [len(sample.inputs["text"].string) for sample in samples(reader)]
+        assert (abs(reader.lengths - letters) <= 1).all()
+    assert isinstance(reader, ListsSizes) or format not in ("coco", "coco_captions", "coco_panoptic", "voc")
+    assert isinstance(reader, ListsLengths) or format != "text"
+
+
+def _classes(sample: Sample) -> set[int]:
+    found = {sample.targets["label"]} if "label" in sample.targets else set()
+    for name in ("objects", "panoptic"):
+        if name in sample.targets:
+            found |= set(sample.targets[name].labels.tolist())
+    return found
 
 
 def test_values_of_cityscapes_become_the_classes_that_are_scored(tmp_path):

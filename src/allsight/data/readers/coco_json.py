@@ -209,7 +209,7 @@ class ListedPictures:
         Raises:
             DataError: It is missing or unreadable.
         """
-        return original_of(self._names[index], self._bytes(index))
+        return original_of(self._bytes(index), self._names[index])
 
     def read(self, index: int) -> Image:
         """Decode a picture.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.captions import MAX_CHARACTERS, check_length
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.found import Found, no_split
@@ -71,7 +72,7 @@ class Manifest:
         self._max_characters, self._max_pixels = max_characters, max_pixels
         self._rows = _open(path, split)
         self._folder = self._rows.path.parent
-        chosen, ids, keys = [], [], set()
+        chosen, ids, keys_of = [], [], []
         for index, row in enumerate(self._rows):
             if path.is_file() and row.get("split") != split:
                 continue
@@ -81,12 +82,13 @@ class Manifest:
                 name_inside(row["image"], where)
             chosen.append(index)
             ids.append(str(row.get("id", self._rows.number(index))))
-            keys |= class_keys(row)
+            keys_of.append(class_keys(row))
         if not chosen:
             raise no_split(path, split, _splits(path), "rows with this `split`, or a file of this name")
         if len(set(ids)) < len(ids):
             twice = next(id for id in ids if ids.count(id) > 1)
             raise DataError(f"{self._rows.path}: the id {twice!r} occurs twice")
+        keys = {key for some in keys_of for key in some}
         self._chosen = np.array(chosen, dtype=np.int64)
         self._ids = PackedStrings(f"{split}/{id}" for id in ids)
         table = read_classes(self._folder / "classes.json")
@@ -98,9 +100,10 @@ class Manifest:
             **{n: n for n in range(len(names))},
             **{class_key(name): n for n, name in enumerate(names)},
         }
-        unknown = next((key for key in keys if key not in self._label_of), None)
+        unknown = next((key for key in sorted(keys, key=str) if key not in self._label_of), None)
         if unknown is not None:
             raise DataError(f"{self._rows.path}: class {unknown!r} is none of the {len(names)} classes")
+        self._classes_of = SampleClasses.of_sets([{self._label_of[key] for key in some} for some in keys_of])
         self.notes = notes((len(self._rows) - len(chosen), "rows of other splits passed over"))
 
     @classmethod
@@ -113,6 +116,10 @@ class Manifest:
             if splits
             else None
         )
+
+    def sample_classes(self) -> SampleClasses:
+        """The classes that each row names."""
+        return self._classes_of
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -140,7 +147,7 @@ class Manifest:
         """The picture's file by its ending."""
         id = self._ids[index]
         name = self._row(index, id).get("image", "")
-        return original_of(name, self._bytes(name, id)) if name else {}
+        return original_of(self._bytes(name, id), name) if name else {}
 
     def _row(self, index: int, id: str) -> Row:
         try:

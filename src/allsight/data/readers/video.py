@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from allsight.config import ConfigError
 from allsight.data.decode import MAX_PIXELS
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.extras import needed_module
 from allsight.data.readers.files import Files, SomeFiles, has_split, open_split
 from allsight.data.readers.found import Found, parts_of_splits
@@ -82,6 +83,10 @@ class VideoFolder:
         splits = [split for split, parts in parts_of_splits(tree).items() if _has_clips(tree, parts[0])]
         return Found(f"video files for {', '.join(splits)}", tuple(splits)) if splits else None
 
+    def sample_classes(self) -> SampleClasses:
+        """The class of each clip that has one."""
+        return SampleClasses.one_at_most(self._labels)
+
     def __len__(self) -> int:
         return len(self._files.names)
 
@@ -92,6 +97,11 @@ class VideoFolder:
         )
         label = int(self._labels[index])
         return Sample(id, {"video": video}, {"label": label} if label >= 0 else {})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The clip's file by its ending."""
+        name = self._files.names[index]
+        return {name.rpartition(".")[2].lower(): read_or_refuse(self._files, index, f"{self.split}/{name}")}
 
 
 def decode_video(data: bytes, id: str, num_frames: int, *, max_pixels: int = MAX_PIXELS) -> Video:

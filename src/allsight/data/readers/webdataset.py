@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from allsight.config import ConfigError, did_you_mean
 from allsight.data.decode import MAX_PIXELS
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import ClassTable, parse_classes
 from allsight.data.readers.found import Found, parts_of_splits
 from allsight.data.readers.pictures import notes
@@ -55,6 +56,7 @@ class WebDataset:
             what `SPLIT.shards.json` says).
         classes: Class names in order of their labels; else those of `classes.json` beside the shards.
         fps: Frames a second of videos that say nothing of it.
+        frames: How many are taken of each video file (`.mp4`, ...), evenly spread.
         cache: Folder on this machine in which blocks of what comes from servers are kept; several processes
             and data sets may share it. Where it could hold too little of the data to save anything, only
             indexes are kept, and `notes` says so. Default the environment variable ALLSIGHT_CACHE, since
@@ -84,6 +86,7 @@ class WebDataset:
         kind: str = "auto",
         classes: tuple[str, ...] = (),
         fps: float | None = None,
+        frames: int = 16,
         cache: Path | None = None,
         cache_mb: int | None = None,
         cache_block_kb: int = 1024,
@@ -109,7 +112,7 @@ class WebDataset:
         )
         table = self._class_table()
         self.classes = classes or (table.names if table else ())
-        self._meaning = Meaning(self.classes, fps, max_pixels)
+        self._meaning = Meaning(self.classes, fps, frames, max_pixels)
         parts, strange = self._look()
         self.parts = KINDS[kind] if kind != "auto" else found.catalogue.parts or parts
         """Inputs and targets that each sample has at least."""
@@ -136,6 +139,10 @@ class WebDataset:
         tars = {split: tars_of(path, split) for split in parts_of_splits(tree)} if path.is_dir() else {}
         splits = tuple(split for split, found in tars.items() if found and _is_shard(found[0]))
         return Found(f"{_BESIDE}, for {', '.join(splits)}", splits) if splits else None
+
+    def sample_classes(self) -> SampleClasses:
+        """The class of each sample, if those have classes; reads all indexes."""
+        return SampleClasses.one_at_most(self._shelf.labels())
 
     def __len__(self) -> int:
         return len(self._shelf)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.boxes import BoxTable
 from allsight.data.readers.coco_masks import segmentation_to_mask
 from allsight.data.readers.found import Found
@@ -106,6 +107,10 @@ class Yolo:
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
         splits = splits_in(tree, read_settings(tree))
         return Found(f"pictures and YOLO's texts for {', '.join(splits)}", tuple(splits)) if splits else None
+
+    def sample_classes(self) -> SampleClasses:
+        """The classes of each sample's objects."""
+        return self._boxes.sample_classes()
 
     def __len__(self) -> int:
         return len(self._files.names)

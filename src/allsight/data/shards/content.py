@@ -4,6 +4,7 @@
 |---|---|
 | `.jpg`, `.png`, ... | input `image` |
 | `.000.jpg`, `.001.jpg`, ... | input `video`: its frames; their times from `.json` or the frame rate |
+| `.mp4`, `.mkv`, ... | input `video`: so many frames of it as are asked for (extra `video`) |
 | `.cls` | target `label`: a number, or the name of a class |
 | `.txt` | beside a picture or a video target `captions`, alone input `text` |
 | `.label_map.png` | target `label_map`, 255 where nobody labelled |
@@ -23,6 +24,7 @@ import torch
 from PIL import Image as PillowImage
 
 from allsight.data.decode import MAX_PIXELS, PICTURE_SUFFIXES, decode_label_map, decode_picture
+from allsight.data.readers.video import VIDEO_SUFFIXES, decode_video
 from allsight.data.shards.plain import from_plain, to_plain
 from allsight.types import DataError, Image, LabelMap, Sample, Text, Video
 
@@ -39,6 +41,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 _PICTURES = tuple(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES)
 _FRAME = re.compile(rf"(\d+)\.({'|'.join(_PICTURES)})")
+_CLIPS = tuple(suffix.removeprefix(".") for suffix in VIDEO_SUFFIXES)
 _LABEL_MAP = "label_map.png"
 _FILE_OF = {"label": ".cls", "captions": ".txt", "text": ".txt", "video": ".000.jpg", "image": ".jpg"}
 
@@ -50,17 +53,22 @@ class Meaning:
     Args:
         classes: Class names in order of their labels, for `.cls` that hold names and to check numbers.
         fps: Frames a second of videos whose `.json` says nothing of times.
+        frames: How many are taken of a video file, evenly spread.
         max_pixels: Larger pictures are refused.
     """
 
     classes: tuple[str, ...] = ()
     fps: float | None = None
+    frames: int = 16
     max_pixels: int = MAX_PIXELS
 
 
 def is_understood(ending: str) -> bool:
     """Whether files of this ending say something here."""
-    return ending in (*_PICTURES, "cls", "txt", "json", _LABEL_MAP) or _FRAME.fullmatch(ending) is not None
+    return (
+        ending in (*_PICTURES, *_CLIPS, "cls", "txt", "json", _LABEL_MAP)
+        or _FRAME.fullmatch(ending) is not None
+    )
 
 
 def parts_of(endings: Sequence[str], json_text: bytes | None) -> tuple[str, ...]:
@@ -68,7 +76,7 @@ def parts_of(endings: Sequence[str], json_text: bytes | None) -> tuple[str, ...]
     parts = []
     if any(ending in _PICTURES for ending in endings):
         parts.append("image")
-    if any(_FRAME.fullmatch(ending) for ending in endings):
+    if any(ending in _CLIPS or _FRAME.fullmatch(ending) for ending in endings):
         parts.append("video")
     if "txt" in endings:
         parts.append("captions" if parts else "text")
@@ -94,6 +102,11 @@ def to_sample(id: str, files: Mapping[str, bytes], meaning: Meaning) -> Sample:
     if pictures:
         inputs["image"] = decode_picture(files[pictures[0]], id, max_pixels=meaning.max_pixels)
     frames = sorted((int(match[1]), ending) for ending in files if (match := _FRAME.fullmatch(ending)))
+    clips = [ending for ending in files if ending in _CLIPS]
+    if len(clips) + bool(frames) > 1:
+        raise DataError(f"{id}: several videos (.{', .'.join(clips)}); expected one a sample", id)
+    if clips:
+        inputs["video"] = decode_video(files[clips[0]], id, meaning.frames, max_pixels=meaning.max_pixels)
     if frames:
         inputs["video"] = _video(id, [files[ending] for _, ending in frames], own, record, meaning)
     if "cls" in files:
@@ -132,7 +145,7 @@ def check_parts(sample: Sample, needed: Sequence[str]) -> None:
 
 def pictures_among(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Those of a sample's files (ending -> bytes) that its inputs `image` and `video` are decoded from."""
-    return {e: data for e, data in files.items() if e in _PICTURES or _FRAME.fullmatch(e)}
+    return {e: d for e, d in files.items() if e in (*_PICTURES, *_CLIPS) or _FRAME.fullmatch(e)}
 
 
 def to_files(sample: Sample, originals: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -153,6 +166,8 @@ def to_files(sample: Sample, originals: Mapping[str, bytes]) -> dict[str, bytes]
             if not any(ending in _PICTURES for ending in originals):
                 files["png"] = _png(value.pixels)
         elif name == "video" and isinstance(value, Video):
+            if any(ending in _CLIPS for ending in originals):
+                continue
             if not any(_FRAME.fullmatch(ending) for ending in originals):
                 digits = max(3, len(str(len(value.frames) - 1)))
                 files |= {f"{n:0{digits}}.png": _png(frame) for n, frame in enumerate(value.frames)}

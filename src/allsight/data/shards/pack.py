@@ -113,7 +113,7 @@ def _pack(
     catalogue = Catalogue.of(names, headers, parts, job=job.facts(), left_out=left_out)
     write_whole(out / catalogue_name(split), catalogue.pack())
     (out / f"{split}.packing.json").unlink(missing_ok=True)
-    return Packed(catalogue, kept, left_out, tuple(reasons), (*reader.notes, *_how_copied(job.data, reader)))
+    return Packed(catalogue, kept, left_out, tuple(reasons), (*reader.notes, *_how_copied(reader, parts)))
 
 
 @contextmanager
@@ -211,9 +211,9 @@ def _parts(reader: NamedReader) -> tuple[str, ...]:
     return tuple(part for part in (found[0] if found else ()) if all(part in other for other in found))
 
 
-def _how_copied(data: str, reader: NamedReader) -> Iterable[str]:
-    if not has_originals(reader):
-        yield f"{data.partition(':')[0]} gives pixels, not files: pictures were written as PNG"
+def _how_copied(reader: NamedReader, parts: tuple[str, ...]) -> Iterable[str]:
+    if {"image", "video"} & set(parts) and not has_originals(reader):
+        yield f"{reader.name.partition(':')[0]} gives pixels, not files: pictures were written as PNG"
 
 
 def _tuples(value: Any) -> Any:
