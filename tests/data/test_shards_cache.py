@@ -6,16 +6,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from data import shard_making as making
 
 from allsight.config import ConfigError
-from allsight.config.base import import_file
 from allsight.data.readers import open_reader
 from allsight.data.shards.cache import BlockCache, read_through
 from allsight.data.shards.checking import index_place
 from allsight.data.shards.readahead import ReadAhead
 from allsight.data.shards.stores import Counts
 
-making = import_file(Path(__file__).with_name("shard_making.py"))
 DATA = bytes(range(256)) * 10
 
 

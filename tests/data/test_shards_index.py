@@ -1,17 +1,15 @@
 """Tars, their indexes and lists: what is found in them, and what is refused."""
 
 import tarfile
-from pathlib import Path
 
 import pytest
+from data import shard_making as making
 
-from allsight.config.base import import_file
 from allsight.data.shards.catalogue import Catalogue, expand
 from allsight.data.shards.index import Index, IndexHeader, index_tar, write_whole
 from allsight.data.shards.members import contents, spans, split_name
 from allsight.types import DataError
 
-making = import_file(Path(__file__).with_name("shard_making.py"))
 write_tar = making.write_tar
 
 

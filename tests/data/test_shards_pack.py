@@ -8,22 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from data import shard_making as making
 
 from allsight.cli import main
 from allsight.config import ConfigError
-from allsight.config.base import import_file
 from allsight.data.readers import open_reader
 from allsight.data.shards.checking import index_place, verify_place
 from allsight.data.shards.pack import pack
 from allsight.data.shards.packing import key_of
 from allsight.data.world import World, generate_world
 from allsight.types import DataError
-
-making = import_file(Path(__file__).with_name("shard_making.py"))
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from data import shard_making as making
+from data import shard_rank
 
-from allsight.config.base import import_file
 from allsight.data.loader import MetaDataloader
 from allsight.data.making import LoadingError
 from allsight.data.shards.checking import index_place
 from allsight.data.shards.stores import RemoteError
-
-making = import_file(Path(__file__).with_name("shard_making.py"))
-shard_rank = import_file(Path(__file__).with_name("shard_rank.py"))
 
 
 @pytest.fixture

@@ -2,19 +2,17 @@
 
 import itertools
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from data import shard_making as making
 
 from allsight.config import ConfigError
-from allsight.config.base import import_file
 from allsight.data.readers import open_reader
 from allsight.data.shards.checking import index_place
 from allsight.data.shards.remote import HttpStore, Patience, RemoteError
 from allsight.types import DataError
 
-making = import_file(Path(__file__).with_name("shard_making.py"))
 serving = making.serving
 
 

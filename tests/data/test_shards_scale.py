@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data import shard_making as making
 
-from allsight.config.base import import_file
 from allsight.data.readers import open_reader
 from allsight.data.shards.catalogue import Catalogue, catalogue_name
 from allsight.data.shards.checking import index_place
@@ -14,7 +14,6 @@ from allsight.data.shards.index import ENTRY, HEADER_BYTES, Index, IndexHeader, 
 from allsight.data.shards.pack import pack
 from allsight.data.shards.scale import fetched_factor, scale_estimate, worth_keeping
 
-making = import_file(Path(__file__).with_name("shard_making.py"))
 PAGE = Path(__file__).parents[2] / "docs" / "data_at_scale.md"
 
 

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from data import shard_making as making
+from data.toy_sets import clip
 
 from allsight.config import ConfigError
-from allsight.config.base import import_file
 from allsight.data.readers import open_reader
 from allsight.data.shards.catalogue import index_name
 from allsight.data.shards.content import Meaning, to_files, to_sample
 from allsight.types import DataError, Image, LabelMap, Objects, Sample, Text, Video
 
-making = import_file(Path(__file__).with_name("shard_making.py"))
 jpeg, write_tar = making.jpeg, making.write_tar
 
 
 def reader(tmp_path, files, **options):
+    tmp_path.mkdir(exist_ok=True)
     write_tar(tmp_path / "train-00000.tar", files)
     return open_reader(f"webdataset:{tmp_path}", **options)
 
@@ -65,6 +66,17 @@ def test_a_video_without_times_is_refused_unless_its_rate_is_given(tmp_path):
     with pytest.raises(DataError, match=r"train-00000/v: no times for its 2 frames; .* or set fps"):
         reader(tmp_path, files)[0]
     assert reader(tmp_path, files, fps=10.0)[0].inputs["video"].times_s.tolist() == pytest.approx([0, 0.1])
+
+
+def test_so_many_frames_of_a_video_file_are_taken_as_are_asked_for(tmp_path):
+    data = reader(tmp_path, [("1.mkv", clip(0)), ("1.txt", b"it grows brighter")], frames=3)
+    sample = data[0]
+    assert sample.inputs["video"].frames.shape == (3, 3, 16, 32) and list(data.originals(0)) == ["mkv"]
+    assert sample.inputs["video"].times_s.tolist() == pytest.approx([0.1, 0.3, 0.5])
+    assert sample.targets == {"captions": ("it grows brighter",)}
+    two = [("1.000.jpg", jpeg(0)), ("1.mkv", clip(0)), ("1.json", b'{"fps": 5}')]
+    with pytest.raises(DataError, match=r"several videos \(.mkv\); expected one"):
+        reader(tmp_path / "two", two)[0]
 
 
 def test_classes_may_be_named(tmp_path):
