@@ -34,6 +34,14 @@ def test_voc_corners_are_pixels_counted_from_one(voc):
     assert zero.boxes_xyxy_px.tolist() == [[2, 2, 6, 5]]
 
 
+def test_voc_lists_sizes_unless_an_xml_has_none(voc):
+    write_xml(voc, "<annotation>")
+    assert open_reader(f"voc:{voc}").sizes_hw_px.tolist() == [[1, 1], [6, 8], [6, 8]]
+    reader = write_xml(voc, voc_xml("", width=0))
+    with pytest.raises(DataError, match=r"^train/train0.jpg: its xml has no size \(1 of 3 have none\)"):
+        _ = reader.sizes_hw_px
+
+
 def test_voc_classes_of_other_sets_are_those_of_train(voc):
     write_xml(voc, voc_xml(voc_object("yak", 1, 1, 2, 2)))
     assert (

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from data.shard_making import class_shards, serving
 from data.toy_sets import WRITERS, picture, put
 
 from allsight.config import ConfigError
@@ -75,3 +76,39 @@ def test_pictures_beside_texts_in_shards_are_no_class_folders(tmp_path):
     shutil.rmtree(tmp_path / "raw")
     put(tmp_path / "classes.json", json.dumps(["a"]))
     assert "imagefolder" not in {c.format for c in detect_format(tmp_path)}
+
+
+def test_tars_of_samples_side_by_side_are_shards(tmp_path):
+    for split in ("train", "val"):
+        class_shards(tmp_path / "set", shards=2, each=2, split=split)
+    (candidate,) = detect_format(tmp_path / "set")
+    assert candidate.format == "webdataset" and candidate.splits == ("train", "val")
+    assert len(open_reader(str(tmp_path / "set"), split="val")) == 4
+    (candidate,) = detect_format(tmp_path / "set/val-00001.tar")
+    assert candidate.format == "webdataset" and candidate.splits == ("val",)
+
+
+def test_tars_of_pictures_alone_are_no_shards(tmp_path):
+    WRITERS["imagefolder"](tmp_path / "raw")
+    for split in ("train", "val"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        shutil.make_archive(str(tmp_path / f"set/{split}-00000"), "tar", tmp_path / f"raw/{split}", ".")
+    assert [c.format for c in detect_format(tmp_path / "set")] == ["imagefolder"]
+
+
+def test_listed_shards_are_not_opened_to_be_recognised(tmp_path):
+    WRITERS["webdataset"](tmp_path)
+    for tar in tmp_path.glob("*.tar"):
+        tar.unlink()
+    (candidate,) = detect_format(tmp_path)
+    assert candidate.format == "webdataset" and candidate.splits == ("train", "val")
+
+
+def test_a_url_is_one_of_shards_and_other_formats_refuse_it(tmp_path):
+    WRITERS["webdataset"](tmp_path / "set")
+    with serving(tmp_path) as server:
+        assert len(open_reader(f"{server.url}/set", split="val")) == 2
+        path, (candidate,) = candidates_of(f"webdataset:{server.url}/set")
+    assert path == f"{server.url}/set" and candidate.splits == ("train",)
+    with pytest.raises(ConfigError, match=r"yolo reads from disks, not from URLs; .* pack it into shards"):
+        open_reader("yolo:http://data.lab/pets")

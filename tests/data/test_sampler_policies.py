@@ -282,6 +282,15 @@ def test_a_reader_that_cannot_tell_is_refused_with_a_remedy(settings, message):
     assert "or set none" in str(error.value)
 
 
+def test_balance_without_a_single_class_is_refused():
+    class Blank:
+        def sample_classes(self):
+            return SampleClasses.one_at_most(np.array([-1, -1]))
+
+    with pytest.raises(ConfigError, match=r"p\.balance: 'classes' needs .* none has one; set none"):
+        rates_of(Policy(balance="classes"), Blank(), path="p")
+
+
 @pytest.mark.parametrize(
     "settings",
     [

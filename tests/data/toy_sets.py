@@ -6,10 +6,13 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
+
+from allsight.data.shards.pack import pack
 
 HEIGHT, WIDTH = 6, 8
 SPLITS = {"train": 3, "val": 2}
@@ -239,6 +242,15 @@ def video(root: Path) -> Path:
     return root / "train/cat/0.mkv"
 
 
+def webdataset(root: Path) -> Path:
+    with TemporaryDirectory() as folder:
+        imagefolder(Path(folder))
+        for split in SPLITS:
+            # One sample a shard, so that a damaged file is one damaged sample.
+            pack("imagefolder:.", root, root=folder, split=split, shard_bytes=1)
+    return root / "train-00000.tar"
+
+
 def damage(file: Path) -> None:
     """Spoil the sample in a file: the picture in a table, most of anything else; texts get a wrong byte."""
     data = file.read_bytes()
@@ -266,6 +278,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "video": video,
     "voc": voc,
     "voc_label_maps": voc_label_maps,
+    "webdataset": webdataset,
     "yolo": yolo,
 }
 """Format -> function that writes a set into a folder and says which file the first training sample is in."""

@@ -1,4 +1,4 @@
-"""`allsight data`: data sets to be had without a download, a look at those there are, and tokenizers."""
+"""`allsight data`: making data sets, looking at them, packing them, and tokenizers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Annotated
 
 import typer
 
-from allsight.cli import inspecting
-from allsight.cli.words import Counter
+from allsight.cli import inspecting, packing
+from allsight.cli.words import Counter, Quiet
 
 app = typer.Typer(
-    help="Make data sets, look at them, prepare them.", no_args_is_help=True, rich_markup_mode=None
+    help="Make, look at, pack and check data sets.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @app.callback()
 def _before() -> None:
-    """Make data sets, look at them, prepare them."""
+    """Make, look at, pack and check data sets."""
 
 
 @app.command("world")
@@ -43,7 +43,7 @@ def world(
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate the embedded world: pictures with class folders, COCO boxes and masks, and label maps.
 
@@ -126,3 +126,6 @@ def tokenizer(
 
 app.command("inspect")(inspecting.inspect)
 app.command("scan")(inspecting.scan)
+app.command("pack")(packing.pack)
+app.command("index")(packing.index)
+app.command("verify")(packing.verify)

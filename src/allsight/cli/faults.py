@@ -33,6 +33,13 @@ def fault_of(error: Exception) -> Fault | None:
         return Fault(130, "interrupted")
     if isinstance(error, ConfigError | DataError | CheckpointError):
         return Fault(2, _of_rank(str(error)))
+    # As with the trainer below, only a process that loaded these can have failed so.
+    for module, name in (
+        ("allsight.data.shards.stores", "RemoteError"),
+        ("allsight.data.side_by_side", "ProcessDied"),
+    ):
+        if isinstance(error, getattr(sys.modules.get(module), name, ())):
+            return Fault(1, _of_rank(str(error)))
     if isinstance(error, OSError):
         return _of_system(error)
     # Only a process that trained can have failed so; asking for the class must not load torch.

@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from allsight.cli.words import Counter, Json, print_json
+from allsight.cli.words import (
+    Counter,
+    DataSet,
+    FormatOptions,
+    Json,
+    Processes,
+    Quiet,
+    parsed_options,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from allsight.data.inspection import SplitSurvey
@@ -18,33 +27,14 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 15
 _BAR = 30
 
-DataSet = Annotated[
-    str,
-    typer.Argument(
-        metavar="PATH",
-        help="Folder, archive or file; format:PATH where several formats fit.",
-        show_default=False,
-    ),
-]
 Splits = Annotated[
     list[str] | None, typer.Option("--split", metavar="S", help="Only this split (may be repeated).")
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Options of the format, such as ignore=11 or classes=[sky,road].",
-        show_default=False,
-    ),
-]
-Processes = Annotated[
-    int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
 ]
 
 
 def inspect(
     data: DataSet,
-    options: Options = None,
+    options: FormatOptions = None,
     split: Splits = None,
     limit: Annotated[
         int, typer.Option("--limit", min=0, metavar="N", help="Read at most N samples a split; 0: all.")
@@ -87,13 +77,13 @@ def inspect(
 
 def scan(
     data: DataSet,
-    options: Options = None,
+    options: FormatOptions = None,
     split: Splits = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Where to list samples that cannot be used.")
     ] = Path("unusable.jsonl"),
     processes: Processes = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read every sample once, and list those that cannot be used: a JSON line each. Exit status 1 if any.
 
@@ -136,25 +126,8 @@ def _open(
     path, candidates = candidates_of(data)
     first, *others = candidates
     chosen = splits or sorted(first.splits, key=lambda name: (name != "train", name))
-    given = _parsed(options or [])
+    given = parsed_options(options)
     return first, others, [open_reader(f"{first.format}:{path}", None, name, **given) for name in chosen]
-
-
-def _parsed(options: list[str]) -> dict[str, Any]:
-    import yaml
-
-    parsed = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"expected KEY=VALUE, got '{option}'")
-        try:
-            parsed[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            parsed[key] = value
-        if isinstance(parsed[key], list):
-            parsed[key] = tuple(parsed[key])
-    return parsed
 
 
 def _print_split(name: str, part: SplitSurvey) -> None:

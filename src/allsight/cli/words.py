@@ -45,10 +45,53 @@ Classes = Annotated[
     typer.Option("--classes", metavar="FILE", help="Class names, one a line; default those of the run."),
 ]
 
+DataSet = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="Folder, archive or file; format:PATH where several formats fit.",
+        show_default=False,
+    ),
+]
+FormatOptions = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Options of the format, such as ignore=11 or classes=[sky,road].",
+        show_default=False,
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but the result.")]
+
 
 def print_json(value: Any) -> None:
     """Plain values for programs."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def parsed_options(options: list[str] | None) -> dict[str, Any]:
+    """The values of `FormatOptions`, read as YAML; lists become tuples.
+
+    Raises:
+        typer.BadParameter: One is not KEY=VALUE.
+    """
+    import yaml
+
+    parsed = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"expected KEY=VALUE, got '{option}'")
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parsed[key] = value
+        if isinstance(parsed[key], list):
+            parsed[key] = tuple(parsed[key])
+    return parsed
 
 
 def check_backend() -> None:

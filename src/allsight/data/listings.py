@@ -6,6 +6,7 @@ what its data set lists.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +28,18 @@ class SampleClasses:
     def one_each(cls, labels: Int64[np.ndarray, " n"]) -> SampleClasses:
         """Samples with exactly one class each."""
         return cls(labels, np.arange(len(labels) + 1, dtype=np.int64))
+
+    @classmethod
+    def one_at_most(cls, labels: Int64[np.ndarray, " n"]) -> SampleClasses:
+        """Samples with one class or, where the label is -1, none."""
+        has_one = labels >= 0
+        return cls(labels[has_one], np.concatenate([[0], np.cumsum(has_one, dtype=np.int64)]))
+
+    @classmethod
+    def of_sets(cls, labels: Sequence[Collection[int]]) -> SampleClasses:
+        """The classes of each sample as a collection."""
+        offsets = np.concatenate([[0], np.cumsum([len(some) for some in labels], dtype=np.int64)])
+        return cls(np.array([label for some in labels for label in some], dtype=np.int64), offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,7 +72,7 @@ class ListsSizes(Protocol):
 
 @runtime_checkable
 class ListsLengths(Protocol):
-    """A reader that knows the lengths of its samples: words, tokens or frames."""
+    """A reader that knows the lengths of its samples: words, tokens, bytes or frames."""
 
     @property
     def lengths(self) -> Int64[np.ndarray, " n"]: ...

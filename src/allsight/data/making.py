@@ -15,6 +15,7 @@ from allsight.config import ConfigError
 from allsight.data.corrupt import replacements
 from allsight.data.order import generator
 from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader
+from allsight.data.shards.stores import RemoteError
 from allsight.types import Batch, CorruptSample, Costs, DataError, Sample
 from allsight.types.batches import bytes_of
 
@@ -92,6 +93,7 @@ class BatchMaker:
         task, where = self._plan.tasks[order.task], f"step {order.step}"
         numbers = self._sampler.micro_rows(order.step, order.task, order.micro)
         rows, own = numbers.rows, numbers.own
+        self._announce(order.task, "train", rows.indices)
         samples: list[Sample] = []
         corrupt: list[list[CorruptSample]] = []
         for draw, place, index in zip(
@@ -119,6 +121,7 @@ class BatchMaker:
         )
 
     def _judge(self, order: JudgeOrder) -> Batch:
+        self._announce(order.task, "val", order.indices)
         samples, kept, corrupt = [], [], []
         for row, index in enumerate(order.indices.tolist()):
             try:
@@ -177,7 +180,7 @@ class BatchMaker:
             name = f"'{sample.id}' (index {index})"
             read = time.perf_counter()
             return self._transform(task, split)(sample, rng)
-        except (DataError, ConfigError):
+        except (DataError, ConfigError, RemoteError):
             raise
         except Exception as error:
             raise LoadingError(f"task '{task}', sample {name}, {where}: {_said(error)}") from error
@@ -227,6 +230,12 @@ class BatchMaker:
     def _note_all_read(self, task: str) -> None:
         if self._on_read is not None:
             self._on_read(task, None)
+
+    def _announce(self, task: str, split: str, indices: Int64[np.ndarray, " n"]) -> None:
+        """Tell a reader of distant samples what it will be asked for, so that it can fetch side by side."""
+        ahead = getattr(self._reader(task, split), "ahead", None)
+        if ahead is not None:
+            ahead(indices.tolist())
 
     def _reader(self, task: str, split: str) -> SampleReader:
         key = (task, split)

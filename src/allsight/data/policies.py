@@ -66,6 +66,11 @@ def rates_of(policy: Policy, reader: Any, *, path: str) -> Rates | None:
             f"reader a method sample_classes(), or set none"
         )
     classes = reader.sample_classes()
+    if not len(classes.labels):
+        raise ConfigError(
+            f"{path}.balance: '{policy.balance}' needs the classes of all samples, and in {_named(reader)} "
+            f"none has one; set none"
+        )
     if policy.balance == "classes":
         return class_balanced(classes)
     return repeat_factors(classes, policy.repeat_threshold)

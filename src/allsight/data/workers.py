@@ -22,6 +22,7 @@ from allsight.config import ConfigError
 from allsight.data import parcel
 from allsight.data.making import BatchMaker, LoadingError, Order, TrainOrder
 from allsight.data.sampler import Plan
+from allsight.data.shards.stores import RemoteError
 from allsight.types import Batch, DataError
 
 
@@ -317,7 +318,7 @@ def _work(
             else:
                 try:
                     made = maker.make(order)
-                except (ConfigError, DataError, LoadingError) as error:
+                except (ConfigError, DataError, LoadingError, RemoteError) as error:
                     made = _with_traceback(error)
             parcel.send(connection, made)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -331,7 +332,7 @@ def _maker(
     function, arguments = rebuild
     try:
         plan = function(*arguments)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, RemoteError) as error:
         return _with_traceback(error)
     except Exception as error:
         said = f"a data worker could not set up the tasks: {type(error).__name__}: {error}"

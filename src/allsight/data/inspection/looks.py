@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
-import torch
-
 from allsight.data.readers import NamedReader
+from allsight.data.side_by_side import Progress, each
 from allsight.types import DataError, Image, LabelMap, Objects, Panoptic, Sample, Text, Video
 
 _CHUNK = 32
-_CHUNKS_AHEAD = 4
-"""So many chunks a process are asked for ahead, so that none waits and memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ def look_at_all(
     indices: Sequence[int],
     *,
     processes: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Iterator[Look]:
     """Looks at samples, in the order of `indices`.
 
@@ -76,61 +70,27 @@ def look_at_all(
         on_progress: Called with (samples looked at, all) after each chunk.
 
     Raises:
-        DataError: A process died while it read (a crash in a decoder, or the memory ran out).
+        ProcessDied: One was killed while it read, or crashed in a decoder.
     """
     chunks = [indices[at : at + _CHUNK] for at in range(0, len(indices), _CHUNK)]
     done = 0
-    for looks in _in_processes(reader, chunks, processes) if processes > 1 else _here(reader, chunks):
+    for looks in each(
+        _look_at_chunk,
+        chunks,
+        processes,
+        given=(reader,),
+        called=lambda chunk: (
+            f"samples {chunk[0]} to {chunk[-1] + 1} of {reader.name}, split {reader.split!r},"
+        ),
+    ):
         yield from looks
         done += len(looks)
         if on_progress is not None:
             on_progress(done, len(indices))
 
 
-def _here(reader: NamedReader, chunks: Sequence[Sequence[int]]) -> Iterator[list[Look]]:
-    for chunk in chunks:
-        yield [look_at(reader, index) for index in chunk]
-
-
-def _in_processes(
-    reader: NamedReader, chunks: Sequence[Sequence[int]], processes: int
-) -> Iterator[list[Look]]:
-    # Started afresh, since a copy of a process with threads may hang; the server does the imports once.
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    context: Any = get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])
-    pending: deque[tuple[Sequence[int], Future[list[Look]]]] = deque()
-    rest = iter(chunks)
-    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(reader,)) as pool:
-        while True:
-            while len(pending) < processes * _CHUNKS_AHEAD and (chunk := next(rest, None)) is not None:
-                pending.append((chunk, pool.submit(_look_at_chunk, chunk)))
-            if not pending:
-                return
-            chunk, future = pending.popleft()
-            try:
-                looks = future.result()
-            except BrokenProcessPool:
-                raise DataError(
-                    f"{reader.name}: a process died while samples {chunk[0]} to {chunk[-1] + 1} of split "
-                    f"{reader.split!r} (or soon after) were read; try --processes 1, or free memory"
-                ) from None
-            yield looks
-
-
-_reader: Any = None
-"""The reader of a process that looks."""
-
-
-def _begin(reader: NamedReader) -> None:
-    global _reader
-    torch.set_num_threads(1)
-    _reader = reader
-
-
-def _look_at_chunk(indices: Sequence[int]) -> list[Look]:
-    return [look_at(_reader, index) for index in indices]
+def _look_at_chunk(reader: NamedReader, indices: Sequence[int]) -> list[Look]:
+    return [look_at(reader, index) for index in indices]
 
 
 def _hash(part: Any) -> str:

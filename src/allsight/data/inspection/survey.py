@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from allsight.data.inspection.looks import Look, look_at_all
 from allsight.data.readers import NamedReader
+from allsight.data.side_by_side import Progress
 from allsight.types import class_name
 
 _SIDES_PX = (32, 64, 128, 256, 512, 1024, 2048)
@@ -69,7 +70,7 @@ def survey(
     *,
     limit: int = 1000,
     processes: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Survey:
     """Look at the splits of one data set.
 
@@ -79,7 +80,7 @@ def survey(
         processes, on_progress: See `look_at_all`.
 
     Raises:
-        DataError: A process died.
+        ProcessDied: As `look_at_all`.
     """
     looks = {
         reader.split: list(

@@ -2,6 +2,14 @@
 
 from allsight.data.readers.detection import Candidate, detect_format
 from allsight.data.readers.formats import FORMATS
-from allsight.data.readers.opening import NamedReader, candidates_of, open_reader
+from allsight.data.readers.opening import NamedReader, candidates_of, format_and_place, open_reader
 
-__all__ = ["FORMATS", "Candidate", "NamedReader", "candidates_of", "detect_format", "open_reader"]
+__all__ = [
+    "FORMATS",
+    "Candidate",
+    "NamedReader",
+    "candidates_of",
+    "detect_format",
+    "format_and_place",
+    "open_reader",
+]

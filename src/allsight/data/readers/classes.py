@@ -27,7 +27,15 @@ class ClassTable:
 
 
 def read_classes(path: Path) -> ClassTable | None:
-    """Read `classes.json`; None if there is no such file.
+    """Read `classes.json` (see `parse_classes`); None if there is no such file."""
+    try:
+        return parse_classes(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return None
+
+
+def parse_classes(data: bytes, where: str) -> ClassTable:
+    """What a `classes.json` holds; `where` it lies is for errors.
 
     The file is a list, or an object with a list `classes` (and perhaps `ignore`). An item is a name, or an
     object with `name` or `synonyms` (the first counts), perhaps a key (`wnid` or `key`) and an `index`.
@@ -37,19 +45,38 @@ def read_classes(path: Path) -> ClassTable | None:
             `ignore` that is no value of 8 bits.
     """
     try:
-        return _parse(path.read_bytes(), path)
-    except FileNotFoundError:
-        return None
+        tree = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    items = tree.get("classes") if isinstance(tree, dict) else tree
+    if not isinstance(items, list) or not items:
+        raise DataError(f"{where}: expected a list of classes, or an object with a list 'classes'")
+    indices = [item.get("index", n) if isinstance(item, dict) else n for n, item in enumerate(items)]
+    if not all(type(index) is int for index in indices) or sorted(indices) != list(range(len(items))):
+        raise DataError(
+            f"{where}: class indices are {indices[:8]}...; expected 0 to {len(items) - 1}, each once"
+        )
+    pairs = dict(zip(indices, (_key_and_name(item, where) for item in items), strict=True))
+    keys = tuple(pairs[n][0] for n in range(len(items)))
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise DataError(f"{where}: class {twice[0]!r} occurs twice")
+    ignore = tree.get("ignore") if isinstance(tree, dict) else None
+    if ignore is not None and not (type(ignore) is int and 0 <= ignore <= 255):
+        raise DataError(
+            f"{where}: 'ignore' is {ignore!r}; expected the label-map value 0 to 255 of unlabelled pixels"
+        )
+    return ClassTable(keys, tuple(pairs[n][1] for n in range(len(items))), ignore)
 
 
 def classes_in(tree: Tree) -> ClassTable | None:
     """The classes that a data set states in its `classes.json` or `classes.txt` (a name a line), if any.
 
     Raises:
-        DataError: As `read_classes`, or no UTF-8.
+        DataError: As `parse_classes`, or no UTF-8.
     """
     if tree.has_file("classes.json"):
-        return _parse(tree.read("classes.json"), tree.where("classes.json"))
+        return parse_classes(tree.read("classes.json"), tree.where("classes.json"))
     if not tree.has_file("classes.txt"):
         return None
     where = tree.where("classes.txt")
@@ -64,33 +91,7 @@ def classes_in(tree: Tree) -> ClassTable | None:
     return ClassTable(names, names)
 
 
-def _parse(data: bytes, path: Path | str) -> ClassTable:
-    try:
-        tree = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    items = tree.get("classes") if isinstance(tree, dict) else tree
-    if not isinstance(items, list) or not items:
-        raise DataError(f"{path}: expected a list of classes, or an object with a list 'classes'")
-    indices = [item.get("index", n) if isinstance(item, dict) else n for n, item in enumerate(items)]
-    if not all(type(index) is int for index in indices) or sorted(indices) != list(range(len(items))):
-        raise DataError(
-            f"{path}: class indices are {indices[:8]}...; expected 0 to {len(items) - 1}, each once"
-        )
-    pairs = dict(zip(indices, (_key_and_name(item, path) for item in items), strict=True))
-    keys = tuple(pairs[n][0] for n in range(len(items)))
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise DataError(f"{path}: class {twice[0]!r} occurs twice")
-    ignore = tree.get("ignore") if isinstance(tree, dict) else None
-    if ignore is not None and not (type(ignore) is int and 0 <= ignore <= 255):
-        raise DataError(
-            f"{path}: 'ignore' is {ignore!r}; expected the label-map value 0 to 255 of unlabelled pixels"
-        )
-    return ClassTable(keys, tuple(pairs[n][1] for n in range(len(items))), ignore)
-
-
-def _key_and_name(item: Any, path: Path | str) -> tuple[str, str]:
+def _key_and_name(item: Any, where: str) -> tuple[str, str]:
     if isinstance(item, str):
         return item, item
     if isinstance(item, dict):
@@ -99,4 +100,4 @@ def _key_and_name(item: Any, path: Path | str) -> tuple[str, str]:
         key = item.get("wnid") or item.get("key") or name
         if isinstance(name, str) and isinstance(key, str):
             return key, name
-    raise DataError(f"{path}: class {item!r} has no name; expected a text, or an object with 'name'")
+    raise DataError(f"{where}: class {item!r} has no name; expected a text, or an object with 'name'")

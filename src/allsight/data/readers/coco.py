@@ -138,6 +138,10 @@ class Coco:
         )
         return Sample(id, {"image": image}, {"objects": objects})
 
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return self._pictures.original(index)
+
     def _entries(
         self, every: Sequence[Mapping[str, Any]], categories: coco_json.Categories, crowd: bool, where: str
     ) -> tuple[list[Mapping[str, Any]], int]:

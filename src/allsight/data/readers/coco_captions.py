@@ -69,6 +69,8 @@ class CocoCaptions:
         has_some = np.array([bool(captions[row]) for row in range(len(self._pictures))])
         pictures, left_out = self._pictures.chosen(leave_out, has_some)
         self._pictures.keep(pictures)
+        self.sizes_hw_px = self._pictures.sizes_hw
+        """Height and width of each picture, as the json says."""
         self._captions = PackedStrings(text for row in pictures.tolist() for text in captions[row])
         self._ends = np.cumsum([len(captions[row]) for row in pictures.tolist()], dtype=np.int64)
         self.notes = notes(
@@ -92,3 +94,7 @@ class CocoCaptions:
         captions = tuple(self._captions[place] for place in range(first, int(self._ends[index])))
         check_length(captions, id, self._max_characters)
         return Sample(id, {"image": self._pictures.read(index)}, {"captions": captions})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return self._pictures.original(index)

@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from allsight.data.decode import decode_picture
 from allsight.data.readers.found import matches, no_split
 from allsight.data.readers.packed import PackedStrings
+from allsight.data.readers.pictures import original_of
 from allsight.data.readers.tree import Tree, check_text, name_inside, open_tree
 from allsight.types import DataError, Image
 
@@ -202,30 +203,44 @@ class ListedPictures:
         self._names = PackedStrings(self._names[row] for row in rows.tolist())
         self.sizes_hw, self.image_ids, self.row_of = self.sizes_hw[rows], self.image_ids[rows], {}
 
-    def read(self, index: int, id: str | None = None) -> Image:
+    def original(self, index: int) -> dict[str, bytes]:
+        """A picture's file by its ending (see `pictures.original_of`).
+
+        Raises:
+            DataError: It is missing or unreadable.
+        """
+        return original_of(self._bytes(index), self._names[index])
+
+    def read(self, index: int) -> Image:
         """Decode a picture.
 
         Raises:
             DataError: It is missing, unreadable, or of another size than the json says.
         """
-        id = id or self.id(index)
-        name, pictures, said_by = self._names[index], self._layout.pictures, Path(self._layout.json).name
+        id = self.id(index)
+        image = decode_picture(self._bytes(index), id, max_pixels=self._max_pixels)
+        height, width = self.sizes_hw[index].tolist()
+        if image.hw_px != (height, width):
+            raise DataError(
+                f"{id}: the picture is {image.hw_px[1]} x {image.hw_px[0]} (EXIF orientation applied), "
+                f"{self._said_by} says {width} x {height}; what is annotated on it would be wrong",
+                id,
+            )
+        return image
+
+    @property
+    def _said_by(self) -> str:
+        return Path(self._layout.json).name
+
+    def _bytes(self, index: int) -> bytes:
+        id, name, pictures = self.id(index), self._names[index], self._layout.pictures
         try:
-            data = pictures.read(name)
+            return pictures.read(name)
         except FileNotFoundError:
             raise DataError(
-                f"{id}: no such picture: {pictures.where(name)} (named in {said_by})", id
+                f"{id}: no such picture: {pictures.where(name)} (named in {self._said_by})", id
             ) from None
         except OSError as error:
             raise DataError(
                 f"{id}: {pictures.where(name)} cannot be read: {error.strerror or error}", id
             ) from error
-        image = decode_picture(data, id, max_pixels=self._max_pixels)
-        height, width = self.sizes_hw[index].tolist()
-        if image.hw_px != (height, width):
-            raise DataError(
-                f"{id}: the picture is {image.hw_px[1]} x {image.hw_px[0]} (EXIF orientation applied), "
-                f"{said_by} says {width} x {height}; what is annotated on it would be wrong",
-                id,
-            )
-        return image

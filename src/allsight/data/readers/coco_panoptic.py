@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int32
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers import coco_json
 from allsight.data.readers.found import Found
 from allsight.data.readers.packed import PackedStrings
@@ -70,6 +71,8 @@ class CocoPanoptic:
         has_some = np.isin(np.arange(len(self._pictures)), list(of_row))
         pictures, left_out = self._pictures.chosen(leave_out, has_some)
         self._pictures.keep(pictures)
+        self.sizes_hw_px = self._pictures.sizes_hw
+        """Height and width of each picture, as the json says."""
         entries = [of_row[row] for row in pictures.tolist()]
         self._png_names = PackedStrings(
             name_inside(check_text(entry["file_name"], where), where) for entry in entries
@@ -88,6 +91,10 @@ class CocoPanoptic:
         splits = coco_json.splits_of(tree, "panoptic")
         return Found(f"COCO panoptic json for {', '.join(splits)}", tuple(splits)) if splits else None
 
+    def sample_classes(self) -> SampleClasses:
+        """The classes of each sample's segments."""
+        return SampleClasses(self._segments[:, 1].astype(np.int64), np.concatenate([[0], self._ends]))
+
     def __len__(self) -> int:
         return len(self._pictures)
 
@@ -104,6 +111,10 @@ class CocoPanoptic:
         first = int(self._ends[index - 1]) if index else 0
         segments = self._segments[first : int(self._ends[index])]
         return Sample(id, {"image": image}, {"panoptic": self._panoptic(ids, segments, id)})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return self._pictures.original(index)
 
     def _segment_ids(self, index: int, id: str) -> Int32[np.ndarray, "h w"]:
         name = self._png_names[index]

@@ -14,7 +14,7 @@ from allsight.data.readers import coco_json
 from allsight.data.readers.captions import MAX_CHARACTERS, check_length
 from allsight.data.readers.found import Found, matches, no_split
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import notes, read_or_refuse
+from allsight.data.readers.pictures import notes, original, read_or_refuse
 from allsight.data.readers.tree import Tree, TreeFiles, check_text, name_inside, open_tree
 from allsight.types import DataError, Sample, Text
 
@@ -88,6 +88,10 @@ class CocoVqa:
         if "answers" in text:
             targets = {"answers": tuple(text["answers"]), "answer": text["answer"]}
         return Sample(id, {"image": image, "question": Text(text["question"])}, targets)
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return original(self._pictures, index, f"{self.split}/{self._ids[index]}")
 
 
 def _splits(tree: Tree) -> list[str]:

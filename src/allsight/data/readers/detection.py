@@ -9,6 +9,7 @@ from allsight.data.readers.files import ARCHIVE_SUFFIXES, is_hidden
 from allsight.data.readers.formats import FORMATS, format_class
 from allsight.data.readers.found import Found
 from allsight.data.readers.tree import Tree, open_tree
+from allsight.data.shards.catalogue import listed_splits
 from allsight.types import DataError
 
 _LOOKED_INTO = 50
@@ -41,7 +42,9 @@ def detect_format(path: Path) -> list[Candidate]:
     if not path.exists():
         raise DataError(f"{path}: does not exist")
     tree = _tree(path)
-    found = [(format, _found(format, path, tree)) for format in FORMATS]
+    # Shards that are listed may be many and large, and other formats would open them to see what they hold.
+    formats = ("webdataset",) if listed_splits(tree) else FORMATS
+    found = [(format, _found(format, path, tree)) for format in formats]
     return [Candidate(format, one.reason, one.splits) for format, one in found if one is not None]
 
 

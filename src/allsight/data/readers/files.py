@@ -188,7 +188,7 @@ def open_split(path: Path, split: str) -> Files:
     for suffix in ARCHIVE_SUFFIXES:
         if (path / f"{split}{suffix}").is_file():
             return _unwrapped(open_archive(path / f"{split}{suffix}"), split)
-    shards = _shards(path, split)
+    shards = shards_of(path, split)
     if not shards:
         raise _no_split(path, split, splits_there(path))
     return _unwrapped(SeveralFiles([open_archive(shard) for shard in shards]), split)
@@ -212,7 +212,12 @@ def splits_there(path: Path) -> list[str]:
     return sorted(found)
 
 
-def _shards(path: Path, split: str) -> list[Path]:
+def shards_of(path: Path, split: str) -> list[Path]:
+    """The archives `SPLIT-00000.tar`, `SPLIT-00001.zip`, ... of a folder, in order.
+
+    Raises:
+        DataError: One is missing in the row.
+    """
     numbered = {}
     for entry in path.iterdir():
         match = re.fullmatch(rf"{re.escape(split)}-(\d+)", entry.stem)

@@ -21,6 +21,7 @@ FORMATS = {
     "video": "allsight.data.readers.video:VideoFolder",
     "voc": "allsight.data.readers.voc:Voc",
     "voc_label_maps": "allsight.data.readers.voc_label_maps:VocLabelMaps",
+    "webdataset": "allsight.data.readers.webdataset:WebDataset",
     "yolo": "allsight.data.readers.yolo:Yolo",
 }
 """Format -> class that reads it: `Class(path, split, **options)`.

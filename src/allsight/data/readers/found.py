@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from allsight.data.readers.tree import Tree
 from allsight.types import DataError
 
 
@@ -27,6 +28,14 @@ def no_split(path: Path, split: str, there: Sequence[str], expected: str) -> Dat
     """The error to raise; it lists the splits that are there."""
     listed = f"there are: {', '.join(there)}" if there else "there is nothing that looks like a split"
     return DataError(f"{path}: no split {split!r}; {listed}; expected {expected}")
+
+
+def parts_of_splits(tree: Tree) -> dict[str, list[str]]:
+    """Split -> its folder or archive at the top of a data set, or its shards `SPLIT-00000`, ... in order."""
+    parts: dict[str, list[str]] = {}
+    for name in tree.folders():
+        parts.setdefault(re.sub(r"-\d+$", "", name), []).append(name)
+    return {split: parts[split] for split in sorted(parts)}
 
 
 def matches(names: Iterable[str], pattern: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +14,15 @@ from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
-from allsight.data.readers.found import Found
-from allsight.data.readers.pictures import is_picture, leave_out_of, notes, pictures_of, read_or_refuse
+from allsight.data.readers.found import Found, parts_of_splits
+from allsight.data.readers.pictures import (
+    is_picture,
+    leave_out_of,
+    notes,
+    original,
+    pictures_of,
+    read_or_refuse,
+)
 from allsight.data.readers.tree import Tree
 from allsight.types import DataError, Sample
 
@@ -83,7 +89,8 @@ class ImageFolder:
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
-        splits = [name for name in _split_names(tree) if _has_classes(tree, name)]
+        parts = parts_of_splits(tree)
+        splits = [split for split in parts if _has_classes(tree, split, parts[split][0])]
         if not set(splits) & set(_USUAL_SPLITS):
             return None
         return Found(f"pictures in class folders for {', '.join(splits)}", tuple(splits))
@@ -101,25 +108,24 @@ class ImageFolder:
         image = decode_picture(data, id, min_hw_px=self._min_hw_px, max_pixels=self._max_pixels)
         return Sample(id, {"image": image}, {"label": int(self.labels[index])})
 
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return original(self._files, index, f"{self.split}/{self._files.names[index]}")
+
 
 _USUAL_SPLITS = ("train", "training", "val", "valid", "validation", "test")
 _NO_CLASSES = (*_USUAL_SPLITS, "images", "labels", "annotations", "masks")
 """Folders that other formats have where class folders are here."""
 
 
-def _split_names(tree: Tree) -> list[str]:
-    return sorted({re.sub(r"-\d+$", "", name) for name in tree.folders()})
-
-
-def _has_classes(tree: Tree, split: str) -> bool:
+def _has_classes(tree: Tree, split: str, first: str) -> bool:
     """Whether the first pictures of a split lie in class folders, or have a stated class in their names."""
     if split in tree.folders():
         classes = tree.folders(split)
-        first = [name for name in classes if name not in _NO_CLASSES][:3]
-        if first:
-            return any(is_picture(file) for name in first for file in tree.files(f"{split}/{name}"))
-    shards = [name for name in tree.folders() if re.fullmatch(rf"{re.escape(split)}(-\d+)?", name)]
-    part = tree.below(shards[0])
+        some = [name for name in classes if name not in _NO_CLASSES][:3]
+        if some:
+            return any(is_picture(file) for name in some for file in tree.files(f"{split}/{name}"))
+    part = tree.below(first)
     names = list(part.names()) if part is not None else []
     pictures = [name for name in names if is_picture(name)]
     # Shards of pictures and texts side by side are of another format.

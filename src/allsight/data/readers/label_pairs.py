@@ -10,7 +10,7 @@ from jaxtyping import Int16
 
 from allsight.data.decode import MAX_PIXELS, decode_label_map, decode_picture
 from allsight.data.readers.files import Files
-from allsight.data.readers.pictures import read_or_refuse
+from allsight.data.readers.pictures import original, read_or_refuse
 from allsight.types import DataError, LabelMap, Sample
 
 IGNORE = 255
@@ -76,3 +76,7 @@ class PairedMaps:
             )
         label_map = LabelMap(torch.from_numpy(labels.astype(np.uint8)), ignore=IGNORE)
         return Sample(id, {"image": image}, {"label_map": label_map})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return original(self._pictures, index, f"{self.split}/{self._pictures.names[index]}")

@@ -39,6 +39,11 @@ class Lines:
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
+    @property
+    def sizes(self) -> Int64[np.ndarray, " n"]:
+        """Bytes of each line, its end included."""
+        return np.diff(self._bounds)
+
     def __getitem__(self, index: int) -> bytes:
         """A line without its end. Raises IndexError and OSError."""
         if not 0 <= index < len(self):

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.captions import MAX_CHARACTERS, check_length
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.manifest_rows import check_row, class_key, class_keys, objects_of, texts_of
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import notes
-from allsight.data.readers.rows import Rows, open_rows
+from allsight.data.readers.pictures import notes, original_of
+from allsight.data.readers.rows import Row, Rows, open_rows
 from allsight.data.readers.tree import Tree, name_inside
 from allsight.types import DataError, Modality, Sample, Text
 
@@ -71,7 +72,7 @@ class Manifest:
         self._max_characters, self._max_pixels = max_characters, max_pixels
         self._rows = _open(path, split)
         self._folder = self._rows.path.parent
-        chosen, ids, keys = [], [], set()
+        chosen, ids, keys_of = [], [], []
         for index, row in enumerate(self._rows):
             if path.is_file() and row.get("split") != split:
                 continue
@@ -81,12 +82,13 @@ class Manifest:
                 name_inside(row["image"], where)
             chosen.append(index)
             ids.append(str(row.get("id", self._rows.number(index))))
-            keys |= class_keys(row)
+            keys_of.append(class_keys(row))
         if not chosen:
             raise no_split(path, split, _splits(path), "rows with this `split`, or a file of this name")
         if len(set(ids)) < len(ids):
             twice = next(id for id in ids if ids.count(id) > 1)
             raise DataError(f"{self._rows.path}: the id {twice!r} occurs twice")
+        keys = {key for some in keys_of for key in some}
         self._chosen = np.array(chosen, dtype=np.int64)
         self._ids = PackedStrings(f"{split}/{id}" for id in ids)
         table = read_classes(self._folder / "classes.json")
@@ -98,9 +100,10 @@ class Manifest:
             **{n: n for n in range(len(names))},
             **{class_key(name): n for n, name in enumerate(names)},
         }
-        unknown = next((key for key in keys if key not in self._label_of), None)
+        unknown = next((key for key in sorted(keys, key=str) if key not in self._label_of), None)
         if unknown is not None:
             raise DataError(f"{self._rows.path}: class {unknown!r} is none of the {len(names)} classes")
+        self._classes_of = SampleClasses.of_sets([{self._label_of[key] for key in some} for some in keys_of])
         self.notes = notes((len(self._rows) - len(chosen), "rows of other splits passed over"))
 
     @classmethod
@@ -114,15 +117,16 @@ class Manifest:
             else None
         )
 
+    def sample_classes(self) -> SampleClasses:
+        """The classes that each row names."""
+        return self._classes_of
+
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Sample:
         id = self._ids[index]
-        try:
-            row = self._rows[int(self._chosen[index])]
-        except OSError as error:
-            raise DataError(f"{id}: {self._rows.path}: {error.strerror or error}", id) from error
+        row = self._row(index, id)
         inputs: dict[str, Modality] = {}
         targets: dict[str, Any] = texts_of(row)
         for name in ("text", "question"):
@@ -131,22 +135,34 @@ class Manifest:
         texts = [row[name] for name in ("text", "question") if name in row]
         check_length([*texts, *(t for many in targets.values() for t in many)], id, self._max_characters)
         if "image" in row:
-            inputs = {"image": self._picture(row["image"], id), **inputs}
+            data = self._bytes(row["image"], id)
+            inputs = {"image": decode_picture(data, id, max_pixels=self._max_pixels), **inputs}
         if "label" in row:
             targets["label"] = self._label_of[class_key(row["label"])]
         if "boxes" in row:
             targets["objects"] = objects_of(row, self._label_of, inputs.get("image"), id)
         return Sample(id, inputs, targets)
 
-    def _picture(self, name: str, id: str) -> Modality:
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        id = self._ids[index]
+        name = self._row(index, id).get("image", "")
+        return original_of(self._bytes(name, id), name) if name else {}
+
+    def _row(self, index: int, id: str) -> Row:
+        try:
+            return self._rows[int(self._chosen[index])]
+        except OSError as error:
+            raise DataError(f"{id}: {self._rows.path}: {error.strerror or error}", id) from error
+
+    def _bytes(self, name: str, id: str) -> bytes:
         file = self._folder / name
         try:
-            data = file.read_bytes()
+            return file.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{id}: no such picture: {file} (named in {self._rows.path.name})", id) from None
         except OSError as error:
             raise DataError(f"{id}: {file} cannot be read: {error.strerror or error}", id) from error
-        return decode_picture(data, id, max_pixels=self._max_pixels)
 
 
 def _open(path: Path, split: str) -> Rows:

@@ -16,6 +16,7 @@ from allsight.data.readers.detection import (
     unknown_format,
 )
 from allsight.data.readers.formats import FORMATS, format_class
+from allsight.data.shards.stores import is_url
 from allsight.types import DataError, Sample
 
 
@@ -40,7 +41,8 @@ def open_reader(
 
     Args:
         data: `format:path`; formats are the keys of `FORMATS`. `auto:path`, or a path alone, takes the one
-            format that the folder or file can be (see `detect_format`).
+            format that the folder or file can be (see `detect_format`). Shards (`webdataset`) may also be
+            named by a URL or a pattern of tars.
         root: Folder that a relative path starts from; by default the environment variable ALLSIGHT_DATA.
         split: `train`, `val` or what the data set has.
         options: Keyword arguments of the format's class.
@@ -50,9 +52,9 @@ def open_reader(
         DataError: No such folder; one that could be of no format or of several; a split that is not there;
             see the format's class for the rest.
     """
-    format, place = split_name(data)
-    path = located(data, place, root)
-    cls = format_class(format or only_format(path))
+    format, place = format_and_place(data)
+    path = placed(data, format, place, root)
+    cls = format_class(format) if isinstance(path, str) or format else format_class(only_format(path))
     known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
@@ -62,8 +64,8 @@ def open_reader(
     return cls(path, split, **options)
 
 
-def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path, list[Candidate]]:
-    """The path that a data set's name means, and the formats that fit, at least one; the named one alone.
+def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path | str, list[Candidate]]:
+    """The path or URL that a data set's name means, and the formats that fit: one at least, or the named one.
 
     Args:
         data, root: As `open_reader`; without a root, a path that exists is taken as it is.
@@ -71,8 +73,10 @@ def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path, list
     Raises:
         ConfigError, DataError: As `open_reader`; several formats are no error.
     """
-    format, place = split_name(data)
-    path = Path(place) if root is None and Path(place).exists() else located(data, place, root)
+    format, place = format_and_place(data)
+    path = Path(place) if root is None and Path(place).exists() else placed(data, format, place, root)
+    if isinstance(path, str) or "{" in place:
+        return path, [Candidate(format, "shards, which are not listed before they are read", ("train",))]
     if format:
         return path, [candidate_for(path, format)]
     candidates = detect_format(path)
@@ -81,13 +85,15 @@ def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path, list
     return path.absolute(), candidates
 
 
-def split_name(data: str) -> tuple[str, str]:
-    """The format ("" where it is to be found out) and the path of `format:path`.
+def format_and_place(data: str) -> tuple[str, str]:
+    """The format ("" where it is to be found out) and the path or URL of `format:path`.
 
     Raises:
         ConfigError: No path, or an unknown format.
     """
     format, colon, place = data.partition(":")
+    if is_url(data):
+        return "webdataset", data
     if not colon or os.sep in format:
         format, place = "auto", data
     if not place:
@@ -97,8 +103,16 @@ def split_name(data: str) -> tuple[str, str]:
     return "" if format == "auto" else format, place
 
 
-def located(data: str, place: str, root: Path | str | None) -> Path:
-    """The path that a data set's name means. Errors as `open_reader`."""
+def placed(data: str, format: str, place: str, root: Path | str | None) -> Path | str:
+    """The path, or the URL, that a data set's name means. Errors as `open_reader`."""
+    is_anywhere = format != "" and getattr(format_class(format), "reads_anywhere", False)
+    if is_url(place):
+        if not is_anywhere:
+            raise ConfigError(
+                f"data {data!r}: {format or 'auto'} reads from disks, not from URLs; copy it to a disk, or "
+                "pack it into shards with `allsight data pack` and read these as webdataset:URL"
+            )
+        return place
     path = Path(place).expanduser()
     if not path.is_absolute():
         base = root or os.environ.get("ALLSIGHT_DATA")
@@ -108,7 +122,7 @@ def located(data: str, place: str, root: Path | str | None) -> Path:
                 "variable ALLSIGHT_DATA, or write an absolute path"
             )
         path = Path(base).expanduser() / path
-    if not path.exists():
+    if not (is_anywhere and "{" in place) and not path.exists():
         raise DataError(
             f"data {data!r}: {path.absolute()} does not exist; set data.root or ALLSIGHT_DATA to the folder "
             f"that holds {place}"

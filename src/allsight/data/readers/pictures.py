@@ -63,3 +63,24 @@ def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
 def is_picture(name: str) -> bool:
     """Whether a file's ending is that of a picture."""
     return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+_BEGINNINGS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
+"""How files begin -> ending."""
+
+
+def original(files: Files, index: int, id: str) -> dict[str, bytes]:
+    """A picture's file by its ending; see `original_of`. Errors as `read_or_refuse`."""
+    return original_of(read_or_refuse(files, index, id), files.names[index])
+
+
+def original_of(data: bytes, name: str = "") -> dict[str, bytes]:
+    """What `allsight data pack` copies of a picture: its file by its ending ("jpg").
+
+    The ending is that of the name or, where pictures have no such names, what the file begins like. Nothing
+    where neither tells; then pixels are packed.
+    """
+    if is_picture(name):
+        return {name.rpartition(".")[2].lower(): data}
+    ending = next((ending for start, ending in _BEGINNINGS.items() if data.startswith(start)), None)
+    return {ending: data} if ending else {}

@@ -10,8 +10,9 @@ import numpy as np
 
 from allsight.config import ConfigError, did_you_mean
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.captions import MAX_CHARACTERS, check_length
-from allsight.data.readers.pictures import notes
+from allsight.data.readers.pictures import notes, original_of
 from allsight.data.readers.table_rows import TableRows
 from allsight.types import DataError, Modality, Sample, Text
 
@@ -71,16 +72,16 @@ class TableSamples:
         unlabelled = 0 if self._labels is None else int((self._labels < 0).sum())
         self.notes = notes((unlabelled, "rows without a label"))
 
+    def sample_classes(self) -> SampleClasses:
+        """The class of each sample that has one."""
+        return SampleClasses.one_at_most(np.full(len(self), -1) if self._labels is None else self._labels)
+
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
         id = f"{self.split}/{index}"
-        wanted = [column for role, column in self._columns.items() if role != "label"]
-        try:
-            row = self._rows.row(index, wanted)
-        except DataError as error:
-            raise DataError(f"{id}: {error}", id) from None
+        row = self._row(index, id)
         inputs: dict[str, Modality] = {}
         targets: dict[str, Any] = {}
         if "image" in self._columns:
@@ -100,6 +101,19 @@ class TableSamples:
         if self._labels is not None and self._labels[index] >= 0:
             targets["label"] = int(self._labels[index])
         return Sample(id, inputs, targets)
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        id = f"{self.split}/{index}"
+        column = self._columns.get("image")
+        return original_of(_bytes(self._row(index, id)[column], id)) if column else {}
+
+    def _row(self, index: int, id: str) -> Mapping[str, Any]:
+        wanted = [column for role, column in self._columns.items() if role != "label"]
+        try:
+            return self._rows.row(index, wanted)
+        except DataError as error:
+            raise DataError(f"{id}: {error}", id) from None
 
 
 def _columns(there: list[str], given: Mapping[str, str]) -> dict[str, str]:

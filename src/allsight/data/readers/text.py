@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from allsight.config import ConfigError
 from allsight.data.readers.captions import MAX_CHARACTERS, check_length
@@ -73,6 +75,20 @@ class PlainText:
         return Found(f"text files for {', '.join(splits)}", tuple(splits)) if splits else None
 
     reads_single_files = True
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, " n"]:
+        """Bytes of each document as it is written: for English about its letters. Reads files through once.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        if self._files is None:
+            assert self._lines is not None
+            return self._lines.sizes[self._numbers]
+        names = self._files.names
+        sizes = [len(read_or_refuse(self._files, n, f"{self.split}/{names[n]}")) for n in range(len(names))]
+        return np.array(sizes, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -12,9 +12,10 @@ from jaxtyping import Float64
 
 from allsight.config import ConfigError
 from allsight.data.decode import MAX_PIXELS
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.extras import needed_module
 from allsight.data.readers.files import Files, SomeFiles, has_split, open_split
-from allsight.data.readers.found import Found
+from allsight.data.readers.found import Found, parts_of_splits
 from allsight.data.readers.pictures import leave_out_of, notes, read_or_refuse
 from allsight.data.readers.tree import Tree
 from allsight.types import DataError, Sample, Video
@@ -79,8 +80,12 @@ class VideoFolder:
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
-        splits = [name for name in tree.folders() if _has_clips(tree, name)]
+        splits = [split for split, parts in parts_of_splits(tree).items() if _has_clips(tree, parts[0])]
         return Found(f"video files for {', '.join(splits)}", tuple(splits)) if splits else None
+
+    def sample_classes(self) -> SampleClasses:
+        """The class of each clip that has one."""
+        return SampleClasses.one_at_most(self._labels)
 
     def __len__(self) -> int:
         return len(self._files.names)
@@ -92,6 +97,11 @@ class VideoFolder:
         )
         label = int(self._labels[index])
         return Sample(id, {"video": video}, {"label": label} if label >= 0 else {})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The clip's file by its ending."""
+        name = self._files.names[index]
+        return {name.rpartition(".")[2].lower(): read_or_refuse(self._files, index, f"{self.split}/{name}")}
 
 
 def decode_video(data: bytes, id: str, num_frames: int, *, max_pixels: int = MAX_PIXELS) -> Video:
@@ -161,6 +171,6 @@ def _classes(files: Files) -> set[str]:
     return {name.split("/")[0] for name in files.names if "/" in name}
 
 
-def _has_clips(tree: Tree, split: str) -> bool:
-    below = tree.below(split)
+def _has_clips(tree: Tree, part: str) -> bool:
+    below = tree.below(part)
     return below is not None and any(name.lower().endswith(VIDEO_SUFFIXES) for name in below.names())

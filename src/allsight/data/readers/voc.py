@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.boxes import BoxTable
 from allsight.data.readers.classes import classes_in
 from allsight.data.readers.found import Found
-from allsight.data.readers.pictures import leave_out_of, notes, read_or_refuse
+from allsight.data.readers.pictures import leave_out_of, notes, original, read_or_refuse
 from allsight.data.readers.tree import Tree
 from allsight.data.readers.voc_sets import VOC_CLASSES, listed, names_of, open_voc, pictures_in, sets_in
 from allsight.data.readers.voc_xml import VocAnnotation, VocObject, parse_annotation
@@ -66,7 +68,7 @@ class Voc:
         annotations = [VocAnnotation(0, 0, ()) if isinstance(a, str) else a for a in parsed]
         table = classes_in(tree)
         self.classes = classes or (table.names if table else ()) or _found_classes(tree, split, annotations)
-        self.sizes_hw = np.array([(a.height, a.width) for a in annotations], dtype=np.int64)
+        self._sizes_hw = np.array([(a.height, a.width) for a in annotations], dtype=np.int64)
 
         label_of = {name: label for label, name in enumerate(self.classes)}
         rows, boxes, labels = [], [], []
@@ -84,7 +86,7 @@ class Voc:
                     labels.append(label_of[thing.name])
         numbers = np.array(rows, dtype=np.int64)
         # Files that do not say their picture's size cannot be clipped yet; see `__getitem__`.
-        limits = np.where(self.sizes_hw > 0, self.sizes_hw, 2**31)[numbers][:, ::-1]
+        limits = np.where(self._sizes_hw > 0, self._sizes_hw, 2**31)[numbers][:, ::-1]
         self._boxes = BoxTable(
             numbers, np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(labels, np.int64), limits
         )
@@ -105,6 +107,26 @@ class Voc:
             return None
         return Found(f"Pascal VOC's folders with the lists {', '.join(splits)}", tuple(splits))
 
+    @property
+    def sizes_hw_px(self) -> Int64[np.ndarray, "n 2"]:
+        """Height and width of each picture, as its xml says; 1 and 1 where the xml is damaged.
+
+        Raises:
+            DataError: An xml does not say.
+        """
+        unknown = np.flatnonzero((self._sizes_hw == 0).any(1)).tolist()
+        silent = [row for row in unknown if row not in self._faults]
+        if silent:
+            raise DataError(
+                f"{self.split}/{self._files.names[silent[0]]}: its xml has no size ({len(silent)} of "
+                f"{len(self)} have none); write <size> into them, or do without sizes"
+            )
+        return np.maximum(self._sizes_hw, 1)
+
+    def sample_classes(self) -> SampleClasses:
+        """The classes of each sample's objects."""
+        return self._boxes.sample_classes()
+
     def __len__(self) -> int:
         return len(self._files.names)
 
@@ -113,7 +135,7 @@ class Voc:
         if index in self._faults:
             raise DataError(f"{id}: {self._faults[index]}", id)
         image = decode_picture(read_or_refuse(self._files, index, id), id, max_pixels=self._max_pixels)
-        stated = tuple(self.sizes_hw[index].tolist())
+        stated = tuple(self._sizes_hw[index].tolist())
         objects = self._boxes.objects(index, id, [f"object {n + 1}" for n in self._boxes.places(index)])
         height, width = image.hw_px
         if all(stated) and stated != (height, width):
@@ -128,6 +150,10 @@ class Voc:
                 f"{id}: a box reaches outside the picture of {width} x {height}, and the xml has no size", id
             )
         return Sample(id, {"image": image}, {"objects": objects})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return original(self._files, index, f"{self.split}/{self._files.names[index]}")
 
 
 def _read(tree: Tree, name: str) -> VocAnnotation | str:

@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.listings import SampleClasses
 from allsight.data.readers.boxes import BoxTable
 from allsight.data.readers.coco_masks import segmentation_to_mask
 from allsight.data.readers.found import Found
-from allsight.data.readers.pictures import leave_out_of, notes, pictures_of, read_or_refuse
+from allsight.data.readers.pictures import leave_out_of, notes, original, pictures_of, read_or_refuse
 from allsight.data.readers.tree import Tree, TreeFiles, open_tree
 from allsight.data.readers.yolo_labels import LabelFile, parse_labels
 from allsight.data.readers.yolo_yaml import read_settings, split_folders, splits_in
@@ -107,6 +108,10 @@ class Yolo:
         splits = splits_in(tree, read_settings(tree))
         return Found(f"pictures and YOLO's texts for {', '.join(splits)}", tuple(splits)) if splits else None
 
+    def sample_classes(self) -> SampleClasses:
+        """The classes of each sample's objects."""
+        return self._boxes.sample_classes()
+
     def __len__(self) -> int:
         return len(self._files.names)
 
@@ -128,6 +133,10 @@ class Yolo:
             self._pairs,
         )
         return Sample(id, {"image": image}, {"objects": objects})
+
+    def originals(self, index: int) -> dict[str, bytes]:
+        """The picture's file by its ending."""
+        return original(self._files, index, f"{self.split}/{self._files.names[index]}")
 
     def _masks(self, own: range, id: str, height: int, width: int) -> Bool[Tensor, "n h w"] | None:
         polygons = [self._polygons[place] for place in own] if self._polygons else []
