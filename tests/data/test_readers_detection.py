@@ -107,7 +107,8 @@ def test_listed_shards_are_not_opened_to_be_recognised(tmp_path):
 def test_a_url_is_one_of_shards_and_other_formats_refuse_it(tmp_path):
     WRITERS["webdataset"](tmp_path / "set")
     with serving(tmp_path) as server:
-        assert len(open_reader(f"{server.url}/set", split="val")) == 2
+        for name in (f"{server.url}/set", f"auto:{server.url}/set"):
+            assert len(open_reader(name, split="val")) == 2
         path, (candidate,) = candidates_of(f"webdataset:{server.url}/set")
     assert path == f"{server.url}/set" and candidate.splits == ("train",)
     with pytest.raises(ConfigError, match=r"yolo reads from disks, not from URLs; .* pack it into shards"):

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from data import shard_making as making
+from data.toy_sets import WRITERS
 
 from allsight.cli import main
 from allsight.config import ConfigError
@@ -282,3 +283,15 @@ def test_index_makes_foreign_tars_readable_from_anywhere(tmp_path, capsys):
     assert len(open_reader(f"webdataset:{folder}", split="val")) == 8
     assert main(["data", "index", str(folder / "classes.json"), "--processes", "1", "--quiet"]) == 2
     assert main(["data", "index", str(tmp_path / "none"), "--processes", "1", "--quiet"]) == 2
+
+
+def test_pack_takes_a_path_alone_from_here_and_options_of_its_format(tmp_path, monkeypatch, capsys):
+    WRITERS["label_maps"](tmp_path / "sea")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALLSIGHT_DATA", raising=False)
+    words = ["data", "pack", "sea", "out", "--processes", "1", "--quiet"]
+    assert main([*words, "classes=[air, water]"]) == 0
+    assert open_reader(f"webdataset:{tmp_path / 'out'}").classes == ("air", "water")
+    assert main([*words, "clases=[air]"]) == 2 and main([*words, "air"]) == 2
+    said = capsys.readouterr().err
+    assert "no option 'clases'; did you mean 'classes'" in said and "expected KEY=VALUE, got 'air'" in said

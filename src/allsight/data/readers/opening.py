@@ -75,7 +75,7 @@ def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path | str
     """
     format, place = format_and_place(data)
     path = Path(place) if root is None and Path(place).exists() else placed(data, format, place, root)
-    if isinstance(path, str) or "{" in place:
+    if isinstance(path, str) or not path.exists():
         return path, [Candidate(format, "shards, which are not listed before they are read", ("train",))]
     if format:
         return path, [candidate_for(path, format)]
@@ -92,10 +92,10 @@ def format_and_place(data: str) -> tuple[str, str]:
         ConfigError: No path, or an unknown format.
     """
     format, colon, place = data.partition(":")
-    if is_url(data):
-        return "webdataset", data
-    if not colon or os.sep in format:
+    if not colon or os.sep in format or is_url(data):
         format, place = "auto", data
+    if format == "auto" and is_url(place):
+        format = "webdataset"
     if not place:
         raise ConfigError(f"data: expected 'format:path' such as 'imagefolder:pets', got {data!r}")
     if format != "auto" and format not in FORMATS:
@@ -109,7 +109,7 @@ def placed(data: str, format: str, place: str, root: Path | str | None) -> Path 
     if is_url(place):
         if not is_anywhere:
             raise ConfigError(
-                f"data {data!r}: {format or 'auto'} reads from disks, not from URLs; copy it to a disk, or "
+                f"data {data!r}: {format} reads from disks, not from URLs; copy it to a disk, or "
                 "pack it into shards with `allsight data pack` and read these as webdataset:URL"
             )
         return place
