@@ -304,7 +304,8 @@ def stack_images(samples: Sequence[Sample]) -> Shaped[Tensor, "b 3 h w"]:
                 f"the transform must bring all to one size",
                 sample.id,
             )
-    return torch.stack([sample.image.pixels for sample in samples])
+    # In the order in which decoded pictures lie in memory, [h, w, 3], nothing has to be transposed.
+    return torch.stack([sample.image.pixels.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
 
 
 def _balanced(labels: Integer[np.ndarray, " n"], num_classes: int) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,15 @@ class Costs:
     wait_s: float = 0.0
 
     def __add__(self, other: Costs) -> Costs:
-        return Costs(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        # Field by field: this runs for each sample, and `astuple` copies deeply.
+        return Costs(
+            self.samples + other.samples,
+            self.read_s + other.read_s,
+            self.transform_s + other.transform_s,
+            self.collate_s + other.collate_s,
+            self.bytes + other.bytes,
+            self.wait_s + other.wait_s,
+        )
 
 
 @dataclass(frozen=True)

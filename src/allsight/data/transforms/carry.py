@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -64,20 +65,24 @@ def crop_and_resize(
     whole = Window(0, 0, source_hw[1], source_hw[0])
     if window == whole and hw_px == source_hw:
         return sample
-    rows, columns = (
-        _nearest(window.top, window.height, hw_px[0]),
-        _nearest(window.left, window.width, hw_px[1]),
-    )
+
+    @cache
+    def places() -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
+        # Only annotations need them.
+        return (
+            _nearest(window.top, window.height, hw_px[0]),
+            _nearest(window.left, window.width, hw_px[1]),
+        )
 
     def move_image(image: Image) -> Image:
         pixels = resample(_cut(image.pixels, window, fill), hw_px, interpolation)
         return Image(pixels, original_hw_px=image.original_hw_px or source_hw)
 
     def move_labels(labels: PixelMap) -> PixelMap:
-        return replace(labels, pixels=_pick(labels.pixels, rows, columns, labels.ignore))
+        return replace(labels, pixels=_pick(labels.pixels, *places(), labels.ignore))
 
     def move_objects(objects: Objects) -> Objects:
-        return _crop_objects(objects, window, hw_px, rows, columns)
+        return _crop_objects(objects, window, hw_px, *places())
 
     return apply(sample, move_image, move_objects, move_labels)
 
