@@ -48,11 +48,22 @@ def _kill_somewhere(folder: Path, workers: int, rng: random.Random) -> bool:
     return was_running
 
 
+def _undisturbed() -> Trainer:
+    """The run without interruption, on one thread as the others: their number changes last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = Trainer(config(0))
+        for _ in whole:
+            pass
+    finally:
+        torch.set_num_threads(threads)
+    return whole
+
+
 def _check_kills(tmp_path: Path, kills: int, workers: int) -> None:
     rng = random.Random(kills * 10 + workers)
-    whole = Trainer(config(0))
-    for _ in whole:
-        pass
+    whole = _undisturbed()
     folder = tmp_path / "run"
     killed = sum(_kill_somewhere(folder, workers, rng) for _ in range(kills))
     assert killed >= 1
