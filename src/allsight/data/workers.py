@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -308,6 +309,7 @@ def _work(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    _keep_freed_memory()
     made: Batch | Exception
     try:
         maker = _maker(rebuild, reading, since_s)
@@ -323,6 +325,19 @@ def _work(
             parcel.send(connection, made)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _keep_freed_memory() -> None:
+    """Let what pictures leave behind be used by the next ones, instead of going back to the system each time.
+
+    Fresh pages cost 5 to 10 % of the time of a picture. The process keeps what its largest batch needed; by
+    default glibc gives back what exceeds some megabytes. Other C libraries have no `mallopt`, or ignore it.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_trim_threshold, 256 * 2**20)
+        libc.mallopt(m_mmap_threshold, 32 * 2**20)
 
 
 def _maker(
