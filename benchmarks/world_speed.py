@@ -1,7 +1,7 @@
 """How fast the embedded world is generated: pictures a second, JPEG and truth written, and CPU time a
 picture.
 
-    python benchmarks/world_speed.py [--size 96] [--pictures 4000] [--workers 2] [--variant normal]
+    python benchmarks/world_speed.py [--size 96] [--pictures 1000] [--workers 2] [--variant normal]
                                      [--folder FOLDER]
 
 A portrait writes one file, a scene two (a JPEG with two names and the label map); half of the pictures are
@@ -30,7 +30,7 @@ def cpu_s() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the embedded world")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--variant", default="normal")
     parser.add_argument("--repeats", type=int, default=5)

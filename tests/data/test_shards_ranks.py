@@ -1,15 +1,12 @@
 """Two processes that read one mixture from a server see what one process sees, each row once."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from data import shard_making as making
 from data import shard_rank
+from rank_processes import run_ranks
 
 from allsight.data.loader import MetaDataloader
 from allsight.data.making import LoadingError
@@ -36,12 +33,6 @@ def server(tmp_path):
         yield server
 
 
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.mark.dist
 def test_two_ranks_see_what_one_process_sees(server, tmp_path):
     alone = shard_rank.seen(shard_rank.mixture(server.url, None, 0, 1))
@@ -49,35 +40,7 @@ def test_two_ranks_see_what_one_process_sees(server, tmp_path):
     # Some requests fail on the way; nothing of that may show.
     server.faulty = ".tar"
     server.faults.extend(["503", None, None, "short", None, "damage", None, None, "500"])
-    common = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(Path(__file__).with_name("shard_rank.py")),
-                server.url,
-                str(cache),
-                str(out),
-            ],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        texts = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)[-4000:]
+    run_ranks(Path(__file__).with_name("shard_rank.py"), server.url, cache, out, timeout_s=120)
     of_ranks = json.loads(out.read_text())
     assert of_ranks[0] and of_ranks[1] and not server.faults
     assert sorted(of_ranks[0] + of_ranks[1]) == sorted(alone)

@@ -1,13 +1,10 @@
 """Two processes equal one, to the last digits of float64."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_processes import run_ranks
 from rank_run import CUT, cases, result_of
 from spike_run import spike_run
 
@@ -18,39 +15,11 @@ from allsight.engine.trainer import Trainer
 pytestmark = pytest.mark.dist
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     """Folder with the results of all cases on two gloo processes."""
     out = tmp_path_factory.mktemp("ranks")
-    common = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "rank_run.py"), str(out)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        texts = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)[-4000:]
+    run_ranks(Path(__file__).with_name("rank_run.py"), out)
     return out
 
 
