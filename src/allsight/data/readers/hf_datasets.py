@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from allsight.data.decode import MAX_PIXELS
-from allsight.data.readers.captions import MAX_CHARACTERS
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.table_rows import ArrowRows
 from allsight.data.readers.tables import TableSamples
@@ -20,43 +18,15 @@ class HfDatasets(TableSamples):
 
     Needs the extra `parquet` (pyarrow), not `datasets`. What the columns become: see `TableSamples`. A folder
     of one split has its state.json in PATH, and the split `train`.
-
-    Args:
-        path: The folder that was saved.
-        split: Which split.
-        image, label, caption, text: Names of columns, where they are not the usual ones.
-        max_characters: A row with a longer text is refused when it is read.
-        max_pixels: Larger pictures are refused when they are read.
-
-    Raises:
-        ConfigError: pyarrow is not installed; no such column.
-        DataError: No such split; a file is damaged or lies outside the folder. On reading: see
-            `TableSamples`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        split: str,
-        *,
-        image: str = "",
-        label: str = "",
-        caption: str = "",
-        text: str = "",
-        max_characters: int = MAX_CHARACTERS,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
+    format = "hf_datasets"
+
+    def open_rows(self, path: Path, split: str) -> ArrowRows:
         folders = _folders(path)
         if split not in folders:
             raise no_split(path, split, sorted(folders), f"{path / split / 'state.json'}")
-        super().__init__(
-            f"hf_datasets:{path.name}",
-            split,
-            ArrowRows(_arrow_files(folders[split])),
-            {"image": image, "label": label, "caption": caption, "text": text},
-            max_characters=max_characters,
-            max_pixels=max_pixels,
-        )
+        return ArrowRows(_arrow_files(folders[split]))
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from allsight.data.decode import MAX_PIXELS
-from allsight.data.readers.captions import MAX_CHARACTERS
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.table_rows import ParquetRows
 from allsight.data.readers.tables import TableSamples
@@ -19,44 +17,16 @@ class Parquet(TableSamples):
     Needs the extra `parquet`. What the columns become: see `TableSamples`. A row in the middle of a file
     costs the reading of its row group, so reading in random order is slow where row groups are large; turn
     such a set into shards for training.
-
-    Args:
-        path: Folder, or one file.
-        split: Which split.
-        image, label, caption, text: Names of columns, where they are not the usual ones.
-        max_characters: A row with a longer text is refused when it is read.
-        max_pixels: Larger pictures are refused when they are read.
-
-    Raises:
-        ConfigError: pyarrow is not installed; no such column.
-        DataError: No such split; a file is damaged. On reading: see `TableSamples`.
     """
 
+    format = "parquet"
     reads_single_files = True
 
-    def __init__(
-        self,
-        path: Path,
-        split: str,
-        *,
-        image: str = "",
-        label: str = "",
-        caption: str = "",
-        text: str = "",
-        max_characters: int = MAX_CHARACTERS,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
+    def open_rows(self, path: Path, split: str) -> ParquetRows:
         files = _files(path)
         if split not in files:
             raise no_split(path, split, sorted(files), f"{path / split}.parquet")
-        super().__init__(
-            f"parquet:{path.name}",
-            split,
-            ParquetRows(files[split]),
-            {"image": image, "label": label, "caption": caption, "text": text},
-            max_characters=max_characters,
-            max_pixels=max_pixels,
-        )
+        return ParquetRows(files[split])
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,8 +27,8 @@ _USUAL = {
 """Names that a column of each role usually has, in order of preference."""
 
 
-class TableSamples:
-    """Samples from rows, called `SPLIT/ROW`.
+class TableSamples(ABC):
+    """Samples from rows, called `SPLIT/ROW`. A format says how it is called and how its rows are opened.
 
     Columns become: `image` (bytes of a file, or a struct with `bytes`) the input `image`; `label` (a number
     or a name) the target `label`; `caption` (a text or a list of texts) the target `captions`; `text` the
@@ -34,35 +36,41 @@ class TableSamples:
     numbers called "0" to the largest. The label -1 means that there is none.
 
     Args:
-        name, split: See `NamedReader`.
-        rows: The rows.
-        columns: Role -> name of its column; roles that are missing here are taken by their usual names.
+        path: Folder, or one file where the format has such.
+        split: Which split.
+        image, label, caption, text: Names of columns, where they are not the usual ones.
         max_characters: A row with a longer text is refused when it is read.
         max_pixels: Larger pictures are refused when they are read.
 
     Raises:
-        ConfigError: No such column.
-        DataError: No rows, or no column of inputs. On reading: a row holds no picture, or one that cannot be
-            decoded; a text is too long.
+        ConfigError: pyarrow is not installed; no such column.
+        DataError: No such split; a file is damaged or lies outside the folder; no rows, or no column of
+            inputs. On reading: a row holds no picture, or one that cannot be decoded; a text is too long.
     """
+
+    format: ClassVar[str]
 
     def __init__(
         self,
-        name: str,
+        path: Path,
         split: str,
-        rows: TableRows,
-        columns: Mapping[str, str],
         *,
+        image: str = "",
+        label: str = "",
+        caption: str = "",
+        text: str = "",
         max_characters: int = MAX_CHARACTERS,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.name, self.split = name, split
+        self.name, self.split = f"{self.format}:{path.name}", split
+        rows = self.open_rows(path, split)
         self._rows, self._max_characters, self._max_pixels = rows, max_characters, max_pixels
         there = rows.schema.names
-        self._columns = _columns(there, {role: column for role, column in columns.items() if column})
+        given = {"image": image, "label": label, "caption": caption, "text": text}
+        self._columns = _columns(there, {role: column for role, column in given.items() if column})
         if not len(rows) or not {"image", "text"} & set(self._columns):
             raise DataError(
-                f"{name} ({split}): {len(rows)} rows with the columns {', '.join(there)}; "
+                f"{self.name} ({split}): {len(rows)} rows with the columns {', '.join(there)}; "
                 "expected image or text"
             )
         self.classes: tuple[str, ...] = ()
@@ -71,6 +79,11 @@ class TableSamples:
             self.classes, self._labels = _labels(rows, self._columns["label"])
         unlabelled = 0 if self._labels is None else int((self._labels < 0).sum())
         self.notes = notes((unlabelled, "rows without a label"))
+
+    @abstractmethod
+    def open_rows(self, path: Path, split: str) -> TableRows:
+        """The rows of a split."""
+        ...
 
     def sample_classes(self) -> SampleClasses:
         """The class of each sample that has one."""
