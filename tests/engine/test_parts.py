@@ -13,7 +13,8 @@ from allsight.engine.distributed import Ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.events import EventLog
 from allsight.engine.memory import TemporalMemory
-from allsight.engine.optim import AdamW, parameter_groups
+from allsight.engine.optim import AdamW
+from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.schedule import Constant, Cosine, build_schedule
 from allsight.engine.streams import seeded, stream_seed
 from allsight.types import Batch
@@ -60,7 +61,7 @@ def test_vectors_and_named_parameters_do_not_decay():
 
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), Scaled())
     model[1].weight.requires_grad_(False)
-    decay, plain = parameter_groups(model, 0.05)
+    decay, plain = parameter_groups(model, AdamW.Config(weight_decay=0.05))
     assert decay["params"] == [model[0].weight] and decay["weight_decay"] == 0.05
     assert {id(p) for p in plain["params"]} == {id(model[0].bias), id(model[1].bias), id(model[2].table)}
     assert plain["weight_decay"] == 0.0

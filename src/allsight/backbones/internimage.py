@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.backbones import internimage_official as official
-from allsight.backbones._base import Backbone
+from allsight.backbones._base import Backbone, DepthLayer
+from allsight.backbones.internimage_depth import layers_in_order
 from allsight.config import Variants
 from allsight.layers import (
     MLP,
@@ -206,6 +207,10 @@ class InternImage(Backbone):
             if i < len(self.downsamples):
                 x = self.downsamples[i](x)
         return tuple(maps)
+
+    def layers_in_order(self, compat: str = "none") -> tuple[DepthLayer, ...]:
+        """Return stem and blocks in order; `compat`: as the official code counts (`internimage_depth`)."""
+        return layers_in_order(self, compat)
 
     @classmethod
     def from_official(cls, source: Source, config: InternImage.Config | None = None) -> InternImage:
