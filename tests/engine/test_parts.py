@@ -32,6 +32,17 @@ def test_cosine_climbs_then_falls_to_its_final_ratio():
     assert all(a >= b for a, b in pairwise(factors[10:]))
 
 
+def test_a_warmup_may_start_above_zero_and_a_cosine_before_its_end():
+    config = Cosine.Config(
+        steps=100, warmup_steps=9, warmup_start_ratio=0.5, final_ratio=0.2, spans_warmup=True
+    )
+    schedule = build_schedule(config, steps_per_epoch=None)
+    warmup = [schedule.factor(step) for step in range(9)]
+    assert warmup == pytest.approx([0.5 + 0.05 * (step + 1) for step in range(9)])
+    for step in (9, 50, 99):
+        assert schedule.factor(step) == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * step / 100)))
+
+
 def test_epochs_become_steps():
     schedule = build_schedule(Constant.Config(epochs=2, warmup_epochs=0.5), steps_per_epoch=10.5)
     assert (schedule.steps, schedule.warmup_steps) == (21, 6)
@@ -85,6 +96,22 @@ def test_average_follows_its_formula_and_spares_buffers_and_frozen_parameters():
     with ema.applied():
         torch.testing.assert_close(model[0].weight.detach(), expected, rtol=1e-12, atol=0)
     assert torch.equal(model[0].weight, raw)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_averages_are_float32_or_wider_and_move_by_the_smallest_steps(dtype):
+    model = nn.Linear(1, 1, bias=False, dtype=dtype)
+    nn.init.ones_(model.weight)
+    ema = WeightAverage(model, decay=0.9999, warmup=False)
+    nn.init.constant_(model.weight, 1.0625)
+    for step in range(1000):
+        ema.update(step)
+    average = ema.averages["weight"]
+    assert average.dtype is (torch.float64 if dtype is torch.float64 else torch.float32)
+    # In bfloat16 each step of 6e-6 would be lost, and the average still be 1.
+    assert average.item() == pytest.approx(1 + 0.0625 * (1 - 0.9999**1000), rel=1e-5)
+    with ema.applied():
+        assert model.weight.dtype is dtype
 
 
 def _batch(slots, starts):

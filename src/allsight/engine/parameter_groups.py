@@ -97,9 +97,8 @@ class ParameterTable:
         lines = [f"{'lr x':>10}  {'decay':>6}  {'tensors':>7}  {'numbers':>13}  parameters"]
         for (scale, decay), rows in self.groups().items():
             numbers = sum(_count(row.shape) for row in rows)
-            more = f" and {len(rows) - 2} more" if len(rows) > 2 else ""
-            some = ", ".join(row.name for row in rows[:2]) + more
-            lines.append(f"{scale:>10.4g}  {decay:>6g}  {len(rows):>7}  {numbers:>13,}  {some}")
+            more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+            lines.append(f"{scale:>10.4g}  {decay:>6g}  {len(rows):>7}  {numbers:>13,}  {rows[0].name}{more}")
         return "\n".join(lines)
 
 
