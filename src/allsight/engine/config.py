@@ -54,6 +54,9 @@ class TrainConfig(Config):
     """Micro-batches that a rank splits its part of a step into."""
     max_skipped_in_a_row: int = Field(default=20, ge=1)
     """Steps with a non-finite loss or gradient, one after the other, after which the run stops."""
+    norms_every: int | None = Field(default=100, ge=1)
+    """Note the norms of gradients, updates and weights of each part of the model each so many steps, from the
+    first on; in those steps the weights are there twice. None notes none."""
     threads: int | None = Field(default=None, ge=1)
     """PyTorch threads per process; None leaves PyTorch's choice."""
     deterministic: bool = True

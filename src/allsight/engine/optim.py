@@ -13,6 +13,7 @@ from allsight.engine.parameter_groups import Groups
 OPTIMISERS = Family("optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"})
 
 
+_CLIPS = ("clip_norm", "clip_value", "clip_adaptive")
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -30,10 +31,24 @@ class Optimiser(Configured):
         """Learning rates that differ by layer, stage or kind of parameter."""
         clip_norm: float | None = Field(default=None, gt=0)
         """Upper bound of the norm of all gradients together."""
+        clip_value: float | None = Field(default=None, gt=0)
+        """Upper bound of the size of each number of the gradients; in place of `clip_norm`."""
+        clip_adaptive: float | None = Field(default=None, gt=0)
+        """Upper bound of a unit's gradient as a share of its weights' norm, such as 0.02 (adaptive gradient
+        clipping, arXiv:2102.06171); in place of `clip_norm`."""
+        clip_adaptive_spares: tuple[str, ...] = ("head", "heads")
+        """Modules that `clip_adaptive` leaves alone: those with one of these words in their dotted name."""
         ema_decay: float | None = Field(default=None, gt=0, lt=1)
         """If set, keep an average of the weights with this decay per step, and evaluate it."""
         ema_warmup: bool = True
         """Use min(decay, (1 + n) / (10 + n)) in step n, so that early weights are forgotten soon."""
+
+        @model_validator(mode="after")
+        def _clips_in_one_way(self) -> Optimiser.Config:
+            given = [f"{n}={v:g}" for n in _CLIPS if (v := getattr(self, n)) is not None]
+            if len(given) > 1:
+                raise ValueError(f"{' and '.join(given)}: gradients are clipped in one way; keep one of them")
+            return self
 
     family: ClassVar[Family | None] = OPTIMISERS
 

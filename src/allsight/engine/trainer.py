@@ -15,6 +15,7 @@ from allsight.config import ConfigError
 from allsight.data.loader import MetaDataloader
 from allsight.engine.building import Built, build_run
 from allsight.engine.checkpoint import newest_whole, prune, read_best, save_checkpoint, write_best
+from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
@@ -22,6 +23,7 @@ from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
+from allsight.engine.norms import PartNorms
 from allsight.engine.parallel import Parallel
 from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
@@ -126,7 +128,10 @@ class Trainer:
         self._parallel = Parallel(
             self.model, strategy=config.parallel.strategy, layout=config.sampling.layout, ranks=self.ranks
         )
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._parameters = list(trained.values())
+        self._clip = Clipping(config.optim, trained)
+        self._norms = PartNorms(self.model)
         self._buffers = [b for b in self.model.buffers() if b.numel()]
         self._scales = LossScales(self.tasks, self.ranks)
         self._memory = TemporalMemory()
@@ -262,10 +267,13 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(gradients)
         report = self._reporter.report(step, parts, norm)
         if report.is_finite:
-            if self.config.optim.clip_norm is not None:
-                used = [p for p in self._parameters if p.grad is not None]
-                torch.nn.utils.clip_grads_with_norm_(used, self.config.optim.clip_norm, norm, foreach=True)
+            looks = self.ranks.is_first and _is_due(step.number, self.config.train.norms_every)
+            if looks:
+                self._norms.before()
+            self._clip(norm)
             self._optimizer.step()
+            if looks:
+                self.events.write("norms", step.number, values=self._norms.after())
             self.model.after_step(step.number)
             if self._ema is not None:
                 self._ema.update(step.number)
