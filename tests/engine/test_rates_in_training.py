@@ -162,12 +162,12 @@ def test_a_run_that_goes_on_needs_its_first_weights_no_more(pictures, tmp_path):
 
 
 def test_weights_that_are_not_there_are_named(pictures, tmp_path):
-    for start, said in {
-        StartConfig(weights="none.pth"): r"start\.weights: none\.pth: no such file or run folder; .*random",
-        StartConfig(weights=str(tmp_path)): "no whole checkpoint",
+    for weights, said in {
+        "none.pth": r"start\.weights: none\.pth: no such file or run folder; .*random",
+        str(tmp_path): "no whole checkpoint",
     }.items():
         with pytest.raises((ConfigError, CheckpointError), match=said) as caught:
-            Trainer(classifier_run(pictures, start=start))
+            Trainer(classifier_run(pictures, start=StartConfig(weights=weights)))
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"fresh=\['head'\] needs weights"):
         StartConfig(fresh=("head",))
