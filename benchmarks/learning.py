@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ def train(recipe: str, seed: int, runs: Path, threads: int, overrides: Sequence[
     folder = runs / f"{recipe}_seed{seed}"
     if not is_finished(folder):
         resume = ["--resume"] if list(folder.glob("checkpoints/step-*")) else []
+        if folder.exists() and not resume:
+            print(f"{folder}: was stopped before it saved anything; begun anew", file=sys.stderr)
+            shutil.rmtree(folder)
         source = [str(folder)] if resume else [recipe, "--name", folder.name, "--runs", str(runs)]
         settings = [] if resume else [f"seed={seed}", f"train.threads={threads}", *overrides]
         command = [sys.executable, "-m", "allsight.cli", "train", *source, *settings, *resume, "--quiet"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,19 @@ from allsight.weights import LoadReport
 BACKBONES = Family("backbone", {"internimage": "allsight.backbones.internimage:InternImage"})
 
 Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class DepthLayer:
+    """Modules at one depth of a backbone.
+
+    Attributes:
+        stage: 0 for the stem, then 1, 2, ...; what leads from one stage to the next belongs to the next.
+        modules: What lies at this depth.
+    """
+
+    stage: int
+    modules: tuple[nn.Module, ...]
 
 
 class Backbone(nn.Module, Configured):
@@ -56,6 +70,23 @@ class Backbone(nn.Module, Configured):
         super().__init__()
         self.config = config
         self.load_report = None
+        self._frozen: tuple[nn.Module, ...] = ()
+
+    def freeze(self, *parts: nn.Module) -> None:
+        """Take parts out of training for good: no gradients, and evaluation mode whatever `train()` says.
+
+        What needs no gradient is not recorded either, so leading parts that are frozen cost no memory.
+        """
+        self._frozen += parts
+        for part in parts:
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def forward(self, images: Shaped[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
         """Compute the feature maps.
@@ -64,6 +95,23 @@ class Backbone(nn.Module, Configured):
             images: RGB; uint8 is normalised here with `mean` and `std`, floating point is normalised already.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def layers_in_order(self, compat: str = "none") -> tuple[DepthLayer, ...]:
+        """Return the layers, first to last, with every parameter in exactly one.
+
+        Learning rates that depend on depth or stage (`optim.groups`) are given along these. A backbone
+        without this can be trained without them.
+
+        Args:
+            compat: `none`, or whose table of rates to follow; parameters of no layer then count as a head's.
+
+        Raises:
+            NotImplementedError: The backbone does not say, or knows no such table.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not tell its layers (compat={compat}); rates by layer or stage need "
+            "its method layers_in_order"
+        )
 
     def normalise(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Turn uint8 RGB into normalised floating point of the parameters' type; pass floating point through.

@@ -54,6 +54,9 @@ class TrainConfig(Config):
     """Micro-batches that a rank splits its part of a step into."""
     max_skipped_in_a_row: int = Field(default=20, ge=1)
     """Steps with a non-finite loss or gradient, one after the other, after which the run stops."""
+    norms_every: int | None = Field(default=100, ge=1)
+    """Note the norms of gradients, updates and weights of each part of the model each so many steps, from the
+    first on; in those steps the weights are there twice. None notes none."""
     threads: int | None = Field(default=None, ge=1)
     """PyTorch threads per process; None leaves PyTorch's choice."""
     deterministic: bool = True
@@ -84,6 +87,22 @@ class CheckpointConfig(Config):
     """Newest checkpoints that stay, beside the best one."""
 
 
+class StartConfig(Config):
+    """The weights before the first step."""
+
+    weights: str = ""
+    """File of weights, own or published ones of the model, or folder of a run (its best, averaged if it kept
+    an average); empty: random ones. Relative to where the run is started. Not looked at when resuming."""
+    fresh: tuple[str, ...] = ()
+    """Parts of the model that start anew all the same, such as classifier.head for other classes."""
+
+    @model_validator(mode="after")
+    def _fresh_needs_weights(self) -> StartConfig:
+        if self.fresh and not self.weights:
+            raise ValueError(f"fresh={list(self.fresh)} needs weights; without, everything starts anew")
+        return self
+
+
 class ParallelConfig(Config):
     """How a step is spread over processes."""
 
@@ -100,6 +119,7 @@ class RunConfig(Config):
     model: Model.Config
     tasks: Mixture[Task.Config]
     seed: int = Field(default=0, ge=0, lt=2**63)
+    start: StartConfig = StartConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     optim: Optimiser.Config = AdamW.Config()

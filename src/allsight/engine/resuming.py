@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "train.threads",
     "train.accumulate",
     "train.max_skipped_in_a_row",
+    "train.norms_every",
     "eval",
     "checkpoint",
     "parallel",

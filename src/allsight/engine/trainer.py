@@ -15,6 +15,7 @@ from allsight.config import ConfigError
 from allsight.data.loader import MetaDataloader
 from allsight.engine.building import Built, build_run
 from allsight.engine.checkpoint import newest_whole, prune, read_best, save_checkpoint, write_best
+from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
@@ -22,10 +23,12 @@ from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
-from allsight.engine.optim import parameter_groups
+from allsight.engine.norms import PartNorms
 from allsight.engine.parallel import Parallel
+from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import create_run_folder, open_run_folder
+from allsight.engine.starting import start_from
 from allsight.engine.step_report import Parts, StepReport, StepReporter, describe_fault
 from allsight.engine.streams import seeded
 from allsight.engine.training_state import TrainingState
@@ -111,11 +114,12 @@ class Trainer:
             open_run_folder(self.folder, config, resume=resume, ranks=self.ranks)
         built: Built = build_run(config, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
+        notes: list[str] = []
+        if config.start.weights and not resume:
+            notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
         self._precision = Precision(config.precision, self.ranks.device)
-        self._optimizer = config.optim.build().make(
-            parameter_groups(self.model, config.optim.weight_decay), self._peak_lr
-        )
+        self._optimizer = config.optim.build().make(parameter_groups(self.model, config.optim), self._peak_lr)
         self._ema: WeightAverage | None = None
         if config.optim.ema_decay is not None:
             self._ema = WeightAverage(
@@ -124,7 +128,10 @@ class Trainer:
         self._parallel = Parallel(
             self.model, strategy=config.parallel.strategy, layout=config.sampling.layout, ranks=self.ranks
         )
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._parameters = list(trained.values())
+        self._clip = Clipping(config.optim, trained)
+        self._norms = PartNorms(self.model)
         self._buffers = [b for b in self.model.buffers() if b.numel()]
         self._scales = LossScales(self.tasks, self.ranks)
         self._memory = TemporalMemory()
@@ -139,9 +146,12 @@ class Trainer:
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
         if self.folder is not None and not resume and self.ranks.is_first:
-            create_run_folder(self.folder, config, self.tasks, built.tokenizer, command)
+            table = parameter_table(self.model, config.optim)
+            create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
         self.ranks.wait()
         self.events = EventLog(self.folder, self.ranks.rank)
+        for note in notes:
+            self.events.write("note", 0, text=note)
         self._state = TrainingState(
             self.model, self._optimizer, self._ema, self._memory, self._ledger, self.ranks, built.tokenizer
         )
@@ -232,7 +242,7 @@ class Trainer:
         begun = time.perf_counter() - step.wait_s
         lr = self._peak_lr * self._schedule.factor(step.number)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         self._optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._buffers]
         totals = self._scales.global_counts(step)
@@ -257,10 +267,13 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(gradients)
         report = self._reporter.report(step, parts, norm)
         if report.is_finite:
-            if self.config.optim.clip_norm is not None:
-                used = [p for p in self._parameters if p.grad is not None]
-                torch.nn.utils.clip_grads_with_norm_(used, self.config.optim.clip_norm, norm, foreach=True)
+            looks = self.ranks.is_first and _is_due(step.number, self.config.train.norms_every)
+            if looks:
+                self._norms.before()
+            self._clip(norm)
             self._optimizer.step()
+            if looks:
+                self.events.write("norms", step.number, values=self._norms.after())
             self.model.after_step(step.number)
             if self._ema is not None:
                 self._ema.update(step.number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allsight.view.charts import BLUE, COLORS, INK, Line, line_chart, noisy, smoothing_reach
+from allsight.view.charts import BLUE, COLORS, INK, VERMILION, Line, line_chart, noisy, smoothing_reach
 from allsight.view.curves import Series
 from allsight.view.figures import short
 from allsight.view.markup import Html, group, tag
@@ -20,21 +20,22 @@ def curves(record: RunRecord) -> Html:
     span = (0.0, float(record.steps_done))
     for index, task in enumerate(record.tasks.values()):
         parts = task_charts(task, COLORS[index % len(COLORS)], span)
-        body = (
-            charts(parts[:_MOST_CHARTS]) if parts else tag("p", "No step of this task yet.", class_="empty")
-        )
-        more = None
-        if len(parts) > _MOST_CHARTS:
-            more = tag(
-                "details",
-                tag("summary", f"{len(parts) - _MOST_CHARTS} more"),
-                charts(parts[_MOST_CHARTS:]),
-            )
-        blocks.append(group([tag("h3", task.name), body, more, _judged_once(task)]))
+        body = _folded(parts) if parts else tag("p", "No step of this task yet.", class_="empty")
+        blocks.append(group([tag("h3", task.name), body, _judged_once(task)]))
     shared = optimisation_charts(record, span)
     if shared:
         blocks.append(group([tag("h3", "optimisation"), charts(shared)]))
+    if record.norms:
+        blocks.append(group([tag("h3", "gradients and updates by part"), _folded(norm_charts(record, span))]))
     return group(blocks)
+
+
+def _folded(parts: list[Html]) -> Html:
+    """Charts, those beyond the first ones to be opened."""
+    if len(parts) <= _MOST_CHARTS:
+        return charts(parts)
+    more = tag("summary", f"{len(parts) - _MOST_CHARTS} more")
+    return group([charts(parts[:_MOST_CHARTS]), tag("details", more, charts(parts[_MOST_CHARTS:]))])
 
 
 def task_charts(task: TaskRecord, color: str, span: tuple[float, float]) -> list[Html]:
@@ -88,6 +89,22 @@ def optimisation_charts(record: RunRecord, span: tuple[float, float]) -> list[Ht
     if len(record.main) > 1 and len(record.tasks) > 1:
         main = Line("main", record.main.x(), record.main.y(), INK, "dots")
         parts.append(line_chart("mean of main metrics", [main], x_range=span))
+    return parts
+
+
+def norm_charts(record: RunRecord, span: tuple[float, float]) -> list[Html]:
+    """A chart for each part of the model: norm of its gradient, and its update as a share of its weights."""
+    parts = []
+    for name, series in record.norms.items():
+        lines = [
+            Line(label, series[what].x(), series[what].y(), color)
+            for what, label, color in (
+                ("gradient", "gradient", BLUE),
+                ("update", "update / weights", VERMILION),
+            )
+            if what in series
+        ]
+        parts.append(line_chart(name, lines, log="auto", x_range=span, note="before clipping"))
     return parts
 
 

@@ -1,0 +1,81 @@
+"""How large gradients and updates are in each part of a model: where trouble in training shows first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from allsight.backbones import Backbone
+from allsight.models.base import Model
+
+_WHOLES = (Model, Backbone, nn.ModuleList, nn.ModuleDict)
+
+
+class PartNorms:
+    """Norms of the gradient, of the update and of the weights of each part of a model.
+
+    Parts are what a person would name: stem, stages, downsamplings, heads. The tree of modules is followed
+    down through whole models, backbones and lists; everything below them is one part.
+
+    `before` and `after` stand around one optimiser step and cost a copy of the weights and a few reductions,
+    so they are meant for some steps only.
+
+    Args:
+        model: The bare model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parts = dict(_parts(model, ""))
+        self._weights: dict[str, list[Tensor]] = {}
+        self._gradients: dict[str, Tensor] = {}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts, in the order of the model."""
+        return tuple(self._parts)
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Take down gradients (not yet clipped) and weights; call it before the step."""
+        self._weights, self._gradients = {}, {}
+        for name, part in self._parts.items():
+            gradients = [p.grad for p in part if p.grad is not None]
+            if gradients:
+                self._gradients[name] = torch.nn.utils.get_total_norm(gradients)
+                self._weights[name] = [p.clone() for p in part]
+
+    @torch.no_grad()
+    def after(self) -> dict[str, float]:
+        """What the step did: norms `PART/gradient` and `PART/weight`, `PART/update` as a share of the weight.
+
+        The update is the norm of the change divided by the norm of the weights before; a part whose weights
+        were all zero has none. Parts that the step did not use are left out.
+        """
+        sizes: list[Tensor] = []
+        for name, before in self._weights.items():
+            change = torch._foreach_sub(self._parts[name], before)
+            sizes += [self._gradients[name], *map(torch.nn.utils.get_total_norm, (before, change))]
+        # One wait for the device.
+        numbers = iter(torch.stack([size.to(torch.float32) for size in sizes]).tolist() if sizes else [])
+        values: dict[str, float] = {}
+        for name, gradient, weight, change in zip(self._weights, numbers, numbers, numbers, strict=False):
+            values |= {f"{name}/gradient": gradient, f"{name}/weight": weight}
+            if weight > 0:
+                values[f"{name}/update"] = change / weight
+        self._weights, self._gradients = {}, {}
+        return values
+
+
+def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    if not isinstance(module, _WHOLES):
+        trained = [p for p in module.parameters() if p.requires_grad]
+        if trained:
+            yield name or "model", trained
+        return
+    own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+    if own:
+        yield name or "model", own
+    for child, inner in module.named_children():
+        yield from _parts(inner, f"{name}.{child}" if name else child)
