@@ -1,0 +1,256 @@
+"""Which InternImage some weights belong to, read off their names and shapes; fitting them to another one.
+
+Some settings leave no trace in weights: the offset scale, the activation, where among the blocks of the third
+stage the further norms stand. Published sizes have known values there, a `config.json` may state them, and for
+anything else the report says what was taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from allsight.config import Variants
+from allsight.types import CheckpointError
+
+if TYPE_CHECKING:
+    from allsight.backbones.internimage_layouts import Published
+
+_BLOCK = re.compile(r"levels\.(\d+)\.blocks\.(\d+)\.")
+_FIRST = "levels.0.blocks.0."
+_FURTHER_NORM = re.compile(r"levels\.2\.post_norms\.\d+\.0\.weight")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What weights say of their network.
+
+    Attributes:
+        fields: Fields of `InternImage.Config`.
+        variant: Name of the variant of that size; "" where there is none.
+        notes: What the weights did not say and what was taken, a sentence each.
+    """
+
+    fields: dict[str, Any]
+    variant: str
+    notes: tuple[str, ...]
+
+
+def recognise(found: Published, variants: Variants) -> Recognised:
+    """Read the configuration off official weights.
+
+    Args:
+        found: The weights.
+        variants: Name -> fields of `InternImage`.
+
+    Raises:
+        CheckpointError: Parts are missing, or the parts do not make an InternImage; names the nearest variant.
+    """
+    weights = found.tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    try:
+        seen = _seen(shapes, found.stated)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{found.source}: InternImage: {error.args[0]} is missing; was the file cut short?"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{found.source}: InternImage: {error}") from None
+    variant, known = next(
+        ((name, dict(fields)) for name, fields in variants.items() if _same_size(fields, seen)), ("", {})
+    )
+    _check_stated(found, seen)
+    notes: list[str] = []
+    # What shapes say comes before what a size is known for.
+    fields = {**known, **found.stated, **seen}
+    fields["layer_scale"] = _layer_scale(shapes, {**known, **found.stated}, notes)
+    fields["block_norm"], fields["idle_res_post_norm"] = _block_norm(shapes, {**known, **found.stated}, notes)
+    fields["third_stage_norm_after"] = _further_norms(shapes, {**known, **found.stated}, seen, found.source)
+    if not variant:
+        nearest = nearest_variant(seen, variants)
+        notes.append(
+            f"no variant has channels={seen['channels']} and depths={seen['depths']}; built as the shapes say; "
+            f"the nearest is '{nearest}' with channels={variants[nearest]['channels']} and "
+            f"depths={variants[nearest]['depths']}"
+        )
+        if "offset_scale" not in found.stated:
+            notes.append("offset_scale leaves no trace in weights: 1.0 taken")
+    elif fields["offset_scale"] != 1.0 and "offset_scale" not in found.stated:
+        notes.append(f"offset_scale leaves no trace in weights: {fields['offset_scale']} as '{variant}' has")
+    return Recognised(fields, variant, tuple(notes))
+
+
+def nearest_variant(fields: Mapping[str, Any], variants: Variants) -> str:
+    """The variant with the nearest width and then the nearest depth."""
+    return min(
+        variants,
+        key=lambda name: (
+            abs(variants[name]["channels"] - fields["channels"]),
+            abs(sum(variants[name]["depths"]) - sum(fields["depths"])),
+        ),
+    )
+
+
+def head_of(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """The fields of the classifier's head in official weights: `head`, `num_classes`, `head_ratio`; or None."""
+    classes = weights["head.weight"].shape[0] if "head.weight" in weights else 0
+    if "clip_projector.cross_dcn.proj.weight" in weights:
+        return {"head": "attention", "num_classes": classes, "head_ratio": 1.5}
+    if "conv_head.0.weight" in weights:
+        out, channels = weights["conv_head.0.weight"].shape[:2]
+        return {"head": "conv", "num_classes": classes, "head_ratio": out / channels}
+    return None
+
+
+def fitted(
+    weights: Mapping[str, Tensor], fields: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """Adapt weights to settings under which they still mean the same.
+
+    Args:
+        weights: Official weights.
+        fields: Fields of the `InternImage.Config` that is built.
+
+    Returns:
+        The weights, neutral values for names they lack, and what was done, a sentence each.
+    """
+    weights, notes = dict(weights), []
+    neutral: dict[str, Tensor] = {}
+    if fields["remove_center"] and _points(weights, fields) == 9:
+        notes.append("remove_center: the rows of the middle point were left out of the offsets and weights")
+        weights = {name: _without_center(name, tensor) for name, tensor in weights.items()}
+    # A factor of 1 changes nothing. Dense configurations of T have it, its classification weights do not.
+    if fields["layer_scale"] == 1.0 and not any(_is_gamma(name) for name in weights):
+        for stage, depth in enumerate(fields["depths"]):
+            ones = torch.ones(fields["channels"] * 2**stage)
+            for block in range(depth):
+                neutral |= {f"levels.{stage}.blocks.{block}.gamma{n}": ones for n in (1, 2)}
+        notes.append("layer_scale: the weights have none; it starts at 1.0, which changes nothing")
+    return weights, neutral, notes
+
+
+def _seen(shapes: Mapping[str, tuple[int, ...]], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that shapes alone decide.
+
+    Raises:
+        KeyError: A tensor that every InternImage has is missing.
+        ValueError: The shapes are not those of an InternImage.
+    """
+    channels = shapes["patch_embed.conv2.weight"][0]
+    blocks = {(int(m[1]), int(m[2])) for name in shapes if (m := _BLOCK.match(name))}
+    stages = 1 + max((stage for stage, _ in blocks), default=-1)
+    depths = tuple(1 + max((j for stage, j in blocks if stage == i), default=-1) for i in range(stages))
+    if not stages or 0 in depths:
+        raise KeyError("levels.0.blocks.0" if not stages else f"levels.{depths.index(0)}.blocks.0")
+    groups, remove_center = _groups(shapes, channels, stages, stated)
+    return {
+        "channels": channels,
+        "depths": depths,
+        "groups": groups,
+        "mlp_ratio": shapes[f"{_FIRST}mlp.fc1.weight"][0] / channels,
+        "dw_kernel_size": shapes[f"{_FIRST}dcn.dw_conv.0.weight"][-1],
+        "center_feature_scale": f"{_FIRST}dcn.center_feature_scale_proj_weight" in shapes,
+        "remove_center": remove_center,
+        "norm": "layer" if "patch_embed.norm1.1.weight" in shapes else "batch",
+        "out_stages": tuple(range(stages)),
+    }
+
+
+def _groups(
+    shapes: Mapping[str, tuple[int, ...]], channels: int, stages: int, stated: Mapping[str, Any]
+) -> tuple[tuple[int, ...], bool]:
+    """Groups of each stage, and whether there are 8 points in place of 9."""
+    rows = [shapes[f"levels.{i}.blocks.0.dcn.mask.weight"][0] for i in range(stages)]
+    points = (8, 9) if stated.get("remove_center") else (9, 8)
+    for number in points:
+        groups = tuple(n // number for n in rows)
+        whole = all(n % number == 0 for n in rows)
+        if whole and all(g and channels * 2**i % g == 0 for i, g in enumerate(groups)):
+            return groups, number == 8
+    raise ValueError(f"{rows} rows in the dcn.mask of the stages are no groups of 9 or 8 points")
+
+
+def _layer_scale(
+    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any], notes: list[str]
+) -> float | None:
+    """The initial value matters to training from scratch only."""
+    if f"{_FIRST}gamma1" not in shapes:
+        if known.get("layer_scale") is not None:
+            notes.append("has no layer scales, though the published weights of this size do")
+        return None
+    if known.get("layer_scale") is not None:
+        return known["layer_scale"]
+    notes.append("has layer scales, as detectors and segmenters with T have; layer_scale=1.0 taken")
+    return 1.0
+
+
+def _block_norm(
+    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any], notes: list[str]
+) -> tuple[str, bool]:
+    """Where blocks normalise, and whether they have norms that are never used."""
+    res = f"{_FIRST}res_post_norm1.0.weight" in shapes
+    if "levels.0.norm.0.weight" not in shapes:
+        return "post", res
+    gated = f"{_FIRST}dcn.center_feature_scale_proj_weight" in shapes
+    scaled = f"{_FIRST}gamma1" in shapes
+    if not gated:
+        return ("pre", res) if scaled or not res else ("res_post", False)
+    possible = ["post", "pre"] if scaled or not res else ["res_post", "post"]
+    if known.get("block_norm") in possible:
+        block_norm = known["block_norm"]
+    else:
+        block_norm = possible[0]
+        notes.append(f"weights cannot tell block_norm={possible[0]} from {possible[1]}: {possible[0]} taken")
+    return block_norm, res and block_norm != "res_post"
+
+
+def _further_norms(
+    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any], seen: Mapping[str, Any], source: str
+) -> tuple[int, ...]:
+    count = sum(_FURTHER_NORM.fullmatch(name) is not None for name in shapes)
+    depth = seen["depths"][2] if len(seen["depths"]) > 2 else 0
+    for places in (tuple(known.get("third_stage_norm_after", ())), tuple(range(5, depth, 6))):
+        if len(places) == count:
+            return places
+    if not count:
+        return ()
+    raise CheckpointError(
+        f"{source}: InternImage: {count} further norms among {depth} blocks of the third stage, and weights do "
+        f"not say after which; pass a config with third_stage_norm_after"
+    )
+
+
+def _check_stated(found: Published, seen: Mapping[str, Any]) -> None:
+    for name in ("channels", "depths", "groups", "remove_center"):
+        if name in found.stated and found.stated[name] != seen[name]:
+            raise CheckpointError(
+                f"{found.source}: config.json beside it says {name}={found.stated[name]}, the weights have "
+                f"{seen[name]}; one of them belongs to another model"
+            )
+
+
+def _same_size(fields: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+    return all(fields[name] == seen[name] for name in ("channels", "depths", "groups"))
+
+
+def _points(weights: Mapping[str, Tensor], fields: Mapping[str, Any]) -> int:
+    mask = weights.get(f"{_FIRST}dcn.mask.weight")
+    return 0 if mask is None else mask.shape[0] // fields["groups"][0]
+
+
+def _without_center(name: str, tensor: Tensor) -> Tensor:
+    """Rows of points 0 to 3 and 5 to 8 of every 9."""
+    if re.search(r"\.dcn\.(mask|offset)\.(weight|bias)$", name) is None:
+        return tensor
+    per_point = 2 if ".offset." in name else 1
+    rows = tensor.unflatten(0, (-1, 9, per_point))
+    return torch.cat([rows[:, :4], rows[:, 5:]], dim=1).flatten(0, 2)
+
+
+def _is_gamma(name: str) -> bool:
+    return _BLOCK.match(name) is not None and name.endswith((".gamma1", ".gamma2"))
