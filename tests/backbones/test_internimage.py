@@ -23,6 +23,11 @@ KINDS = {
     "remove_center": dict(remove_center=True, act="relu", offset_scale=2.0),
     "dropping": dict(drop=0.2, drop_path=0.3, act="silu", drop_path_rule="uniform"),
     "batch_norm": dict(norm="batch", layer_scale=0.1),
+    "flash": dict(operator="dcnv4", output_bias=False, dw_kernel_size=None, offset_scale=0.5),
+    "flash_post": dict(operator="dcnv4", block_norm="post", layer_scale=0.1, remove_center=True),
+    "conv": dict(operator="conv", groups=(1, 2, 2, 2)),
+    "unbounded": dict(softmax=False, layer_scale=0.1),
+    "unshared": dict(shared_weights=False, offset_scale=2.0),
 }
 
 
@@ -34,7 +39,7 @@ def network(**changes):
 def awake(model):
     """Move what starts at zero, so that offsets, weights and gates take part."""
     for module in model.modules():
-        for name in ("offset", "mask", "center_feature_scale"):
+        for name in ("offset", "mask", "offset_mask", "center_feature_scale"):
             linear = getattr(module, name, None)
             if isinstance(linear, torch.nn.Linear):
                 torch.nn.init.normal_(linear.weight, std=0.3)
@@ -186,6 +191,19 @@ def test_linear_layers_start_small_but_those_of_the_operator_as_it_wants():
         (dict(out_stages=(4,)), r"out_stages: expected rising numbers from 0 to 3"),
         (dict(third_stage_norm_after=(2,)), r"third_stage_norm_after: expected rising numbers from 0 to 1"),
         (dict(std=(1.0, 0.0, 1.0)), r"std"),
+        (dict(operator="dcnv4", softmax=False), r"softmax: False is for operator='dcnv3'; 'dcnv4' never has"),
+        (dict(operator="conv", softmax=False), r"softmax: False is for operator='dcnv3'"),
+        (dict(operator="dcnv4", shared_weights=False), r"shared_weights: False is for operator='dcnv3'"),
+        (dict(shared_weights=False, center_feature_scale=True), r"shared_weights: False does not go with"),
+        (dict(output_bias=False), r"output_bias: False is for operator='dcnv4', got 'dcnv3'"),
+        (dict(dw_kernel_size=None), r"dw_kernel_size: 'dcnv3' needs one"),
+        (dict(operator="conv", offset_scale=2.0), r"offset_scale: operator='conv' samples a fixed grid"),
+        (dict(operator="conv", dw_kernel_size=5), r"dw_kernel_size: operator='conv'"),
+        (dict(operator="conv", remove_center=True), r"remove_center: operator='conv'"),
+        (dict(operator="conv", center_feature_scale=True), r"center_feature_scale: operator='conv'"),
+        (dict(layer_scale=0.1, residual_init="zero"), r"residual_init: 'zero' and layer_scale both"),
+        (dict(frozen_stages=5), r"frozen_stages: 4 stages are built, got 5"),
+        (dict(frozen_stages=3, out_stages=(0, 1)), r"frozen_stages: 2 stages are built, got 3"),
         (dict(chanels=8), r"did you mean 'channels'"),
     ],
 )

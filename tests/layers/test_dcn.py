@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allsight.layers import DCNv3
+from allsight.layers import DCNv3, prepare_for_inference
 
 OFFICIAL = {
     "dw_conv.0.": "dw_conv.",
@@ -157,3 +157,58 @@ def test_arguments_that_do_not_fit_are_named(options, message, request):
         pytest.skip("the type hook refuses wrong names before the layer does")
     with pytest.raises(ValueError, match=message):
         DCNv3(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(kernel_size=5, padding=2, offset_scale=2.0),
+        dict(padding=2, dilation=2, stride=2),
+        dict(padding=3, remove_center=True, softmax=False),
+    ],
+)
+def test_one_projection_for_each_point_is_the_shared_one_where_all_are_equal(options):
+    shared = moving(DCNv3(6, 3, **options).double())
+    apart = DCNv3(6, 3, **options, shared_weights=False).double()
+    state = shared.state_dict()
+    points = apart.output_proj.in_features // 6
+    state["output_proj.weight"] = state["output_proj.weight"].repeat(1, points)
+    apart.load_state_dict(state)
+    x = torch.randn(2, 7, 8, 6, dtype=torch.float64)
+    torch.testing.assert_close(apart(x), shared(x))
+    torch.testing.assert_close(prepare_for_inference(apart)(x), shared(x))
+
+
+def test_one_projection_for_each_point_is_a_convolution_at_zero_offsets():
+    layer = DCNv3(4, 2, shared_weights=False).double()
+    torch.nn.init.eye_(layer.input_proj.weight)
+    x = torch.randn(1, 5, 6, 4, dtype=torch.float64)
+    # Points go down the columns of the window first; each starts with a weight of 1/9.
+    kernel = layer.output_proj.weight.view(4, 3, 3, 4).permute(0, 3, 2, 1) / 9
+    expected = F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_without_softmax_weights_are_what_the_linear_layer_says():
+    layer = DCNv3(4, 1, softmax=False).double()
+    x = torch.randn(1, 5, 6, 4, dtype=torch.float64)
+    assert not layer(x).any()
+    torch.nn.init.constant_(layer.mask.bias, 1.0)
+    window = 9 * F.avg_pool2d(layer.input_proj(x).permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=True)
+    torch.testing.assert_close(layer(x), layer.output_proj(window.permute(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(center_feature_scale=True), "shared_weights: False does not go with center_feature_scale"),
+        (
+            dict(padding=0),
+            "shared_weights: False needs an odd kernel_size and padding of at least 1, got 3 and 0",
+        ),
+    ],
+)
+def test_one_projection_for_each_point_has_its_limits(options, message):
+    with pytest.raises(ValueError, match=message):
+        DCNv3(4, 2, shared_weights=False, **options)

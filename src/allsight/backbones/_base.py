@@ -56,6 +56,23 @@ class Backbone(nn.Module, Configured):
         super().__init__()
         self.config = config
         self.load_report = None
+        self._frozen: tuple[nn.Module, ...] = ()
+
+    def freeze(self, *parts: nn.Module) -> None:
+        """Take parts out of training for good: no gradients, and evaluation mode whatever `train()` says.
+
+        What needs no gradient is not recorded either, so leading parts that are frozen cost no memory.
+        """
+        self._frozen += parts
+        for part in parts:
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def forward(self, images: Shaped[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
         """Compute the feature maps.

@@ -18,12 +18,13 @@ from allsight.backbones import internimage_layouts as layouts
 from allsight.backbones import internimage_official as official
 from allsight.backbones import internimage_recognition as recognition
 from allsight.backbones._base import Backbone
+from allsight.backbones.internimage_init import start_weights
+from allsight.backbones.internimage_operators import check_operator, make_operator
 from allsight.config import Variants
 from allsight.layers import (
     MLP,
     ActivationName,
     ConvLast,
-    DCNv3,
     DropPath,
     NormName,
     make_activation,
@@ -39,6 +40,7 @@ from allsight.weights import Source, open_weights, write_weights
 def _variant(channels: int, depths: tuple[int, ...], group_channels: int, **changes: Any) -> dict[str, Any]:
     """The fields that all variants set, so that one can replace another."""
     return {
+        "operator": "dcnv3",
         "channels": channels,
         "depths": depths,
         "groups": tuple(channels * 2**i // group_channels for i in range(len(depths))),
@@ -47,6 +49,7 @@ def _variant(channels: int, depths: tuple[int, ...], group_channels: int, **chan
         "offset_scale": 1.0,
         "dw_kernel_size": 3,
         "center_feature_scale": False,
+        "output_bias": True,
         "third_stage_norm_after": (),
         **changes,
     }
@@ -55,15 +58,17 @@ def _variant(channels: int, depths: tuple[int, ...], group_channels: int, **chan
 _POST = {"block_norm": "post", "layer_scale": 1e-5}
 _LARGE = {**_POST, "offset_scale": 2.0}
 _HUGE = {"dw_kernel_size": 5, "center_feature_scale": True}
+_FLASH = {"operator": "dcnv4", "output_bias": False}
 
 
 class InternImage(Backbone):
-    """The InternImage family, T to G, and smaller ones.
+    """The InternImage family, T to G, smaller ones, and FlashInternImage (`flash_tiny` to `flash_large`).
 
     Maps are taken after each stage's closing norm, where it has one, and before its downsampling. Stages with
     `block_norm="post"` and no center feature scale close without one: S, B, L and XL give raw residual sums.
 
     Source: InternImage, arXiv:2211.05778; OpenGVLab/InternImage:classification/models/intern_image.py.
+    FlashInternImage: arXiv:2401.06197; OpenGVLab/DCNv4:classification/models/flash_intern_image.py.
     """
 
     variants: ClassVar[Variants] = {
@@ -80,13 +85,18 @@ class InternImage(Backbone):
         "giant": _variant(
             512, (2, 2, 48, 4), 32, **_HUGE, block_norm="post", third_stage_norm_after=tuple(range(5, 48, 6))
         ),
+        "flash_tiny": _variant(64, (4, 4, 18, 4), 16, **_FLASH, dw_kernel_size=None),
+        "flash_small": _variant(80, (4, 4, 21, 4), 16, **_POST, **_FLASH),
+        "flash_base": _variant(112, (4, 4, 21, 4), 16, **_POST, **_FLASH, offset_scale=0.5),
+        "flash_large": _variant(160, (5, 5, 22, 5), 16, **_LARGE, operator="dcnv4"),
     }
 
     class Config(Backbone.Config):
         """Settings of an InternImage.
 
         Attributes:
-            operator: What mixes pixels.
+            operator: What mixes pixels: the paper's "dcnv3"; "dcnv4", which makes a FlashInternImage; "conv",
+                a 3x3 convolution with `groups`, which has no other settings of an operator.
             channels: Width of the first stage; each further stage doubles it.
             depths: Blocks per stage.
             groups: Groups of the operator per stage; each divides its stage's channels.
@@ -96,9 +106,14 @@ class InternImage(Backbone):
                 Official networks with `res_post_norm` have them where another flag outranks it.
             layer_scale: Initial value of a learned factor per channel on every branch; None: no such factor.
             offset_scale: Factor on the sampling grid and on the offsets.
-            dw_kernel_size: Size of the depth-wise convolution that predicts offsets and weights; odd.
+            dw_kernel_size: Size of the depth-wise convolution that predicts offsets and weights; odd. None:
+                "dcnv4" predicts them without one.
             center_feature_scale: Blend sampled and un-sampled features by a learned gate per group.
             remove_center: Do not sample the middle point of the kernel.
+            softmax: Whether the weights of "dcnv3" pass through a softmax over the points (paper's ablation).
+            shared_weights: Whether the points of "dcnv3" share one output projection (paper's ablation).
+            output_bias: Whether the last linear layers of the operator and of the MLP have biases; those of
+                FlashInternImage T, S and B have none.
             third_stage_norm_after: Blocks of the third stage that are followed by a further layer norm.
             norm: Norm of stem, downsampling and depth-wise branch; the blocks' own are always layer norms.
             act: Activation.
@@ -107,11 +122,17 @@ class InternImage(Backbone):
             drop_path_rule: Linear: rising from 0 in the first block to `drop_path` in the last; uniform: the
                 same in all.
             stem_stride: Input pixels per cell of the first map; 2 or 1 for small pictures.
+            init_std: Standard deviation of the linear layers' first weights, but for those of the operator.
+            residual_init: How large branches start. Depth: each 1 / sqrt(number of branches) of the plain
+                start, so that their sum is as large as one; zero: every block starts as the identity. What
+                is scaled is the last linear layer, or the weight of the norm that ends the branch.
+            frozen_stages: What is not trained: -1 nothing, 0 the stem, k the stem and the first k stages with
+                the downsampling after them. Frozen parts stay in evaluation mode.
             out_stages: Stages whose maps are returned, rising, from 0; those after the last are not built.
             remat: Recompute the inside of every block in the backward pass, to save memory.
         """
 
-        operator: Literal["dcnv3"] = "dcnv3"
+        operator: Literal["dcnv3", "dcnv4", "conv"] = "dcnv3"
         channels: int = Field(default=64, ge=2, multiple_of=2)
         depths: tuple[int, ...] = Field(default=(4, 4, 18, 4), min_length=1)
         groups: tuple[int, ...] = (4, 8, 16, 32)
@@ -120,16 +141,22 @@ class InternImage(Backbone):
         idle_res_post_norm: bool = False
         layer_scale: float | None = None
         offset_scale: float = Field(default=1.0, gt=0)
-        dw_kernel_size: int = Field(default=3, ge=1)
+        dw_kernel_size: int | None = Field(default=3, ge=1)
         center_feature_scale: bool = False
         remove_center: bool = False
+        softmax: bool = True
+        shared_weights: bool = True
+        output_bias: bool = True
         third_stage_norm_after: tuple[int, ...] = ()
         norm: NormName = "layer"
         act: ActivationName = "gelu"
         drop: float = Field(default=0.0, ge=0, lt=1)
         drop_path: float = Field(default=0.0, ge=0, lt=1)
         drop_path_rule: Literal["linear", "uniform"] = "linear"
+        init_std: float = Field(default=0.02, gt=0)
+        residual_init: Literal["plain", "depth", "zero"] = "plain"
         stem_stride: Literal[4, 2, 1] = 4
+        frozen_stages: int = Field(default=-1, ge=-1)
         out_stages: tuple[int, ...] = Field(default=(0, 1, 2, 3), min_length=1)
         remat: Literal["none", "block"] = "none"
 
@@ -145,14 +172,24 @@ class InternImage(Backbone):
                     )
             if min(self.depths) < 1:
                 raise ValueError(f"depths: expected at least one block per stage, got {self.depths}")
-            if self.dw_kernel_size % 2 == 0:
+            if self.dw_kernel_size is not None and self.dw_kernel_size % 2 == 0:
                 raise ValueError(f"dw_kernel_size: expected an odd size, got {self.dw_kernel_size}")
             if self.block_norm == "res_post" and (self.layer_scale is not None or self.idle_res_post_norm):
                 raise ValueError(
                     "block_norm: 'res_post' has no layer_scale and no idle norms; officially layer_scale "
                     "switches it off, which is block_norm='pre' with idle_res_post_norm=True"
                 )
+            if self.residual_init != "plain" and self.layer_scale is not None:
+                raise ValueError(
+                    f"residual_init: '{self.residual_init}' and layer_scale both make branches start small; "
+                    "use one of them"
+                )
+            check_operator(self)
             _check_rising("out_stages", self.out_stages, stages)
+            if self.frozen_stages > max(self.out_stages) + 1:
+                raise ValueError(
+                    f"frozen_stages: {max(self.out_stages) + 1} stages are built, got {self.frozen_stages}"
+                )
             third = self.depths[2] if stages > 2 else 0
             _check_rising("third_stage_norm_after", self.third_stage_norm_after, third)
             return self
@@ -189,7 +226,10 @@ class InternImage(Backbone):
         self.feature_specs = tuple(
             FeatureSpec(config.stage_channels(i), config.stem_stride * 2**i) for i in config.out_stages
         )
-        self.apply(_init_weights)
+        start_weights(self)
+        if config.frozen_stages >= 0:
+            frozen = config.frozen_stages
+            self.freeze(self.stem, *self.stages[:frozen], *self.downsamples[:frozen])
 
     def forward(self, images: Shaped[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
         """Compute the maps of `out_stages`, each [b, c, ceil(h / stride), ceil(w / stride)].
@@ -340,18 +380,15 @@ class Block(nn.Module):
         channels = config.stage_channels(stage)
         self.block_norm = config.block_norm
         self.norm1 = make_norm("layer", channels)
-        self.dcn = DCNv3(
-            channels,
-            config.groups[stage],
-            offset_scale=config.offset_scale,
-            dw_kernel_size=config.dw_kernel_size,
-            act=config.act,
-            norm=config.norm,
-            center_feature_scale=config.center_feature_scale,
-            remove_center=config.remove_center,
-        )
+        self.dcn = make_operator(config, stage)
         self.norm2 = make_norm("layer", channels)
-        self.mlp = MLP(channels, int(channels * config.mlp_ratio), act=config.act, drop=config.drop)
+        self.mlp = MLP(
+            channels,
+            int(channels * config.mlp_ratio),
+            act=config.act,
+            drop=config.drop,
+            output_bias=config.output_bias,
+        )
         self.drop_path = DropPath(drop_path)
         scale = config.layer_scale
         self.gamma1 = None if scale is None else nn.Parameter(torch.full((channels,), scale))
@@ -412,16 +449,6 @@ def _drop_path_chances(config: InternImage.Config) -> list[float]:
     if config.drop_path_rule == "uniform":
         return [config.drop_path] * blocks
     return [config.drop_path * i / max(blocks - 1, 1) for i in range(blocks)]
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Linear layers start near zero, but those inside the operator as it says (`apply` reaches it later)."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, DCNv3):
-        module.reset_parameters()
 
 
 def _check_rising(name: str, numbers: tuple[int, ...], end: int) -> None:

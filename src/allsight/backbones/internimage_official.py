@@ -151,7 +151,10 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
     if given["core_op"] not in ("DCNv3", "DCNv3_pytorch") or given["use_dcn_v4_op"]:
         raise ConfigError(f"official InternImage: core_op: expected DCNv3, got {given['core_op']!r}")
     if given["frozen_stages"] >= 0:
-        raise ConfigError("official InternImage: frozen_stages: freezing belongs to the optimiser's settings")
+        raise ConfigError(
+            "official InternImage: frozen_stages: the official one trains the stem, ours does not; drop it "
+            "and set frozen_stages of the result"
+        )
     for key, known in (("norm_layer", _NORMS), ("act_layer", _ACTIVATIONS)):
         if given[key] not in known:
             expected = ", ".join(known)

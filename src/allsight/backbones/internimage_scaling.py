@@ -93,19 +93,38 @@ def _stem(config: InternImage.Config, hw_px: tuple[int, int]) -> PartCost:
 
 
 def _stage(config: InternImage.Config, stage: int, hw_px: tuple[int, int]) -> PartCost:
-    c, groups, depth = config.stage_channels(stage), config.groups[stage], config.depths[stage]
-    points = groups * (8 if config.remove_center else 9)
-    kernel, hidden = config.dw_kernel_size**2, int(c * config.mlp_ratio)
-    gate = groups if config.center_feature_scale else 0
-    # Linear layers: into and out of the operator, offsets and weights, the gate, the MLP.
-    weights = c * (2 * c + 3 * points + gate + 2 * hidden)
-    biases = 2 * c + 3 * points + gate + hidden + c
+    c, depth = config.stage_channels(stage), config.depths[stage]
+    hidden = int(c * config.mlp_ratio)
+    operator, work = _operator(config, stage)
+    mlp = 2 * c * hidden + hidden + c * config.output_bias
     norms = 2 + 2 * (config.block_norm == "res_post" or config.idle_res_post_norm)
-    extra = (kernel + 1) * c + 2 * c + 2 * c * norms + (0 if config.layer_scale is None else 2 * c)
+    extra = 2 * c * norms + (0 if config.layer_scale is None else 2 * c)
     closing = config.block_norm != "post" or config.center_feature_scale
     further = 2 * c * (closing + (len(config.third_stage_norm_after) if stage == 2 else 0))
-    macs = _area(hw_px) * depth * (weights + kernel * c + 5 * (points // groups) * c)
-    return PartCost(f"stage {stage + 1}", hw_px, depth * (weights + biases + extra) + further, macs)
+    macs = _area(hw_px) * depth * (work + 2 * c * hidden)
+    return PartCost(f"stage {stage + 1}", hw_px, depth * (operator + mlp + extra) + further, macs)
+
+
+def _operator(config: InternImage.Config, stage: int) -> tuple[int, int]:
+    """Parameters of one operator, and its multiplications with an addition for one pixel."""
+    c, groups = config.stage_channels(stage), config.groups[stage]
+    if config.operator == "conv":
+        weights = 9 * c * c // groups
+        return weights + c, weights
+    points = 8 if config.remove_center else 9
+    values = 3 * groups * points
+    gate = groups if config.center_feature_scale else 0
+    kernel = 0 if config.dw_kernel_size is None else config.dw_kernel_size**2
+    context = (kernel + 1) * c if kernel else 0
+    output = c if config.shared_weights else points * c
+    # DCNv4 has rows that fill up its projection and are not computed, and no norm after the convolution.
+    idle = -values % 8 if config.operator == "dcnv4" else 0
+    norm = 2 * c if config.operator == "dcnv3" else 0
+    # Linear layers: into and out of the operator, offsets and weights, the gate.
+    weights = c * (c + output + values + gate)
+    biases = c + c * config.output_bias + values + gate
+    work = weights + kernel * c + 5 * points * c
+    return weights + biases + context + norm + idle * (c + 1), work
 
 
 def _downsample(config: InternImage.Config, stage: int, hw_px: tuple[int, int]) -> PartCost:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from allsight.layers.activation import ActivationName, activation_name, make_activation
+from allsight.layers.dcn_points import dcnv3_points
 from allsight.layers.inference import InferenceOnly, fuses
 from allsight.layers.norm import NormName, make_norm
 from allsight.layers.precision import in_float32
@@ -41,11 +42,17 @@ class DCNv3(nn.Module):
         norm: Norm after the depth-wise convolution.
         center_feature_scale: Blend the result with the un-sampled features by a learned gate per group.
         remove_center: Leave out the middle sampling point; `kernel_size` must be odd.
+        softmax: Normalise the weights over the points of a group. Without, nothing bounds them, and the layer
+            starts as the bias of `output_proj`, like a DCNv4. For ablations.
+        shared_weights: One output projection for all sampling points. Without, each point has its own, as in
+            a plain convolution and in DCNv2: `output_proj` is then `kernel_size ** 2` times as large. For
+            ablations.
 
     Raises:
         ValueError: Arguments that do not fit; the message names argument, expected and got.
 
     Source: OpenGVLab/InternImage:classification/ops_dcnv3/modules/dcnv3.py. There, strides other than 1 fail.
+    The two ablations are those of the paper, arXiv:2211.05778, section 4.4.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class DCNv3(nn.Module):
         norm: NormName = "layer",
         center_feature_scale: bool = False,
         remove_center: bool = False,
+        softmax: bool = True,
+        shared_weights: bool = True,
     ) -> None:
         super().__init__()
         if groups < 1 or channels % groups:
@@ -78,12 +87,21 @@ class DCNv3(nn.Module):
                 f"DCNv3: center_feature_scale: needs output pixels centered on input pixels, that is "
                 f"padding {reach} for kernel_size {kernel_size} and dilation {dilation}, got {padding}"
             )
+        if not shared_weights and center_feature_scale:
+            raise ValueError("DCNv3: shared_weights: False does not go with center_feature_scale")
+        if not shared_weights and (kernel_size % 2 == 0 or padding < reach):
+            raise ValueError(
+                f"DCNv3: shared_weights: False needs an odd kernel_size and padding of at least {reach}, got "
+                f"{kernel_size} and {padding}"
+            )
         self.channels, self.groups = channels, groups
+        self.softmax, self.shared_weights = softmax, shared_weights
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.offset_scale, self.remove_center = offset_scale, remove_center
         self._dw_padding = dw_kernel_size // 2 - reach + padding
 
-        values = groups * (kernel_size**2 - int(remove_center))
+        points = kernel_size**2 - int(remove_center)
+        values = groups * points
         self.dw_conv = nn.Conv2d(
             channels, channels, dw_kernel_size, stride, max(self._dw_padding, 0), groups=channels
         )
@@ -92,7 +110,7 @@ class DCNv3(nn.Module):
         self.offset = nn.Linear(channels, 2 * values)
         self.mask = nn.Linear(channels, values)
         self.input_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels * (1 if shared_weights else points), channels)
         self.center_feature_scale = nn.Linear(channels, groups) if center_feature_scale else None
         self.reset_parameters()
 
@@ -110,7 +128,9 @@ class DCNv3(nn.Module):
         value = self.input_proj(x)
         context = self._context(x)
         offset, mask = self._offset_and_mask(context)
-        mixed = dcnv3(
+        # With weights of their own the points stay apart up to the output projection.
+        sample = dcnv3 if self.shared_weights else dcnv3_points
+        mixed = sample(
             value,
             offset,
             mask,
@@ -121,7 +141,7 @@ class DCNv3(nn.Module):
             dilation=self.dilation,
             offset_scale=self.offset_scale,
             remove_center=self.remove_center,
-            softmax=True,
+            softmax=self.softmax,
         )
         if self.center_feature_scale is not None:
             gate = self.center_feature_scale(context).sigmoid()

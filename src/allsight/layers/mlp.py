@@ -14,15 +14,22 @@ class MLP(nn.Module):
         hidden: Width in between.
         act: Activation.
         drop: Dropout probability after each linear layer's result.
+        output_bias: Whether the second linear layer has a bias.
     """
 
     def __init__(
-        self, channels: int, hidden: int, *, act: ActivationName = "gelu", drop: float = 0.0
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        act: ActivationName = "gelu",
+        drop: float = 0.0,
+        output_bias: bool = True,
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
         self.act = make_activation(act)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = nn.Linear(hidden, channels, bias=output_bias)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape c"]:
