@@ -257,8 +257,8 @@ class InternImage(Backbone):
         """Build the backbone of published weights; heads and other parts of the file are skipped.
 
         Args:
-            source: File, folder or state dict: of the official classification code, its Hugging Face export, a
-                detector or segmenter around the backbone, a DeepSpeed checkpoint, or of allsight.
+            source: File, folder or state dict: of the official classification code, its Hugging Face export,
+                a detector or segmenter around the backbone, a DeepSpeed checkpoint, or of allsight.
             config: What to build; None: recognise the variant from names and shapes. Settings that leave no
                 trace in the weights (drop path, remat, another stem stride) need a config.
             ema: Take the averaged weights that a training file keeps beside the others.
@@ -270,13 +270,27 @@ class InternImage(Backbone):
             CheckpointError: The weights cannot be read or do not fit; names the tensors.
         """
         found = layouts.find(open_weights(source, ema=ema))
-        seen = recognition.recognise(found, cls.variants) if config is None else None
+        notes: tuple[str, ...] = ()
         if config is None:
-            assert seen is not None
-            config = cls.Config(**seen.fields)
+            seen = recognition.recognise(found, cls.variants)
+            config, notes = cls.Config(**seen.fields), seen.notes
         with torch.device("meta"):
             model = cls(config)
-        model.load_report = load_published(model, model.official_names(), found, config, what="InternImage")
+        last = max(config.out_stages)
+
+        def skip(name: str) -> bool:
+            return official.is_head(name) or official.stage_of(name) > last
+
+        model.load_report = recognition.load_published(
+            model,
+            model.official_names(),
+            found,
+            config.model_dump(),
+            cls.variants,
+            what="InternImage",
+            skip=skip,
+            notes=notes,
+        )
         return model
 
     def official_names(self) -> dict[str, str]:

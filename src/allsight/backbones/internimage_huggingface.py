@@ -5,14 +5,18 @@ Source: OpenGVLab/InternImage:classification/huggingface (convert.py and the con
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from allsight.backbones import internimage_official as official
 from allsight.types import CheckpointError
+from allsight.weights import write_weights
 
 PREFIX = "model."
 _MODEL_TYPES = ("internimage", "intern_image")
@@ -25,9 +29,7 @@ def official_name(name: str) -> str:
 
 def huggingface_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return official weights under the names of Hugging Face."""
-    return {
-        PREFIX + re.sub(r"(?<=\.)gamma([12])$", r"layer_scale\1", name): t for name, t in weights.items()
-    }
+    return {PREFIX + re.sub(r"(?<=\.)gamma([12])$", r"layer_scale\1", name): t for name, t in weights.items()}
 
 
 def settings_of(fields: Mapping[str, Any], *, head: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def settings_of(fields: Mapping[str, Any], *, head: Mapping[str, Any] | None = N
 
 
 def fields_of(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the fields of `InternImage.Config` that a `config.json` states; none where it is of another model.
+    """Return the fields of `InternImage.Config` that a `config.json` states; none if it is of another model.
 
     Raises:
         CheckpointError: It is InternImage's, but not understood.

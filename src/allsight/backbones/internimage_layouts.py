@@ -57,7 +57,7 @@ class Published:
         source: File or folder, for messages.
         layout: Container and naming, in words.
         notes: What was chosen, a sentence each.
-        skipped: Names that are not part of the network, as they stand in the file.
+        skipped: Names that are not part of the network, as they stand in the file but for a first `module.`.
         stated: Fields of `InternImage.Config` that a `config.json` beside the weights states.
     """
 
@@ -84,7 +84,7 @@ def find(opened: Opened) -> Published:
             raise _stranger(names, opened.source)
         return _from_own_names(opened, own)
     taken = {name: renamed for name in names if (renamed := _official(name, prefix)) is not None}
-    skipped = tuple(name for name in names if name not in taken)
+    skipped = tuple(name.removeprefix("module.") for name in names if name not in taken)
     notes += _said_of(skipped, prefix)
     found = {renamed: opened.tensors[name] for name, renamed in taken.items()}
     if len(found) != len(taken):
@@ -94,9 +94,7 @@ def find(opened: Opened) -> Published:
         naming = "names of Hugging Face"
     else:
         naming = f"official names under {prefix}" if prefix else "official names"
-    return Published(
-        found, opened.source, f"{opened.container}, {naming}", tuple(notes), skipped, stated
-    )
+    return Published(found, opened.source, f"{opened.container}, {naming}", tuple(notes), skipped, stated)
 
 
 def _place(names: list[str], anchor: str, where: str) -> tuple[str | None, list[str]]:
@@ -105,8 +103,8 @@ def _place(names: list[str], anchor: str, where: str) -> tuple[str | None, list[
     meant = [place for place in places if not _COPIES.search(place)] or places
     if len(meant) > 1:
         raise CheckpointError(
-            f"{where}: InternImage is there {len(meant)} times, under {', '.join(meant)}; give the tensors of "
-            f"one of them as a mapping"
+            f"{where}: InternImage is there {len(meant)} times, under {', '.join(meant)}; give the tensors "
+            f"of one of them as a mapping"
         )
     others = [place for place in places if place not in meant]
     notes = [f"taken from {meant[0] or 'the top'}, not from {', '.join(others)}"] if others else []
@@ -137,12 +135,12 @@ def _said_of(skipped: tuple[str, ...], prefix: str) -> list[str]:
     averages = [name for name in skipped if name.startswith("ema_")]
     if averages:
         notes.append(
-            f"{len(averages)} buffers ema_... of an averaging hook are left out; such a hook leaves its averages "
-            f"under the plain names when it saves"
+            f"{len(averages)} buffers ema_... of an averaging hook are left out; such a hook saves its "
+            f"averages under the plain names"
         )
     if prefix.endswith("cb_modules.0."):
         notes.append(
-            "CB-InternImage: the first of two copies, which is a network by itself; the second needs the first"
+            "CB-InternImage: the first of two copies, a network by itself; the second works only with it"
         )
     around = [what for start, what in _AROUND if any(start in name for name in skipped)]
     if around:

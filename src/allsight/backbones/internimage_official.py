@@ -75,6 +75,8 @@ _CONSTRUCTOR: dict[str, Any] = {
 }
 # The YAML of the classification code has defaults of its own for these.
 _YAML: dict[str, Any] = {"depths": (4, 4, 18, 4), "groups": (4, 8, 16, 32), "drop_path_rate": 0.1}
+# Settings of ours that have one value there.
+_OFFICIALLY = {"operator": "dcnv3", "stem_stride": 4, "softmax": True, "shared_weights": True}
 ARGUMENTS = frozenset(_CONSTRUCTOR)
 """Names of the official constructor's arguments."""
 _OF_THE_FRAMEWORK = ("type", "init_cfg", "_delete_")
@@ -186,13 +188,16 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def constructor_args(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return official constructor arguments for the fields of an `InternImage.Config`: `backbone_fields` back.
+    """Return official constructor arguments for fields of `InternImage.Config`: `backbone_fields` back.
 
     Raises:
         CheckpointError: A setting that the official code does not have.
     """
-    if fields.get("stem_stride", 4) != 4:
-        raise CheckpointError("InternImage: a stem_stride other than 4 has no official form")
+    for name, value in _OFFICIALLY.items():
+        if fields[name] != value:
+            raise CheckpointError(
+                f"InternImage: {name}={fields[name]!r} is unknown to the official code, which has {value!r}"
+            )
     extra = list(fields["third_stage_norm_after"])
     return {
         **_CONSTRUCTOR,

@@ -1,25 +1,28 @@
 """Which InternImage some weights belong to, read off their names and shapes; fitting them to another one.
 
-Some settings leave no trace in weights: the offset scale, the activation, where among the blocks of the third
-stage the further norms stand. Published sizes have known values there, a `config.json` may state them, and for
-anything else the report says what was taken.
+Some settings leave no trace in weights: the offset scale, the activation, after which blocks of the third
+stage the further norms stand. Published sizes have known values there, a `config.json` may state them, and else
+the report says what was taken.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from allsight.config import Variants
 from allsight.types import CheckpointError
+from allsight.weights import LoadReport, load_mapped
 
 if TYPE_CHECKING:
     from allsight.backbones.internimage_layouts import Published
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r"levels\.(\d+)\.blocks\.(\d+)\.")
 _FIRST = "levels.0.blocks.0."
@@ -49,7 +52,7 @@ def recognise(found: Published, variants: Variants) -> Recognised:
         variants: Name -> fields of `InternImage`.
 
     Raises:
-        CheckpointError: Parts are missing, or the parts do not make an InternImage; names the nearest variant.
+        CheckpointError: Parts are missing, or the parts do not make an InternImage.
     """
     weights = found.tensors
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -61,9 +64,8 @@ def recognise(found: Published, variants: Variants) -> Recognised:
         ) from None
     except ValueError as error:
         raise CheckpointError(f"{found.source}: InternImage: {error}") from None
-    variant, known = next(
-        ((name, dict(fields)) for name, fields in variants.items() if _same_size(fields, seen)), ("", {})
-    )
+    variant = variant_of(seen, variants)
+    known = dict(variants.get(variant, {}))
     _check_stated(found, seen)
     notes: list[str] = []
     # What shapes say comes before what a size is known for.
@@ -74,9 +76,9 @@ def recognise(found: Published, variants: Variants) -> Recognised:
     if not variant:
         nearest = nearest_variant(seen, variants)
         notes.append(
-            f"no variant has channels={seen['channels']} and depths={seen['depths']}; built as the shapes say; "
-            f"the nearest is '{nearest}' with channels={variants[nearest]['channels']} and "
-            f"depths={variants[nearest]['depths']}"
+            f"no variant has channels={seen['channels']} and depths={seen['depths']}; the nearest is "
+            f"'{nearest}' with channels={variants[nearest]['channels']} and "
+            f"depths={variants[nearest]['depths']}; built as the shapes say"
         )
         if "offset_scale" not in found.stated:
             notes.append("offset_scale leaves no trace in weights: 1.0 taken")
@@ -96,8 +98,53 @@ def nearest_variant(fields: Mapping[str, Any], variants: Variants) -> str:
     )
 
 
+def variant_of(fields: Mapping[str, Any], variants: Variants) -> str:
+    """The name of the variant of that operator, width, depth and grouping; "" where there is none."""
+    return next((name for name, known in variants.items() if _same_size(known, fields)), "")
+
+
+def load_published(
+    module: nn.Module,
+    names: Mapping[str, str],
+    found: Published,
+    fields: Mapping[str, Any],
+    variants: Variants,
+    *,
+    what: str,
+    skip: Callable[[str], bool] = lambda name: False,
+    notes: Sequence[str] = (),
+) -> LoadReport:
+    """Put found weights into a module whose backbone has `fields`, and report.
+
+    Args:
+        module: May be on the meta device.
+        names: Own name -> official name, for every entry of its state dict.
+        found: The weights.
+        fields: Fields of the `InternImage.Config` of its backbone.
+        variants: Name -> fields of `InternImage`.
+        what: What is being loaded, for messages.
+        skip: Whether an official name is left out by rule when the module does not want it.
+        notes: What was decided before, for the report.
+
+    Raises:
+        CheckpointError: The weights do not fit; names the tensors, and the variant if it is another.
+    """
+    weights, neutral, done = fitted(found.tensors, fields)
+    where = f"{found.source}: {what}"
+    hint = _hint(found, fields, variants)
+    report = load_mapped(module, weights, names, what=where, skip=skip, neutral=neutral, hint=hint)
+    return replace(
+        report,
+        skipped=report.skipped + found.skipped,
+        notes=(*found.notes, *notes, *done),
+        source=found.source,
+        layout=found.layout,
+        variant=variant_of(fields, variants),
+    )
+
+
 def head_of(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The fields of the classifier's head in official weights: `head`, `num_classes`, `head_ratio`; or None."""
+    """The classifier's fields `head`, `num_classes`, `head_ratio` in official weights; None without head."""
     classes = weights["head.weight"].shape[0] if "head.weight" in weights else 0
     if "clip_projector.cross_dcn.proj.weight" in weights:
         return {"head": "attention", "num_classes": classes, "head_ratio": 1.5}
@@ -134,7 +181,7 @@ def fitted(
     return weights, neutral, notes
 
 
-def _seen(shapes: Mapping[str, tuple[int, ...]], stated: Mapping[str, Any]) -> dict[str, Any]:
+def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that shapes alone decide.
 
     Raises:
@@ -146,38 +193,53 @@ def _seen(shapes: Mapping[str, tuple[int, ...]], stated: Mapping[str, Any]) -> d
     stages = 1 + max((stage for stage, _ in blocks), default=-1)
     depths = tuple(1 + max((j for stage, j in blocks if stage == i), default=-1) for i in range(stages))
     if not stages or 0 in depths:
-        raise KeyError("levels.0.blocks.0" if not stages else f"levels.{depths.index(0)}.blocks.0")
-    groups, remove_center = _groups(shapes, channels, stages, stated)
+        raise KeyError(f"levels.{depths.index(0) if stages else 0}.blocks.0")
+    dcn = f"{_FIRST}dcn."
+    operator = {f"{dcn}offset_mask.weight": "dcnv4", f"{dcn}weight": "conv"}
+    chosen = next((name for key, name in operator.items() if key in shapes), "dcnv3")
+    groups, remove_center = _groups(shapes, chosen, channels, stages, stated)
+    depthwise = shapes.get(f"{dcn}offset_mask_dw.weight", (None,))
     return {
+        "operator": chosen,
         "channels": channels,
         "depths": depths,
         "groups": groups,
         "mlp_ratio": shapes[f"{_FIRST}mlp.fc1.weight"][0] / channels,
-        "dw_kernel_size": shapes[f"{_FIRST}dcn.dw_conv.0.weight"][-1],
-        "center_feature_scale": f"{_FIRST}dcn.center_feature_scale_proj_weight" in shapes,
+        "dw_kernel_size": {
+            "dcnv3": lambda: shapes[f"{dcn}dw_conv.0.weight"][-1],
+            "dcnv4": lambda: depthwise[-1],
+            "conv": lambda: 3,
+        }[chosen](),
+        "center_feature_scale": f"{dcn}center_feature_scale_proj_weight" in shapes,
         "remove_center": remove_center,
+        "shared_weights": chosen != "dcnv3" or shapes[f"{dcn}output_proj.weight"][1] == channels,
+        "output_bias": f"{_FIRST}mlp.fc2.bias" in shapes,
         "norm": "layer" if "patch_embed.norm1.1.weight" in shapes else "batch",
         "out_stages": tuple(range(stages)),
     }
 
 
 def _groups(
-    shapes: Mapping[str, tuple[int, ...]], channels: int, stages: int, stated: Mapping[str, Any]
+    shapes: Shapes, operator: str, channels: int, stages: int, stated: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], bool]:
     """Groups of each stage, and whether there are 8 points in place of 9."""
-    rows = [shapes[f"levels.{i}.blocks.0.dcn.mask.weight"][0] for i in range(stages)]
-    points = (8, 9) if stated.get("remove_center") else (9, 8)
-    for number in points:
-        groups = tuple(n // number for n in rows)
-        whole = all(n % number == 0 for n in rows)
+    if operator == "conv":
+        of_group = [shapes[f"levels.{i}.blocks.0.dcn.weight"][1] for i in range(stages)]
+        return tuple(channels * 2**i // n for i, n in enumerate(of_group)), False
+    name = "offset_mask" if operator == "dcnv4" else "mask"
+    rows = [shapes[f"levels.{i}.blocks.0.dcn.{name}.weight"][0] for i in range(stages)]
+    for points in (8, 9) if stated.get("remove_center") else (9, 8):
+        # DCNv4 has offsets and weights together, filled up to a multiple of 8.
+        each = 3 * points if operator == "dcnv4" else points
+        groups = tuple(n // each for n in rows)
+        fill = 8 if operator == "dcnv4" else 1
+        whole = all(n == -(-g * each // fill) * fill for g, n in zip(groups, rows, strict=True))
         if whole and all(g and channels * 2**i % g == 0 for i, g in enumerate(groups)):
-            return groups, number == 8
-    raise ValueError(f"{rows} rows in the dcn.mask of the stages are no groups of 9 or 8 points")
+            return groups, points == 8
+    raise ValueError(f"{rows} rows in dcn.{name} of the stages are no groups of 9 or 8 points")
 
 
-def _layer_scale(
-    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any], notes: list[str]
-) -> float | None:
+def _layer_scale(shapes: Shapes, known: Mapping[str, Any], notes: list[str]) -> float | None:
     """The initial value matters to training from scratch only."""
     if f"{_FIRST}gamma1" not in shapes:
         if known.get("layer_scale") is not None:
@@ -189,9 +251,7 @@ def _layer_scale(
     return 1.0
 
 
-def _block_norm(
-    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any], notes: list[str]
-) -> tuple[str, bool]:
+def _block_norm(shapes: Shapes, known: Mapping[str, Any], notes: list[str]) -> tuple[str, bool]:
     """Where blocks normalise, and whether they have norms that are never used."""
     res = f"{_FIRST}res_post_norm1.0.weight" in shapes
     if "levels.0.norm.0.weight" not in shapes:
@@ -210,7 +270,7 @@ def _block_norm(
 
 
 def _further_norms(
-    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any], seen: Mapping[str, Any], source: str
+    shapes: Shapes, known: Mapping[str, Any], seen: Mapping[str, Any], source: str
 ) -> tuple[int, ...]:
     count = sum(_FURTHER_NORM.fullmatch(name) is not None for name in shapes)
     depth = seen["depths"][2] if len(seen["depths"]) > 2 else 0
@@ -220,8 +280,28 @@ def _further_norms(
     if not count:
         return ()
     raise CheckpointError(
-        f"{source}: InternImage: {count} further norms among {depth} blocks of the third stage, and weights do "
-        f"not say after which; pass a config with third_stage_norm_after"
+        f"{source}: InternImage: {count} further norms among {depth} blocks of the third stage, and weights "
+        f"do not say after which; pass a config with third_stage_norm_after"
+    )
+
+
+def _hint(found: Published, fields: Mapping[str, Any], variants: Variants) -> str:
+    """What to say about weights that do not fit `fields`."""
+    try:
+        seen = recognise(found, variants)
+    except CheckpointError:
+        return ""
+    if _same_size(seen.fields, fields):
+        differing = [
+            f"{name}={seen.fields[name]}"
+            for name in ("block_norm", "layer_scale", "dw_kernel_size", "center_feature_scale", "output_bias")
+            if seen.fields[name] != fields[name]
+        ]
+        return f"the weights have {', '.join(differing)}" if differing else ""
+    nearest = seen.variant or f"nearest to {nearest_variant(seen.fields, variants)}"
+    return (
+        f"the weights are {nearest} (channels={seen.fields['channels']}, depths={seen.fields['depths']}, "
+        f"groups={seen.fields['groups']})"
     )
 
 
@@ -235,21 +315,32 @@ def _check_stated(found: Published, seen: Mapping[str, Any]) -> None:
 
 
 def _same_size(fields: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
-    return all(fields[name] == seen[name] for name in ("channels", "depths", "groups"))
+    return all(fields[name] == seen[name] for name in ("operator", "channels", "depths", "groups"))
 
 
 def _points(weights: Mapping[str, Tensor], fields: Mapping[str, Any]) -> int:
-    mask = weights.get(f"{_FIRST}dcn.mask.weight")
-    return 0 if mask is None else mask.shape[0] // fields["groups"][0]
+    """Sampling points per group."""
+    for name, values in (("mask", 1), ("offset_mask", 3)):
+        tensor = weights.get(f"{_FIRST}dcn.{name}.weight")
+        if tensor is not None:
+            return tensor.shape[0] // (values * fields["groups"][0])
+    return 0
 
 
 def _without_center(name: str, tensor: Tensor) -> Tensor:
-    """Rows of points 0 to 3 and 5 to 8 of every 9."""
-    if re.search(r"\.dcn\.(mask|offset)\.(weight|bias)$", name) is None:
+    """The rows of points 0 to 3 and 5 to 8 of every 9."""
+    match = re.search(r"\.dcn\.(mask|offset|offset_mask)\.(weight|bias)$", name)
+    if match is None:
         return tensor
-    per_point = 2 if ".offset." in name else 1
-    rows = tensor.unflatten(0, (-1, 9, per_point))
-    return torch.cat([rows[:, :4], rows[:, 5:]], dim=1).flatten(0, 2)
+    kept = {
+        "mask": [p for p in range(9) if p != 4],
+        "offset": [p for p in range(18) if p not in (8, 9)],
+        "offset_mask": [p for p in range(27) if p not in (8, 9, 22)],
+    }[match[1]]
+    group = {"mask": 9, "offset": 18, "offset_mask": 27}[match[1]]
+    # What fills DCNv4's rows up to a multiple of 8 is at the end, and 24 rows a group need none.
+    whole = tensor[: tensor.shape[0] // group * group]
+    return whole.unflatten(0, (-1, group))[:, kept].flatten(0, 1)
 
 
 def _is_gamma(name: str) -> bool:

@@ -42,8 +42,8 @@ def unwrap(content: Mapping[Any, object], where: str, *, ema: bool) -> Unwrapped
     if ema:
         if averages is None:
             raise CheckpointError(
-                f"{where}: keeps no averaged weights ({', '.join(_AVERAGES)}); leave out ema, or choose a file "
-                f"that has them"
+                f"{where}: keeps no averaged weights ({', '.join(_AVERAGES)}); leave out ema, or choose a "
+                f"file that has them"
             )
         inner, below = _descend(_mapping(content[averages]))
         path = (averages, *below)

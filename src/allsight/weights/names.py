@@ -27,7 +27,7 @@ def select_part(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, T
 
 
 def places_of(anchor: str, names: Iterable[str]) -> list[str]:
-    """Return the prefixes, "" or ending in a dot, under which `anchor` occurs among `names`, in their order."""
+    """Return the prefixes, "" or ending in a dot, under which `anchor` occurs among `names`."""
     ends = (name.removesuffix(anchor) for name in names if name.endswith(anchor))
     return [prefix for prefix in ends if not prefix or prefix.endswith(".")]
 

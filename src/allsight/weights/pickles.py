@@ -34,16 +34,13 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# Callables that files of training frameworks name to make plain data; they are dropped, not called. Of the
-# modules of the first line anything, since none of it is ever executed here.
+# What files of training frameworks name to make plain data. None of it is looked up either; naming anything
+# else is what a file of weights has no reason to do.
 _HARMLESS_MODULES = {"addict", "argparse", "collections", "datetime", "deepspeed", "easydict", "mmcv"}
 _HARMLESS_MODULES |= {"mmengine", "numpy", "omegaconf", "pathlib", "torch", "yacs"}
 _HARMLESS_CALLS = {"copyreg._reconstructor", "copy_reg._reconstructor", "_codecs.encode"}
-_HARMLESS_CALLS |= {
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__")
-    for name in ("bytearray", "bytes", "complex", "dict", "frozenset", "list", "object", "range", "set", "slice")
-}
+_PLAIN = ("bytearray", "bytes", "complex", "dict", "frozenset", "list", "object", "range", "set", "slice")
+_HARMLESS_CALLS |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _PLAIN}
 _DICTS = {"collections.OrderedDict", "collections.defaultdict"}
 _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 _WRAPPED = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
@@ -313,8 +310,8 @@ class _Machine:
         if name in _HARMLESS_CALLS or name.partition(".")[0] in _HARMLESS_MODULES:
             return self._drop(called)
         raise CheckpointError(
-            f"{self.where}: would call {name or 'something it made'} if it were loaded as a pickle, and is not "
-            f"read: a file of weights does no such thing; if you trust its origin, save "
+            f"{self.where}: would call {name or 'something it made'} if it were loaded as a pickle, which no "
+            f"file of weights does; it is not read; if you trust its origin, save "
             f"torch.load(path, weights_only=False)['model'] to a new file and use that"
         )
 
