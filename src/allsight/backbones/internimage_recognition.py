@@ -1,8 +1,8 @@
 """Which InternImage some weights belong to, read off their names and shapes; fitting them to another one.
 
 Some settings leave no trace in weights: the offset scale, the activation, after which blocks of the third
-stage the further norms stand. Published sizes have known values there, a `config.json` may state them, and else
-the report says what was taken.
+stage the further norms stand. Published sizes have known values there, a `config.json` may state them; the
+report says what was taken.
 """
 
 from __future__ import annotations

@@ -102,8 +102,7 @@ def convert(
     _check_out(out, to)
     model = _load(file, ema=ema, head_rows=head_rows)
     _save(model, out, to)
-    assert model.load_report is not None
-    print(f"{model.load_report}\n-> {out} ({to})")
+    print(f"{_report(model)}\n-> {out} ({to})")
 
 
 @app.command("verify")
@@ -217,7 +216,7 @@ def _print(said: dict[str, Any], counted: Survey) -> None:
         shown = ("operator", "channels", "depths", "groups", "block_norm", "layer_scale", "offset_scale")
         print(f"network     {said['network']} {said['variant'] or '(no known variant)'}")
         print(f"settings    {', '.join(f'{name}={settings[name]}' for name in shown if name in settings)}")
-        print(f"head        {f'{head["head"]}, {head["num_classes"]} classes' if head else 'none'}")
+        print("head        " + (f"{head['head']}, {head['num_classes']} classes" if head else "none"))
     types = ", ".join(f"{name} ({count})" for name, count in counted.dtypes.items())
     print(
         f"tensors     {counted.tensors}, {counted.numbers:,} numbers, {counted.bytes / 1e6:.1f} MB: {types}"
@@ -238,10 +237,11 @@ def _load(file: Path, *, ema: bool = False, head_rows: Path | None = None) -> Cl
     from allsight.models import Classifier
     from allsight.weights import open_weights
 
-    found = internimage_layouts.find(open_weights(file, ema=ema))
-    if internimage_recognition.head_of(found.tensors) is None and head_rows is None:
-        return InternImage.from_official(file, ema=ema)
-    return Classifier.from_official(file, ema=ema, head_rows=head_rows)
+    opened = open_weights(file, ema=ema)
+    head = internimage_recognition.head_of(internimage_layouts.find(opened).tensors)
+    if head is None and head_rows is None:
+        return InternImage.from_official(opened)
+    return Classifier.from_official(opened, head_rows=head_rows)
 
 
 def _report(model: Classifier | InternImage) -> LoadReport:
@@ -261,7 +261,7 @@ def _save(model: Any, out: Path, to: str) -> None:
 
 
 def _own_weights(model: Any) -> dict[str, Any]:
-    """A classifier's weights as a run has them, so that `allsight predict RECIPE --weights OUT` takes them."""
+    """Weights as a run has them, for `allsight predict RECIPE --weights OUT`."""
     from allsight.models import Classifier
 
     prefix = "classifier." if isinstance(model, Classifier) else ""

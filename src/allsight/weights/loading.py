@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from allsight.types.errors import CheckpointError
 from allsight.weights.names import in_words
 from allsight.weights.report import LoadReport
+from allsight.weights.survey import is_finite
 
 Weights = Mapping[str, Tensor]
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -105,7 +105,7 @@ def load_mapped(
 
 
 def _check_finite(tensors: Weights, stored: Weights, what: str) -> None:
-    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if bad:
         dtype = str(stored[bad[0]].dtype).removeprefix("torch.") if bad[0] in stored else "?"
         remedy = "; values over 65504 do not fit into it, take the file in float32" * (dtype == "float16")

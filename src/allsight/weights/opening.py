@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,6 @@ from allsight.types.errors import CheckpointError
 from allsight.weights.containers import unwrap
 from allsight.weights.folders import files_of_weights, refuse_shard
 from allsight.weights.pickles import read_tensors_only
-
-Source = str | os.PathLike[str] | Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,9 @@ class Opened:
     metadata: Mapping[str, str] | None = None
 
 
+Source = str | os.PathLike[str] | Mapping[str, object] | Opened
+
+
 def open_weights(source: Source, *, ema: bool = False) -> Opened:
     """Open a file (`.safetensors`, else a torch file), a folder (Hugging Face, DeepSpeed), or a mapping.
 
@@ -52,13 +54,15 @@ def open_weights(source: Source, *, ema: bool = False) -> Opened:
     other too.
 
     Args:
-        source: Path or mapping. In a folder `.safetensors` is preferred.
+        source: Path or mapping; in a folder `.safetensors` is preferred. An `Opened` comes back as it is.
         ema: Take the averaged weights that a training file keeps beside the others (`model_ema`).
 
     Raises:
         CheckpointError: Nothing there, not readable without running its code, damaged, one part of several,
             no tensors inside, or no averaged weights though `ema` asks for them.
     """
+    if isinstance(source, Opened):
+        return source
     if isinstance(source, Mapping):
         return _opened(source, "the given mapping", "mapping", ema, ())
     path = Path(source)
@@ -94,7 +98,10 @@ def _open_file(path: Path, ema: bool) -> Opened:
             raise CheckpointError(f"{path}: keeps no averaged weights beside the others; leave out ema")
         return opened
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with warnings.catch_warnings():
+            # What it does not understand of newer protocols is read below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         return _open_without_objects(path, ema, error)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,8 +40,17 @@ def survey(tensors: Mapping[str, Tensor]) -> Survey:
         sum(tensor.numel() for tensor in tensors.values()),
         sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         dict(dtypes.most_common()),
-        tuple(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())),
+        tuple(name for name, tensor in tensors.items() if not is_finite(tensor)),
     )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether there is no infinity nor NaN; what has no numbers (meta device) has none of these either."""
+    if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+        return True
+    # NaN wins in both, and this takes no memory.
+    smallest, largest = torch.aminmax(tensor)
+    return math.isfinite(smallest) and math.isfinite(largest)
 
 
 def difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
