@@ -204,13 +204,15 @@ def test_a_foreign_size_is_built_and_the_nearest_variant_named():
     config = InternImage.Config.variant("nano", depths=(1, 1, 4, 1))
     loaded = InternImage.from_official(InternImage(config).official_state_dict())
     assert loaded.config == config and loaded.load_report.variant == ""
-    assert "depths=(1, 1, 4, 1); the nearest is 'nano'" in loaded.load_report.notes[0]
+    assert "depths=(1, 1, 4, 1), groups=(1, 2, 4, 8); the nearest is 'nano'" in loaded.load_report.notes[0]
     assert "offset_scale leaves no trace in weights: 1.0 taken" in loaded.load_report.notes
 
 
 def test_weights_of_another_variant_are_named():
     weights = nano().official_state_dict()
-    with pytest.raises(CheckpointError, match=r"missing.*; the weights are nano \(channels=16, depths="):
+    with pytest.raises(
+        CheckpointError, match=r"missing.*; the weights are nano \(operator=dcnv3, channels=16"
+    ):
         InternImage.from_official(weights, InternImage.Config.variant("micro"))
     with pytest.raises(CheckpointError, match=r"; the weights have block_norm=pre$"):
         InternImage.from_official(weights, InternImage.Config.variant("nano", block_norm="res_post"))

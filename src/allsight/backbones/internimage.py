@@ -272,8 +272,7 @@ class InternImage(Backbone):
         found = layouts.find(open_weights(source, ema=ema))
         notes: tuple[str, ...] = ()
         if config is None:
-            seen = recognition.recognise(found, cls.variants)
-            config, notes = cls.Config(**seen.fields), seen.notes
+            config, notes = recognition.configure(cls.Config, found, cls.variants)
         with torch.device("meta"):
             model = cls(config)
         last = max(config.out_stages)

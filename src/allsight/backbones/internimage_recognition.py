@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from allsight.config import Variants
+from allsight.config import Config, ConfigError, Variants
 from allsight.types import CheckpointError
 from allsight.weights import LoadReport, load_mapped
 
@@ -26,7 +26,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BLOCK = re.compile(r"levels\.(\d+)\.blocks\.(\d+)\.")
 _FIRST = "levels.0.blocks.0."
+_SIZE = ("operator", "channels", "depths", "groups")
 _FURTHER_NORM = re.compile(r"levels\.2\.post_norms\.\d+\.0\.weight")
+
+
+C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,25 @@ class Recognised:
     fields: dict[str, Any]
     variant: str
     notes: tuple[str, ...]
+
+
+def configure(kind: type[C], found: Published, variants: Variants) -> tuple[C, tuple[str, ...]]:
+    """Return the configuration of found weights and what it took that they do not say.
+
+    Args:
+        kind: `InternImage.Config`.
+        found: The weights.
+        variants: Name -> fields of `InternImage`.
+
+    Raises:
+        CheckpointError: They are not those of a whole InternImage.
+    """
+    seen = recognise(found, variants)
+    try:
+        return kind(**seen.fields), seen.notes
+    except ConfigError as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{found.source}: the shapes make no InternImage: {reason}") from error
 
 
 def recognise(found: Published, variants: Variants) -> Recognised:
@@ -76,9 +99,8 @@ def recognise(found: Published, variants: Variants) -> Recognised:
     if not variant:
         nearest = nearest_variant(seen, variants)
         notes.append(
-            f"no variant has channels={seen['channels']} and depths={seen['depths']}; the nearest is "
-            f"'{nearest}' with channels={variants[nearest]['channels']} and "
-            f"depths={variants[nearest]['depths']}; built as the shapes say"
+            f"no known variant, built as the shapes say: {_size_of(seen)}; the nearest is '{nearest}' with "
+            f"{_size_of(variants[nearest])}"
         )
         if "offset_scale" not in found.stated:
             notes.append("offset_scale leaves no trace in weights: 1.0 taken")
@@ -100,7 +122,10 @@ def nearest_variant(fields: Mapping[str, Any], variants: Variants) -> str:
 
 def variant_of(fields: Mapping[str, Any], variants: Variants) -> str:
     """The name of the variant of that operator, width, depth and grouping; "" where there is none."""
-    return next((name for name, known in variants.items() if _same_size(known, fields)), "")
+    alike = (*_SIZE, "center_feature_scale")
+    return next(
+        (name for name, known in variants.items() if all(known[key] == fields[key] for key in alike)), ""
+    )
 
 
 def load_published(
@@ -213,7 +238,8 @@ def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
         "center_feature_scale": f"{dcn}center_feature_scale_proj_weight" in shapes,
         "remove_center": remove_center,
         "shared_weights": chosen != "dcnv3" or shapes[f"{dcn}output_proj.weight"][1] == channels,
-        "output_bias": f"{_FIRST}mlp.fc2.bias" in shapes,
+        # Without "dcnv4" one that is not there has been lost.
+        "output_bias": chosen != "dcnv4" or f"{_FIRST}mlp.fc2.bias" in shapes,
         "norm": "layer" if "patch_embed.norm1.1.weight" in shapes else "batch",
         "out_stages": tuple(range(stages)),
     }
@@ -299,10 +325,11 @@ def _hint(found: Published, fields: Mapping[str, Any], variants: Variants) -> st
         ]
         return f"the weights have {', '.join(differing)}" if differing else ""
     nearest = seen.variant or f"nearest to {nearest_variant(seen.fields, variants)}"
-    return (
-        f"the weights are {nearest} (channels={seen.fields['channels']}, depths={seen.fields['depths']}, "
-        f"groups={seen.fields['groups']})"
-    )
+    return f"the weights are {nearest} ({_size_of(seen.fields)})"
+
+
+def _size_of(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={fields[name]}" for name in _SIZE)
 
 
 def _check_stated(found: Published, seen: Mapping[str, Any]) -> None:
@@ -315,15 +342,16 @@ def _check_stated(found: Published, seen: Mapping[str, Any]) -> None:
 
 
 def _same_size(fields: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
-    return all(fields[name] == seen[name] for name in ("operator", "channels", "depths", "groups"))
+    return all(fields[name] == seen[name] for name in _SIZE)
 
 
 def _points(weights: Mapping[str, Tensor], fields: Mapping[str, Any]) -> int:
-    """Sampling points per group."""
-    for name, values in (("mask", 1), ("offset_mask", 3)):
-        tensor = weights.get(f"{_FIRST}dcn.{name}.weight")
-        if tensor is not None:
-            return tensor.shape[0] // (values * fields["groups"][0])
+    """Sampling points per group, 0 where there are none."""
+    groups = fields["groups"][0]
+    if (mask := weights.get(f"{_FIRST}dcn.mask.weight")) is not None:
+        return mask.shape[0] // groups
+    if (both := weights.get(f"{_FIRST}dcn.offset_mask.weight")) is not None:
+        return 8 if both.shape[0] == 24 * groups else 9
     return 0
 
 

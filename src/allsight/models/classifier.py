@@ -167,8 +167,8 @@ class Classifier(PlainModel):
                 f"(InternImage)"
             )
         if config is None:
-            seen = recognition.recognise(found, InternImage.variants)
-            config, notes = cls.Config(backbone=InternImage.Config(**seen.fields), **head), seen.notes
+            backbone, notes = recognition.configure(InternImage.Config, found, InternImage.variants)
+            config = cls.Config(backbone=backbone, **head)
         elif config.num_classes not in (0, head["num_classes"]):
             raise CheckpointError(
                 f"{found.source}: Classifier: head.weight has {head['num_classes']} classes, the config has "
