@@ -298,6 +298,12 @@ def test_a_classifier_without_classes_leaves_the_head_out():
     assert loaded.load_report.skipped == ("head.weight", "head.bias")
 
 
+def test_a_run_refuses_weights_of_another_network():
+    trainable = model_for_tasks(classifier(classes=5).config, {"q": Question()})
+    with pytest.raises(CheckpointError, match=r"no InternImage weights.*a ResNet"):
+        trainable.own_weights({"layer1.0.conv1.weight": torch.zeros(1)})
+
+
 @pytest.mark.parametrize("form", ["official", "hugging face", "wrapped", "own"])
 def test_a_run_takes_every_published_form(form):
     model = classifier(classes=5)

@@ -100,7 +100,7 @@ def test_code_in_a_file_is_never_run(tmp_path, place):
         "old form": {"model": TENSORS, "x": attack},
     }[place]
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=place != "old form")
-    with pytest.raises(CheckpointError, match=r"w\.pth: .*weights_only=False") as caught:
+    with pytest.raises(CheckpointError, match=r"w\.pth: (would call|holds more than tensors)") as caught:
         read_weights(tmp_path / "w.pth")
     assert "\n" not in str(caught.value) and not mark.exists()
 

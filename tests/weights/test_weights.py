@@ -122,6 +122,15 @@ def test_values_that_change_nothing_may_be_missing_and_are_reported():
     assert module.bias.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_tied_weights_and_views_are_written_as_they_are(tmp_path, name):
+    large = torch.arange(1000.0)
+    write_weights({"a": large[:3], "b": large[:3], "c": large[2:4]}, tmp_path / name)
+    found = read_weights(tmp_path / name)
+    assert (found["a"].tolist(), found["b"].tolist(), found["c"].tolist()) == ([0, 1, 2], [0, 1, 2], [2, 3])
+    assert (tmp_path / name).stat().st_size < 3000
+
+
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
     write_weights(TENSORS, tmp_path / "w.safetensors")
     with pytest.raises(Exception):  # noqa: B017

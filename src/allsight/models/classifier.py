@@ -25,7 +25,7 @@ from allsight.layers.norm import LAYER_NORM_EPS
 from allsight.models.base import PlainModel, TaskModel, TaskOfModel
 from allsight.models.head_rows import HeadRows, select_classes
 from allsight.types import Batch, CheckpointError, FeatureSpec, Outputs, State
-from allsight.weights import LoadReport, Source, Weights, open_weights, write_weights
+from allsight.weights import LoadReport, Opened, Source, Weights, open_weights, write_weights
 
 # Widths of the attention-pooling head; fixed in the official code.
 _TOKENS, _POOLED, _HEADS = 1024, 768, 16
@@ -282,7 +282,7 @@ class TrainableClassifier(TaskModel):
         if is_own or not isinstance(self.classifier.backbone, InternImage):
             return dict(weights)
         names = {official: f"classifier.{own}" for own, official in self.classifier.official_names().items()}
-        found = layouts.find(open_weights(weights))
+        found = layouts.find(Opened(dict(weights), type(self.classifier).__name__, "weights"))
         fitted, neutral, _ = recognition.fitted(found.tensors, self.classifier.backbone.config.model_dump())
         return {names.get(name, name): tensor for name, tensor in {**neutral, **fitted}.items()}
 

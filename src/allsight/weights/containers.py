@@ -49,7 +49,9 @@ def unwrap(content: Mapping[Any, object], where: str, *, ema: bool) -> Unwrapped
         path = (averages, *below)
         tensors = _with_dots(_tensors(inner), tensors, where)
     elif averages is not None:
-        notes.append(f"averaged weights lie beside the others, under {averages}; take them with ema=True")
+        notes.append(
+            f"averaged weights lie beside the others, under {averages}; take them with ema=True or --ema"
+        )
     if not tensors:
         _refuse_partitions(content, where)
         raise CheckpointError(

@@ -108,6 +108,8 @@ def _open_file(path: Path, ema: bool) -> Opened:
         # Arbitrary bytes make the unpickler raise nearly anything.
         known = isinstance(error, RuntimeError | EOFError | OSError)
         reason = (known and str(error).partition("\n")[0]) or (known and "it ends too early") or repr(error)
+        if _is_zip(path) and "central directory" in reason:
+            reason = "its end is missing, so it was cut short; fetch it again"
         raise CheckpointError(f"{path}: not a torch file{_look_of(path)}: {reason}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, got {type(content).__name__}")

@@ -311,8 +311,8 @@ class _Machine:
             return self._drop(called)
         raise CheckpointError(
             f"{self.where}: would call {name or 'something it made'} if it were loaded as a pickle, which no "
-            f"file of weights does; it is not read; if you trust its origin, save "
-            f"torch.load(path, weights_only=False)['model'] to a new file and use that"
+            f"file of weights does, and is not read; ask its maker for the tensors alone, as .safetensors or "
+            f"torch.save(model.state_dict())"
         )
 
     def _drop(self, named: Any) -> _Dropped:

@@ -24,7 +24,15 @@ def write_weights(
         metadata: Texts for the header of a `.safetensors` file; a torch file has none.
     """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        # Tensors that share their memory, as tied weights do, or have more of it than they show.
+        if own.untyped_storage().nbytes() != own.nbytes or own.data_ptr() in taken:
+            own = own.clone()
+        taken.add(own.data_ptr())
+        tensors[name] = own
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         if path.suffix == ".safetensors":
