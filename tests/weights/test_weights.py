@@ -125,8 +125,10 @@ def test_values_that_change_nothing_may_be_missing_and_are_reported():
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_tied_weights_and_views_are_written_as_they_are(tmp_path, name):
     large = torch.arange(1000.0)
-    write_weights({"a": large[:3], "b": large[:3], "c": large[2:4]}, tmp_path / name)
+    tied = torch.ones(2)
+    write_weights({"a": large[:3], "b": large[:3], "c": large[2:4], "d": tied, "e": tied}, tmp_path / name)
     found = read_weights(tmp_path / name)
+    assert found["d"].tolist() == found["e"].tolist() == [1, 1]
     assert (found["a"].tolist(), found["b"].tolist(), found["c"].tolist()) == ([0, 1, 2], [0, 1, 2], [2, 3])
     assert (tmp_path / name).stat().st_size < 3000
 
