@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from allsight.backbones import internimage_fitting as fitting
 from allsight.backbones import internimage_huggingface as huggingface
 from allsight.backbones import internimage_layouts as layouts
 from allsight.backbones import internimage_official as official
@@ -280,7 +281,7 @@ class InternImage(Backbone):
         def skip(name: str) -> bool:
             return official.is_head(name) or official.stage_of(name) > last
 
-        model.load_report = recognition.load_published(
+        model.load_report = fitting.load_published(
             model,
             model.official_names(),
             found,

@@ -1,4 +1,4 @@
-"""Which InternImage some weights belong to, read off their names and shapes; fitting them to another one.
+"""Which InternImage some weights belong to, read off their names and shapes.
 
 Some settings leave no trace in weights: the offset scale, the activation, after which blocks of the third
 stage the further norms stand. Published sizes have known values there, a `config.json` may state them; the
@@ -8,27 +8,24 @@ report says what was taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from allsight.config import Config, ConfigError, Variants
 from allsight.types import CheckpointError
-from allsight.weights import LoadReport, load_mapped
 
 if TYPE_CHECKING:
     from allsight.backbones.internimage_layouts import Published
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_BLOCK = re.compile(r"levels\.(\d+)\.blocks\.(\d+)\.")
-_FIRST = "levels.0.blocks.0."
+BLOCK = re.compile(r"levels\.(\d+)\.blocks\.(\d+)\.")
+FIRST_BLOCK = "levels.0.blocks.0."
 _SIZE = ("operator", "channels", "depths", "groups")
 _FURTHER_NORM = re.compile(r"levels\.2\.post_norms\.\d+\.0\.weight")
-
 
 C = TypeVar("C", bound=Config)
 
@@ -99,8 +96,8 @@ def recognise(found: Published, variants: Variants) -> Recognised:
     if not variant:
         nearest = nearest_variant(seen, variants)
         notes.append(
-            f"no known variant, built as the shapes say: {_size_of(seen)}; the nearest is '{nearest}' with "
-            f"{_size_of(variants[nearest])}"
+            f"no known variant, built as the shapes say: {size_of(seen)}; the nearest is '{nearest}' with "
+            f"{size_of(variants[nearest])}"
         )
         if "offset_scale" not in found.stated:
             notes.append("offset_scale leaves no trace in weights: 1.0 taken")
@@ -128,46 +125,6 @@ def variant_of(fields: Mapping[str, Any], variants: Variants) -> str:
     )
 
 
-def load_published(
-    module: nn.Module,
-    names: Mapping[str, str],
-    found: Published,
-    fields: Mapping[str, Any],
-    variants: Variants,
-    *,
-    what: str,
-    skip: Callable[[str], bool] = lambda name: False,
-    notes: Sequence[str] = (),
-) -> LoadReport:
-    """Put found weights into a module whose backbone has `fields`, and report.
-
-    Args:
-        module: May be on the meta device.
-        names: Own name -> official name, for every entry of its state dict.
-        found: The weights.
-        fields: Fields of the `InternImage.Config` of its backbone.
-        variants: Name -> fields of `InternImage`.
-        what: What is being loaded, for messages.
-        skip: Whether an official name is left out by rule when the module does not want it.
-        notes: What was decided before, for the report.
-
-    Raises:
-        CheckpointError: The weights do not fit; names the tensors, and the variant if it is another.
-    """
-    weights, neutral, done = fitted(found.tensors, fields)
-    where = f"{found.source}: {what}"
-    hint = _hint(found, fields, variants)
-    report = load_mapped(module, weights, names, what=where, skip=skip, neutral=neutral, hint=hint)
-    return replace(
-        report,
-        skipped=report.skipped + found.skipped,
-        notes=(*found.notes, *notes, *done),
-        source=found.source,
-        layout=found.layout,
-        variant=variant_of(fields, variants),
-    )
-
-
 def head_of(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """The classifier's fields `head`, `num_classes`, `head_ratio` in official weights; None without head."""
     classes = weights["head.weight"].shape[0] if "head.weight" in weights else 0
@@ -179,33 +136,6 @@ def head_of(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return None
 
 
-def fitted(
-    weights: Mapping[str, Tensor], fields: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Adapt weights to settings under which they still mean the same.
-
-    Args:
-        weights: Official weights.
-        fields: Fields of the `InternImage.Config` that is built.
-
-    Returns:
-        The weights, neutral values for names they lack, and what was done, a sentence each.
-    """
-    weights, notes = dict(weights), []
-    neutral: dict[str, Tensor] = {}
-    if fields["remove_center"] and _points(weights, fields) == 9:
-        notes.append("remove_center: the rows of the middle point were left out of the offsets and weights")
-        weights = {name: _without_center(name, tensor) for name, tensor in weights.items()}
-    # A factor of 1 changes nothing. Dense configurations of T have it, its classification weights do not.
-    if fields["layer_scale"] == 1.0 and not any(_is_gamma(name) for name in weights):
-        for stage, depth in enumerate(fields["depths"]):
-            ones = torch.ones(fields["channels"] * 2**stage)
-            for block in range(depth):
-                neutral |= {f"levels.{stage}.blocks.{block}.gamma{n}": ones for n in (1, 2)}
-        notes.append("layer_scale: the weights have none; it starts at 1.0, which changes nothing")
-    return weights, neutral, notes
-
-
 def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that shapes alone decide.
 
@@ -214,12 +144,12 @@ def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: The shapes are not those of an InternImage.
     """
     channels = shapes["patch_embed.conv2.weight"][0]
-    blocks = {(int(m[1]), int(m[2])) for name in shapes if (m := _BLOCK.match(name))}
+    blocks = {(int(m[1]), int(m[2])) for name in shapes if (m := BLOCK.match(name))}
     stages = 1 + max((stage for stage, _ in blocks), default=-1)
     depths = tuple(1 + max((j for stage, j in blocks if stage == i), default=-1) for i in range(stages))
     if not stages or 0 in depths:
         raise KeyError(f"levels.{depths.index(0) if stages else 0}.blocks.0")
-    dcn = f"{_FIRST}dcn."
+    dcn = f"{FIRST_BLOCK}dcn."
     operator = {f"{dcn}offset_mask.weight": "dcnv4", f"{dcn}weight": "conv"}
     chosen = next((name for key, name in operator.items() if key in shapes), "dcnv3")
     groups, remove_center = _groups(shapes, chosen, channels, stages, stated)
@@ -229,7 +159,7 @@ def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
         "channels": channels,
         "depths": depths,
         "groups": groups,
-        "mlp_ratio": shapes[f"{_FIRST}mlp.fc1.weight"][0] / channels,
+        "mlp_ratio": shapes[f"{FIRST_BLOCK}mlp.fc1.weight"][0] / channels,
         "dw_kernel_size": {
             "dcnv3": lambda: shapes[f"{dcn}dw_conv.0.weight"][-1],
             "dcnv4": lambda: depthwise[-1],
@@ -239,7 +169,7 @@ def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
         "remove_center": remove_center,
         "shared_weights": chosen != "dcnv3" or shapes[f"{dcn}output_proj.weight"][1] == channels,
         # Without "dcnv4" one that is not there has been lost.
-        "output_bias": chosen != "dcnv4" or f"{_FIRST}mlp.fc2.bias" in shapes,
+        "output_bias": chosen != "dcnv4" or f"{FIRST_BLOCK}mlp.fc2.bias" in shapes,
         "norm": "layer" if "patch_embed.norm1.1.weight" in shapes else "batch",
         "out_stages": tuple(range(stages)),
     }
@@ -267,7 +197,7 @@ def _groups(
 
 def _layer_scale(shapes: Shapes, known: Mapping[str, Any], notes: list[str]) -> float | None:
     """The initial value matters to training from scratch only."""
-    if f"{_FIRST}gamma1" not in shapes:
+    if f"{FIRST_BLOCK}gamma1" not in shapes:
         if known.get("layer_scale") is not None:
             notes.append("has no layer scales, though the published weights of this size do")
         return None
@@ -279,11 +209,11 @@ def _layer_scale(shapes: Shapes, known: Mapping[str, Any], notes: list[str]) -> 
 
 def _block_norm(shapes: Shapes, known: Mapping[str, Any], notes: list[str]) -> tuple[str, bool]:
     """Where blocks normalise, and whether they have norms that are never used."""
-    res = f"{_FIRST}res_post_norm1.0.weight" in shapes
+    res = f"{FIRST_BLOCK}res_post_norm1.0.weight" in shapes
     if "levels.0.norm.0.weight" not in shapes:
         return "post", res
-    gated = f"{_FIRST}dcn.center_feature_scale_proj_weight" in shapes
-    scaled = f"{_FIRST}gamma1" in shapes
+    gated = f"{FIRST_BLOCK}dcn.center_feature_scale_proj_weight" in shapes
+    scaled = f"{FIRST_BLOCK}gamma1" in shapes
     if not gated:
         return ("pre", res) if scaled or not res else ("res_post", False)
     possible = ["post", "pre"] if scaled or not res else ["res_post", "post"]
@@ -311,24 +241,8 @@ def _further_norms(
     )
 
 
-def _hint(found: Published, fields: Mapping[str, Any], variants: Variants) -> str:
-    """What to say about weights that do not fit `fields`."""
-    try:
-        seen = recognise(found, variants)
-    except CheckpointError:
-        return ""
-    if _same_size(seen.fields, fields):
-        differing = [
-            f"{name}={seen.fields[name]}"
-            for name in ("block_norm", "layer_scale", "dw_kernel_size", "center_feature_scale", "output_bias")
-            if seen.fields[name] != fields[name]
-        ]
-        return f"the weights have {', '.join(differing)}" if differing else ""
-    nearest = seen.variant or f"nearest to {nearest_variant(seen.fields, variants)}"
-    return f"the weights are {nearest} ({_size_of(seen.fields)})"
-
-
-def _size_of(fields: Mapping[str, Any]) -> str:
+def size_of(fields: Mapping[str, Any]) -> str:
+    """Operator, width, depth and grouping in words."""
     return ", ".join(f"{name}={fields[name]}" for name in _SIZE)
 
 
@@ -341,35 +255,6 @@ def _check_stated(found: Published, seen: Mapping[str, Any]) -> None:
             )
 
 
-def _same_size(fields: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+def same_size(fields: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+    """Whether operator, width, depth and grouping are alike."""
     return all(fields[name] == seen[name] for name in _SIZE)
-
-
-def _points(weights: Mapping[str, Tensor], fields: Mapping[str, Any]) -> int:
-    """Sampling points per group, 0 where there are none."""
-    groups = fields["groups"][0]
-    if (mask := weights.get(f"{_FIRST}dcn.mask.weight")) is not None:
-        return mask.shape[0] // groups
-    if (both := weights.get(f"{_FIRST}dcn.offset_mask.weight")) is not None:
-        return 8 if both.shape[0] == 24 * groups else 9
-    return 0
-
-
-def _without_center(name: str, tensor: Tensor) -> Tensor:
-    """The rows of points 0 to 3 and 5 to 8 of every 9."""
-    match = re.search(r"\.dcn\.(mask|offset|offset_mask)\.(weight|bias)$", name)
-    if match is None:
-        return tensor
-    kept = {
-        "mask": [p for p in range(9) if p != 4],
-        "offset": [p for p in range(18) if p not in (8, 9)],
-        "offset_mask": [p for p in range(27) if p not in (8, 9, 22)],
-    }[match[1]]
-    group = {"mask": 9, "offset": 18, "offset_mask": 27}[match[1]]
-    # What fills DCNv4's rows up to a multiple of 8 is at the end, and 24 rows a group need none.
-    whole = tensor[: tensor.shape[0] // group * group]
-    return whole.unflatten(0, (-1, group))[:, kept].flatten(0, 1)
-
-
-def _is_gamma(name: str) -> bool:
-    return _BLOCK.match(name) is not None and name.endswith((".gamma1", ".gamma2"))

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.backbones import Backbone, InternImage
+from allsight.backbones import internimage_fitting as fitting
 from allsight.backbones import internimage_huggingface as huggingface
 from allsight.backbones import internimage_layouts as layouts
 from allsight.backbones import internimage_official as official
@@ -176,7 +177,7 @@ class Classifier(PlainModel):
             )
         with torch.device("meta"):
             model = cls(config)
-        model.load_report = recognition.load_published(
+        model.load_report = fitting.load_published(
             model,
             model.official_names(),
             found,
@@ -283,7 +284,7 @@ class TrainableClassifier(TaskModel):
             return dict(weights)
         names = {official: f"classifier.{own}" for own, official in self.classifier.official_names().items()}
         found = layouts.find(Opened(dict(weights), type(self.classifier).__name__, "weights"))
-        fitted, neutral, _ = recognition.fitted(found.tensors, self.classifier.backbone.config.model_dump())
+        fitted, neutral, _ = fitting.fitted(found.tensors, self.classifier.backbone.config.model_dump())
         return {names.get(name, name): tensor for name, tensor in {**neutral, **fitted}.items()}
 
 
