@@ -1,5 +1,6 @@
 """The classifier: official numbers, sizes and names, both heads, weights in and out."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -258,6 +259,20 @@ def test_averaged_weights_of_a_training_file_are_taken_when_asked_for(tmp_path):
     torch.save({"model": raw, "model_ema": averaged, "epoch": 3}, tmp_path / "w.pth")
     assert not Classifier.from_official(tmp_path / "w.pth").head.bias.any()
     assert Classifier.from_official(tmp_path / "w.pth", ema=True).head.bias.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("head", ["conv", "attention"])
+def test_any_tensor_lost_or_of_another_shape_is_refused_in_a_line(head):
+    weights = classifier(head, HUGE_LIKE if head == "attention" else SMALL).official_state_dict()
+    tried = [name for name in weights if "levels." not in name or (head == "conv" and "levels.0." in name)]
+    shapes = itertools.cycle([(), (0,), (7,), (1, 7), (2, 3, 0, 1)])
+    for name, shape in zip(tried, shapes, strict=False):
+        lost = {k: v for k, v in weights.items() if k != name}
+        for changed in (lost, lost | {name: torch.zeros(shape)}):
+            if changed.get(name, torch.empty(9, 9)).shape != weights[name].shape:
+                with pytest.raises(CheckpointError) as caught:
+                    Classifier.from_official(changed)
+                assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("as_file", [True, False])

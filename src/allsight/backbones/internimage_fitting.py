@@ -1,4 +1,4 @@
-"""Putting published InternImage weights into a network, also one that differs where they keep their meaning."""
+"""Putting published InternImage weights into a network, also one that differs where their meaning stays."""
 
 from __future__ import annotations
 

@@ -57,11 +57,20 @@ def configure(kind: type[C], found: Published, variants: Variants) -> tuple[C, t
         CheckpointError: They are not those of a whole InternImage.
     """
     seen = recognise(found, variants)
+    return built(kind, seen.fields, found.source), seen.notes
+
+
+def built(kind: type[C], fields: Mapping[str, Any], source: str) -> C:
+    """Return `kind(**fields)`, whose faults are those of the weights they were read off.
+
+    Raises:
+        CheckpointError: The fields do not go together.
+    """
     try:
-        return kind(**seen.fields), seen.notes
+        return kind(**fields)
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{found.source}: the shapes make no InternImage: {reason}") from error
+        raise CheckpointError(f"{source}: the shapes make no InternImage: {reason}") from error
 
 
 def recognise(found: Published, variants: Variants) -> Recognised:
@@ -82,8 +91,8 @@ def recognise(found: Published, variants: Variants) -> Recognised:
         raise CheckpointError(
             f"{found.source}: InternImage: {error.args[0]} is missing; was the file cut short?"
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{found.source}: InternImage: {error}") from None
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{found.source}: the shapes make no InternImage: {error}") from None
     variant = variant_of(seen, variants)
     known = dict(variants.get(variant, {}))
     _check_stated(found, seen)
@@ -127,12 +136,13 @@ def variant_of(fields: Mapping[str, Any], variants: Variants) -> str:
 
 def head_of(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """The classifier's fields `head`, `num_classes`, `head_ratio` in official weights; None without head."""
-    classes = weights["head.weight"].shape[0] if "head.weight" in weights else 0
+    classes = len(weights["head.weight"]) if "head.weight" in weights and weights["head.weight"].ndim else 0
     if "clip_projector.cross_dcn.proj.weight" in weights:
         return {"head": "attention", "num_classes": classes, "head_ratio": 1.5}
     if "conv_head.0.weight" in weights:
-        out, channels = weights["conv_head.0.weight"].shape[:2]
-        return {"head": "conv", "num_classes": classes, "head_ratio": out / channels}
+        # Of a wrong shape it is refused by name later.
+        out, channels = (*weights["conv_head.0.weight"].shape, 3, 2)[:2]
+        return {"head": "conv", "num_classes": classes, "head_ratio": out / max(channels, 1)}
     return None
 
 
@@ -153,18 +163,18 @@ def _seen(shapes: Shapes, stated: Mapping[str, Any]) -> dict[str, Any]:
     operator = {f"{dcn}offset_mask.weight": "dcnv4", f"{dcn}weight": "conv"}
     chosen = next((name for key, name in operator.items() if key in shapes), "dcnv3")
     groups, remove_center = _groups(shapes, chosen, channels, stages, stated)
-    depthwise = shapes.get(f"{dcn}offset_mask_dw.weight", (None,))
+    dw_kernel_size: int | None = 3
+    if chosen == "dcnv3":
+        dw_kernel_size = shapes[f"{dcn}dw_conv.0.weight"][-1]
+    elif chosen == "dcnv4":
+        dw_kernel_size = shapes.get(f"{dcn}offset_mask_dw.weight", (None,))[-1]
     return {
         "operator": chosen,
         "channels": channels,
         "depths": depths,
         "groups": groups,
         "mlp_ratio": shapes[f"{FIRST_BLOCK}mlp.fc1.weight"][0] / channels,
-        "dw_kernel_size": {
-            "dcnv3": lambda: shapes[f"{dcn}dw_conv.0.weight"][-1],
-            "dcnv4": lambda: depthwise[-1],
-            "conv": lambda: 3,
-        }[chosen](),
+        "dw_kernel_size": dw_kernel_size,
         "center_feature_scale": f"{dcn}center_feature_scale_proj_weight" in shapes,
         "remove_center": remove_center,
         "shared_weights": chosen != "dcnv3" or shapes[f"{dcn}output_proj.weight"][1] == channels,

@@ -167,9 +167,10 @@ class Classifier(PlainModel):
                 f"{found.source}: Classifier: the weights have neither head; load them as a backbone "
                 f"(InternImage)"
             )
+        leaves_head_out = config is not None and not config.num_classes
         if config is None:
             backbone, notes = recognition.configure(InternImage.Config, found, InternImage.variants)
-            config = cls.Config(backbone=backbone, **head)
+            config = recognition.built(cls.Config, {"backbone": backbone, **head}, found.source)
         elif config.num_classes not in (0, head["num_classes"]):
             raise CheckpointError(
                 f"{found.source}: Classifier: head.weight has {head['num_classes']} classes, the config has "
@@ -184,7 +185,7 @@ class Classifier(PlainModel):
             config.backbone.model_dump(),
             InternImage.variants,
             what="Classifier",
-            skip=lambda name: not model.config.num_classes and name.startswith("head."),
+            skip=lambda name: leaves_head_out and name.startswith("head."),
             notes=notes,
         )
         return model
