@@ -190,11 +190,16 @@ def _load_weights(
     if which == "random":
         return "random"
     if which not in ("best", "last", "raw"):
-        if not Path(which).is_file():
+        if not Path(which).exists():
             raise CheckpointError(
                 f"weights: {which}: no such file; expected best, last, raw, random, or a file"
             )
-        load_weights(model, model.own_weights(read_weights(Path(which))), where=which)
+        found = read_weights(Path(which))
+        try:
+            own = model.own_weights(found)
+        except CheckpointError as error:
+            raise CheckpointError(f"{which}: {error}") from error
+        load_weights(model, own, where=which)
         return which
     if folder is None:
         raise ConfigError(f"weights: '{which}' needs a run folder; give a file")
