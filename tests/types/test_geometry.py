@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from rigs import ring, rig_of, turned
 
 from allsight.types import (
     BEVGrid,
@@ -20,36 +21,6 @@ from allsight.types import (
 
 def relative(actual, expected):
     return float((actual - expected).norm() / expected.norm())
-
-
-def turned(yaw_rad, x=0.0, y=0.0, z=0.0):
-    """new_from_old: turn about z, then move."""
-    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
-    return torch.tensor(
-        [[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, z], [0, 0, 0, 1]], dtype=torch.float64
-    )
-
-
-def ring(cameras=6, width=96, height=64, focal=70.0, lift_m=1.6):
-    """img_from_ref of cameras around the origin; the first looks along +y."""
-    matrices = []
-    for camera in range(cameras):
-        forward = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-        ref_from_cam = torch.eye(4, dtype=torch.float64)
-        ref_from_cam[:3, 0] = torch.tensor([1.0, 0, 0])
-        ref_from_cam[:3, 1] = torch.tensor([0, 0, -1.0])
-        ref_from_cam[:3, 2] = forward[:3]
-        ref_from_cam[2, 3] = lift_m
-        ref_from_cam = turned(-2 * math.pi * camera / cameras) @ ref_from_cam
-        intrinsic = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]).double()
-        matrices.append(intrinsic @ torch.linalg.inv(ref_from_cam)[:3])
-    return torch.stack(matrices)
-
-
-def rig_of(matrices, world_from_ref=None, time_s=0.0):
-    eye = torch.eye(4, dtype=torch.float64)[None]
-    world = eye if world_from_ref is None else world_from_ref[None]
-    return CameraRig(matrices[None], eye, world, torch.tensor([time_s], dtype=torch.float64))
 
 
 def random_points(count=200, seed=0):

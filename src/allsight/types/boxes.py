@@ -71,3 +71,6 @@ class Boxes3D:
             yaw_rad=torch.atan2(heading[..., 1], heading[..., 0]),
             velocities_ref_mps=self.velocities_ref_mps @ plane.T,
         )
+
+
+torch.export.register_dataclass(Boxes3D, serialized_type_name="allsight.Boxes3D")
