@@ -37,12 +37,12 @@ def rig_of(matrices, world_from_ref=None, time_s=0.0):
     return CameraRig(matrices[None], eye, world, torch.tensor([time_s], dtype=torch.float64))
 
 
-def frame_of(poses, *, cameras=4, height=32, width=48, times_s=None, seed=0, focal=20.0, dtype=torch.float32):
-    """A frame whose row i stands at poses[i] (world_from_ref), with random pictures that depend on the row."""
+def frame_of(poses, *, cameras=4, height=32, width=48, times_s=None, seed=0, dtype=torch.float32):
+    """A frame whose row i stands at poses[i] (world_from_ref), with random pictures."""
     rows = len(poses)
     images = torch.randn(rows, cameras, 3, height, width, generator=torch.Generator().manual_seed(seed))
     eye = torch.eye(4, dtype=torch.float64).expand(rows, 4, 4)
-    matrices = ring(cameras, width, height, focal).expand(rows, -1, -1, -1)
+    matrices = ring(cameras, width, height, 20.0).expand(rows, -1, -1, -1)
     times = torch.tensor(times_s if times_s is not None else [0.0] * rows, dtype=torch.float64)
     return MultiCameraBatch(images.to(dtype), CameraRig(matrices, eye, torch.stack(list(poses)), times))
 

@@ -1,10 +1,8 @@
 """Camera geometry: official numbers, augmentations that travel with the matrices, frames and grids."""
 
-import math
-
 import pytest
 import torch
-from rigs import ring, rig_of, turned
+from rigs import rig_of, ring, turned
 
 from allsight.types import (
     BEVGrid,
