@@ -62,7 +62,7 @@ def test_queries_start_at_the_peaks_of_the_heatmap():
     bev = torch.zeros(1, 16, 9, 18)
     bev[0, 0, 2, 3], bev[0, 0, 2, 4], bev[0, 0, 7, 10] = 5.0, 4.0, 3.0
     heatmap, places, _, _ = peaks(bev)
-    assert float(heatmap[0, 1, 2, 3]) == 5
+    assert heatmap[0, 1, 2, 3].item() == 5
     expected = GRID.centers(bev).unflatten(0, (9, 18))
     # The neighbour of the highest cell is no peak, although it is the second highest.
     assert torch.allclose(places[0, :, :2], torch.stack([expected[2, 3], expected[7, 10]]))
