@@ -120,8 +120,8 @@ class SpatialCrossAttention(nn.Module):
         heights = seen.places.shape[2]
         offsets = predict_offsets(self.sampling_offsets, query).flatten(0, 1)[seen.cells]  # [bn, k, mlp2]
         offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points // heights, heights, 2))
-        offsets = offsets / sizes_of_levels(shapes, offsets)[:, :, None]
-        places = (seen.places[:, :, None, None, None] + offsets).flatten(4, 5)
+        sizes = sizes_of_levels(shapes, offsets)[:, :, None]
+        places = torch.addcdiv(seen.places[:, :, None, None, None], offsets, sizes).flatten(4, 5)
         weights = self.attention_weights(query).flatten(0, 1)[seen.cells]
         mixed = ms_deform_attn(
             self.value_proj(value).unflatten(-1, (self.heads, self.channels // self.heads)),

@@ -87,7 +87,7 @@ class TemporalSelfAttention(nn.Module):
         mixed = ms_deform_attn(
             value.unflatten(-1, (self.heads, self.channels // self.heads)),
             shapes,
-            places[:, :, None, :, None] + offsets / sizes_of_levels(shapes, offsets),
+            torch.addcdiv(places[:, :, None, :, None], offsets, sizes_of_levels(shapes, offsets)),
             weights.softmax(-1) / _BRANCHES,
         )
         return self.drop(self.output_proj(mixed))

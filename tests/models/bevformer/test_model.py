@@ -416,6 +416,20 @@ def test_every_frame_that_learns_is_answered_if_asked():
     assert isinstance(outputs, tuple) and len(outputs) == 2
 
 
+def test_autocast_keeps_places_precise():
+    model = model_of()
+    frames = drive(2)
+    expected, _ = run(model, frames)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = run(model, frames)
+    codes = found[-1].detection.codes
+    assert codes.dtype == torch.float32
+    # Features are rounded, so boxes differ; but a place is no multiple of what bfloat16 can tell apart.
+    assert not torch.equal(codes, codes.bfloat16().float())
+    difference = (found[-1].bev.float() - expected[-1].bev).norm() / expected[-1].bev.norm()
+    assert float(difference) < 0.1
+
+
 def test_internimage_serves_as_backbone():
     backbone = InternImage.Config.variant("nano", out_stages=(1, 2))
     model = model_of(network={"backbone": backbone, "levels": 3})

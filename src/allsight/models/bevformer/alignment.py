@@ -128,11 +128,12 @@ def official_rotation(
 def _look_up(
     cells: Float[Tensor, "b q c"], places: Float[Tensor, "b q 2"], hw: tuple[int, int], *, mode: str
 ) -> Float[Tensor, "b q c"]:
-    """Read maps at places (x, y) in -1..1."""
-    maps = cells.transpose(1, 2).unflatten(2, hw)
-    where = places.to(cells.dtype).unflatten(1, hw)
+    """Read maps at places (x, y) in -1..1, in float32 at least: a place needs its digits."""
+    dtype = torch.promote_types(cells.dtype, torch.float32)
+    maps = cells.to(dtype).transpose(1, 2).unflatten(2, hw)
+    where = places.to(dtype).unflatten(1, hw)
     found = F.grid_sample(maps, where, mode=mode, padding_mode="zeros", align_corners=False)
-    return found.flatten(2).transpose(1, 2)
+    return found.flatten(2).transpose(1, 2).to(cells.dtype)
 
 
 def _quaternions(pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 4"]:

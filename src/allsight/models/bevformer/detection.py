@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured
-from allsight.layers import MLP, MSDeformAttn
+from allsight.layers import MLP, MSDeformAttn, in_float32
 from allsight.objectives.box_code_3d import CODE_SIZE, decode_boxes
 from allsight.objectives.detection_3d import CODE_WEIGHTS
 from allsight.types import BEVGrid, BEVSpec, Boxes3D
@@ -104,7 +104,7 @@ class DetectionHead(nn.Module, Configured):
         """Find the boxes of a map."""
         memory = bev.flatten(2).transpose(1, 2)
         position, content = self.queries.expand(len(bev), -1, -1).chunk(2, dim=-1)
-        reference = self.reference(position).sigmoid()
+        reference = _precisely(self.reference, position).sigmoid()
         heatmap = None
         if self.peaks is not None:
             heatmap, places, more_position, more_content = self.peaks(bev)
@@ -113,7 +113,7 @@ class DetectionHead(nn.Module, Configured):
         logits, codes = [], []
         for layer, classify, regress in zip(self.layers, self.classify, self.regress, strict=True):
             content = layer(content, position, reference, memory, self.grid.hw)
-            raw = regress(content)
+            raw = _precisely(regress, content)
             moved = (raw[..., [0, 1, 4]] + _logit(reference)).sigmoid()
             logits.append(classify(content))
             codes.append(_in_metres(raw, moved, self.grid))
@@ -247,6 +247,11 @@ def _above(scores: Float[Tensor, " k"], threshold: float) -> Tensor:
             return torch.ones_like(keep)
         keep = scores >= threshold
     return keep
+
+
+def _precisely(module: nn.Module, x: Tensor) -> Tensor:
+    """What the module gives without autocast: in 16 bits a place is off by tens of centimetres."""
+    return in_float32(lambda x: module(x), x).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _logit(x: Tensor) -> Tensor:

@@ -114,9 +114,10 @@ class Memory:
             ValueError: The state has other rows or cells than the frame.
         """
         rows = len(rig.time_s)
+        dtype = torch.promote_types(like.dtype, torch.float32)
         if state is None:
             none = torch.zeros(rows, dtype=torch.bool, device=like.device)
-            signals = self._signals(None, rig, none).to(like)
+            signals = self._signals(None, rig, none).to(dtype)
             return Past(signals, signals.new_zeros((rows, 2)))
         expected = (rows, self.grid.cells, self.channels)
         if tuple(state["bev"].shape) != expected:
@@ -133,14 +134,14 @@ class Memory:
             before = torch.where(follows[:, None, None], state["world_from_ref"].double(), here)
             old_from_new = relative_pose(before, here)
             signals = motion_signals(old_from_new, gap_s, follows)
-            bev = warp_past(bev, old_from_new.to(torch.promote_types(like.dtype, torch.float32)), self.grid)
+            bev = warp_past(bev, old_from_new.to(dtype), self.grid)
             shift = signals.new_zeros((rows, 2))
         else:
             signals = self._signals(state, rig, follows)
             shift = official_shift(signals, self.grid) * self.official.shift
             if self.official.rotate:
                 bev = official_rotation(bev, signals[:, -1], self.grid.hw, self.official.rotate_center)
-        return Past(signals.to(like.dtype), shift.to(like.dtype), bev, follows)
+        return Past(signals.to(dtype), shift.to(dtype), bev, follows)
 
     def _signals(self, state: State, rig: CameraRig, follows: Bool[Tensor, " b"]) -> Float[Tensor, "b k"]:
         if self.official is None:
