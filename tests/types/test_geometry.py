@@ -184,6 +184,9 @@ def test_rigs_with_other_cameras_and_sizes_meet_in_one_batch():
     assert batch.valid_hw_px.tolist() == [[[40, 64], [33, 50]], [[64, 90], [0, 0]]]
     assert int(batch.images[0, 1].sum()) == 7 * 3 * 33 * 50
     assert batch.rig.time_s.tolist() == [1.5e9, 1.5e9]
+    assert batch.rig.can_bus is None
+    known = [sample_rig([(32, 32)], can_bus=torch.arange(18.0) + row) for row in range(2)]
+    assert MultiCameraBatch.of(known).rig.can_bus[1, 0].item() == 1
     with pytest.raises(DataError, match="raise hw_px"):
         MultiCameraBatch.of([sample_rig([(40, 64)])], hw_px=(32, 64))
 

@@ -190,6 +190,7 @@ class MultiCameraBatch:
                 valid[row, camera] = torch.tensor(image.valid_hw_px or image.hw_px)
             img_from_ref[row, : len(rig.images)] = rig.img_from_ref.double()
             present[row, : len(rig.images)] = True
+        signals = [rig.can_bus for rig in rigs if rig.can_bus is not None]
         return cls(
             images,
             CameraRig(
@@ -198,6 +199,7 @@ class MultiCameraBatch:
                 torch.stack([rig.world_from_ref.double() for rig in rigs]),
                 torch.tensor([rig.time_s for rig in rigs], dtype=torch.float64),
                 None if bool(present.all()) else present,
+                torch.stack(signals).double() if len(signals) == len(rigs) else None,
             ),
             valid_hw_px=None if bool((valid == torch.tensor([height, width])).all()) else valid,
         )
