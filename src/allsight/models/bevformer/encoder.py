@@ -77,8 +77,6 @@ class BEVEncoder(nn.Module):
         super().__init__()
         self.grid, self.heights, self.heights_m = grid, heights, heights_m
         self.present, self.alias_shift, self.use_signals = present, alias_shift, use_signals
-        self.max_cells: int | None = None
-        """Room for cells per camera; a number makes shapes independent of the geometry, as export needs."""
         rows, columns = grid.hw
         self.queries = nn.Parameter(torch.randn(grid.cells, channels))
         self.row_embed = nn.Parameter(torch.rand(rows, channels // 2))
@@ -100,6 +98,8 @@ class BEVEncoder(nn.Module):
         hw_px: tuple[int, int],
         past: Past,
         valid_hw_px: Int64[Tensor, "b n 2"] | None = None,
+        *,
+        max_cells: int | None = None,
     ) -> Float[Tensor, "b q c"]:
         """Compute the map, cells row by row.
 
@@ -109,11 +109,12 @@ class BEVEncoder(nn.Module):
             hw_px: Size of the (padded) pictures that the matrices speak of.
             past: What is known of the frame before.
             valid_hw_px: The part of each picture that is no padding.
+            max_cells: Room for cells per camera, so that shapes do not depend on the geometry (export).
         Raises:
             ValueError: More cameras than camera embeddings.
         """
         rows = maps[0].shape[0]
-        seen = self._seen(rig, hw_px, valid_hw_px, like=maps[0])
+        seen = self._seen(rig, hw_px, valid_hw_px, like=maps[0], max_cells=max_cells)
         value, shapes = self._value(maps)
         query = self.queries.to(value.dtype).expand(rows, -1, -1)
         if self.use_signals:
@@ -157,11 +158,17 @@ class BEVEncoder(nn.Module):
         return places.unflatten(2, shape), hits.unflatten(2, shape)
 
     def _seen(
-        self, rig: CameraRig, hw_px: tuple[int, int], valid_hw_px: Tensor | None, *, like: Tensor
+        self,
+        rig: CameraRig,
+        hw_px: tuple[int, int],
+        valid_hw_px: Tensor | None,
+        *,
+        like: Tensor,
+        max_cells: int | None = None,
     ) -> SeenCells:
         places, hits = self.see(rig, hw_px, valid_hw_px)
         places = places.to(torch.promote_types(like.dtype, torch.float32))
-        return find_seen_cells(places, hits, most=self.max_cells)
+        return find_seen_cells(places, hits, most=max_cells)
 
     def _value(
         self, maps: Sequence[Float[Tensor, "b n c _ _"]]

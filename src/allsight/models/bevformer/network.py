@@ -192,13 +192,14 @@ class BEVNetwork(nn.Module, Configured):
         return BEVSpec(self.config.channels, 1, self.config.grid)
 
     def forward(
-        self, batch: MultiCameraBatch, state: State = None
+        self, batch: MultiCameraBatch, state: State = None, *, max_cells: int | None = None
     ) -> tuple[Float[Tensor, "b c h w"], dict[str, Tensor]]:
         """Compute the map of a frame.
 
         Args:
             batch: Pictures and geometry; uint8 is normalised by the backbone.
             state: The memory of the frame before, None at the start; `batch.starts` marks rows that begin.
+            max_cells: Room for cells per camera, so that shapes do not depend on the geometry (export).
         Returns:
             The map, and the memory for the next frame, which still carries the graph.
         """
@@ -209,7 +210,7 @@ class BEVNetwork(nn.Module, Configured):
         maps = [x.unflatten(0, images.shape[:2]) for x in maps]
         past = self.memory.recall(state, rig, batch.starts, maps[0])
         hw_px = (int(images.shape[3]), int(images.shape[4]))
-        cells = self.encoder(maps, rig, hw_px, past, batch.valid_hw_px)
+        cells = self.encoder(maps, rig, hw_px, past, batch.valid_hw_px, max_cells=max_cells)
         return cells.transpose(1, 2).unflatten(2, self.config.bev_hw), self.memory.keep(cells, rig)
 
     def run_clip(

@@ -106,15 +106,9 @@ class BEVStep(nn.Module):
         """Boxes (centers, sizes, yaw, velocities, labels, scores), then the new state as `state_names`."""
         rig = CameraRig(img_from_ref, ego_from_ref, world_from_ref, time_s)
         past = (past_bev, has_past, past_time_s, past_world_from_ref)
-        encoder = self.model.network.encoder
-        before, encoder.max_cells = encoder.max_cells, self.max_cells
-        try:
-            outputs, state = self.model(
-                MultiCameraBatch(images, rig), dict(zip(self.state_names, past, strict=True))
-            )
-        finally:
-            encoder.max_cells = before
-        boxes: Boxes3D = outputs.boxes
-        assert boxes.scores is not None
+        before = dict(zip(self.state_names, past, strict=True))
+        bev, state = self.model.network(MultiCameraBatch(images, rig), before, max_cells=self.max_cells)
+        boxes: Boxes3D | None = self.model.head(bev).boxes
+        assert boxes is not None and boxes.scores is not None
         answers = (boxes.centers_ref_m, boxes.sizes_m, boxes.yaw_rad, boxes.velocities_ref_mps)
         return (*answers, boxes.labels, boxes.scores, *(state[name] for name in self.state_names))
