@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
+    from allsight.types.driving import BevGrid, BevMap, BevMapAnswer, Boxes3DAnswer, BoxNotes
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import Boxes3D, CameraRig, MultiCameraBatch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _HOME = {
     "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
+    "driving": ("BevGrid", "BevMap", "BevMapAnswer", "Boxes3DAnswer", "BoxNotes"),
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
     "geometry": ("Boxes3D", "CameraRig", "MultiCameraBatch"),
@@ -29,7 +31,12 @@ __all__ = [
     "Among",
     "Answer",
     "Batch",
+    "BevGrid",
+    "BevMap",
+    "BevMapAnswer",
+    "BoxNotes",
     "Boxes3D",
+    "Boxes3DAnswer",
     "CameraRig",
     "CheckpointError",
     "ClassScores",

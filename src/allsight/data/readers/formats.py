@@ -14,6 +14,7 @@ FORMATS = {
     "coco_vqa": "allsight.data.readers.coco_vqa:CocoVqa",
     "hf_datasets": "allsight.data.readers.hf_datasets:HfDatasets",
     "imagefolder": "allsight.data.readers.imagefolder:ImageFolder",
+    "infos": "allsight.data.readers.infos:Infos",
     "label_maps": "allsight.data.readers.label_maps:LabelMaps",
     "manifest": "allsight.data.readers.manifest:Manifest",
     "parquet": "allsight.data.readers.parquet:Parquet",
