@@ -62,8 +62,8 @@ def draw_boxes3d(
             pen.line(segment.ravel().tolist(), fill=colors[number], width=max(1, line // 2))
         if labels is not None and len(segments):
             left, top = segments.reshape(-1, 2).min(axis=0)
-            high = measure(labels[number], size_px)[1]
-            put_label(pen, labels[number], int(left), max(0, int(top) - high), size_px, colors[number])
+            high = measure(str(labels[number]), size_px)[1]
+            put_label(pen, str(labels[number]), int(left), max(0, int(top) - high), size_px, colors[number])
     return np.array(canvas)
 
 

@@ -39,7 +39,7 @@ def surround(
         # Seen from the driver's seat: what is behind at the left stays at the left.
         sorted(back.tolist(), key=lambda n: turned[n] % (2 * np.pi)),
     ]
-    lines = [_row([_tile(images[n], names[n], tile_px) for n in row]) for row in rows if row]
+    lines = [_row([_tile(images[n], str(names[n]), tile_px) for n in row]) for row in rows if row]
     width = max((line.shape[1] for line in lines), default=1)
     parts = []
     for line in lines:

@@ -17,6 +17,7 @@ FORMATS = {
     "infos": "allsight.data.readers.infos:Infos",
     "label_maps": "allsight.data.readers.label_maps:LabelMaps",
     "manifest": "allsight.data.readers.manifest:Manifest",
+    "nuscenes": "allsight.data.readers.nuscenes:NuScenes",
     "parquet": "allsight.data.readers.parquet:Parquet",
     "text": "allsight.data.readers.text:PlainText",
     "video": "allsight.data.readers.video:VideoFolder",
