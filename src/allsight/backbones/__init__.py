@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allsight.backbones._base import BACKBONES, Backbone
     from allsight.backbones.internimage import InternImage
+    from allsight.backbones.resnet import ResNet
 
-__all__ = ["BACKBONES", "Backbone", "InternImage"]
+__all__ = ["BACKBONES", "Backbone", "InternImage", "ResNet"]
 
-_LAZY = {"BACKBONES": "_base", "Backbone": "_base", "InternImage": "internimage"}
+_LAZY = {
+    "BACKBONES": "_base",
+    "Backbone": "_base",
+    "InternImage": "internimage",
+    "ResNet": "resnet",
+}
 
 
 def __getattr__(name: str) -> Any:

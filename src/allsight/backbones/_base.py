@@ -13,7 +13,13 @@ from allsight.config import Config, Configured, Family
 from allsight.types import FeatureSpec
 from allsight.weights import LoadReport
 
-BACKBONES = Family("backbone", {"internimage": "allsight.backbones.internimage:InternImage"})
+BACKBONES = Family(
+    "backbone",
+    {
+        "internimage": "allsight.backbones.internimage:InternImage",
+        "resnet": "allsight.backbones.resnet:ResNet",
+    },
+)
 
 Triple = tuple[float, float, float]
 

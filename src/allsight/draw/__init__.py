@@ -5,7 +5,7 @@ of the picture, from 32 px to 4K; enlarge small pictures first (`enlarge`) if la
 """
 
 from allsight.draw.bars import Bar, draw_bars
-from allsight.draw.bev import BevView, bev_ground, draw_bev
+from allsight.draw.bev import BEVView, bev_ground, draw_bev
 from allsight.draw.boxes3d import draw_boxes3d
 from allsight.draw.encode import encode_jpeg, encode_png
 from allsight.draw.overlay import (
@@ -21,8 +21,8 @@ from allsight.draw.surround import surround
 from allsight.draw.text import draw_text, text_height_px
 
 __all__ = [
+    "BEVView",
     "Bar",
-    "BevView",
     "bev_ground",
     "captioned",
     "contact_sheet",

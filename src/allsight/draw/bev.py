@@ -21,7 +21,7 @@ _EGO_LENGTH_M, _EGO_WIDTH_M = 4.6, 1.9
 
 
 @dataclass(frozen=True)
-class BevView:
+class BEVView:
     """Which part of the ground a panel shows, and how large.
 
     Args:
@@ -37,7 +37,7 @@ class BevView:
     px_per_m: float
 
     @classmethod
-    def square(cls, reach_m: float, side_px: int) -> BevView:
+    def square(cls, reach_m: float, side_px: int) -> BEVView:
         """As far in each direction."""
         return cls(-reach_m, reach_m, -reach_m, reach_m, side_px / (2 * reach_m))
 
@@ -62,7 +62,7 @@ class BevView:
 
 
 def bev_ground(
-    view: BevView,
+    view: BEVView,
     masks: Bool[np.ndarray, "c h w"],
     extent_m: tuple[float, float, float, float],
     colors: Sequence[Rgb],
@@ -92,7 +92,7 @@ def bev_ground(
 
 
 def draw_bev(
-    view: BevView,
+    view: BEVView,
     footprints_m: Float[np.ndarray, "n 4 2"],
     colors: Sequence[Rgb],
     *,

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from allsight.types.answers import Answer, class_name
+from allsight.types.bev import BEVGrid
 
 
 @dataclass(frozen=True)
@@ -33,51 +34,17 @@ class BoxNotes:
 
 
 @dataclass(frozen=True)
-class BevGrid:
-    """Cells of a bird's-eye map. Row i lies along y, column j along x, both rising.
-
-    The middle of cell (i, j) is x = x_min_m + (j + 0.5) * (x_max_m - x_min_m) / width, and y likewise.
-    """
-
-    x_min_m: float
-    y_min_m: float
-    x_max_m: float
-    y_max_m: float
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if not (self.x_min_m < self.x_max_m and self.y_min_m < self.y_max_m):
-            raise ValueError(f"BevGrid: expected min < max in x and y, got {self}")
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"BevGrid: expected at least one cell each way, got {self}")
-
-    @property
-    def cell_m(self) -> tuple[float, float]:
-        """Length of a cell along x and along y."""
-        return (self.x_max_m - self.x_min_m) / self.width, (self.y_max_m - self.y_min_m) / self.height
-
-    def centers_m(self) -> tuple[Float64[np.ndarray, " w"], Float64[np.ndarray, " h"]]:
-        """x of the middle of each column, y of the middle of each row."""
-        cell_x, cell_y = self.cell_m
-        return (
-            self.x_min_m + (np.arange(self.width) + 0.5) * cell_x,
-            self.y_min_m + (np.arange(self.height) + 0.5) * cell_y,
-        )
-
-
-@dataclass(frozen=True)
-class BevMap:
+class BEVMap:
     """Which classes each cell belongs to; classes may overlap.
 
     Args:
         masks: One a class.
-        grid: Where the cells lie.
+        grid: Where the cells lie; row i along y, column j along x.
         classes: Names in the order of `masks`.
     """
 
     masks: Bool[Tensor, "c h w"]
-    grid: BevGrid
+    grid: BEVGrid
     classes: tuple[str, ...]
 
 
@@ -124,13 +91,13 @@ class Boxes3DAnswer(Answer):
 
 
 @dataclass(frozen=True)
-class BevMapAnswer(Answer):
+class BEVMapAnswer(Answer):
     """Probability of each class in each cell; truth is 0 or 1."""
 
     kind: ClassVar[str] = "bev_map"
 
     probabilities: Float32[np.ndarray, "c h w"]
-    grid: BevGrid
+    grid: BEVGrid
     classes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -138,4 +105,4 @@ class BevMapAnswer(Answer):
             class_name(n, self.classes): round(float((mask > 0.5).mean()), 6)
             for n, mask in enumerate(self.probabilities)
         }
-        return {**super().to_json(), "cells_hw": [self.grid.height, self.grid.width], "shares": shares}
+        return {**super().to_json(), "cells_hw": list(self.grid.hw), "shares": shares}

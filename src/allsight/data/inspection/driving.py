@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, UInt8
 from allsight import draw
 from allsight.data.driving.frames import Frame
 from allsight.data.driving.poses import inverse, moved
-from allsight.types import BevMap, Boxes3D, DataError, Rig, Sample, class_name
+from allsight.types import BEVMap, Boxes3D, DataError, Rig, Sample, class_name
 
 _REACH_M = 55.0
 _PANEL_PX = 900
@@ -137,14 +137,14 @@ def _panel(
     if reach_m is None:
         farthest = float(np.abs(footprints).max(initial=0))
         reach_m = min(max(farthest + 2, 20.0), _REACH_M)
-    view = draw.BevView.square(reach_m, _PANEL_PX)
+    view = draw.BEVView.square(reach_m, _PANEL_PX)
     bev_map, ground = sample.targets.get("bev_map"), None
-    if isinstance(bev_map, BevMap):
+    if isinstance(bev_map, BEVMap):
         grid = bev_map.grid
         ground = draw.bev_ground(
             view,
             bev_map.masks.numpy(),
-            (grid.x_min_m, grid.y_min_m, grid.x_max_m, grid.y_max_m),
+            (*grid.range_m[:2], *grid.range_m[3:5]),
             [_MAP_COLORS[n % len(_MAP_COLORS)] for n in range(len(bev_map.classes))],
             inverse(ego_from_ref),
         )

@@ -11,7 +11,7 @@ from typing import Any
 from allsight.data.readers import NamedReader
 from allsight.data.side_by_side import Progress, each
 from allsight.types import (
-    BevMap,
+    BEVMap,
     Boxes3D,
     DataError,
     Image,
@@ -130,7 +130,7 @@ def _counts(sample: Sample) -> dict[str, dict[int, int]]:
             found["objects"] = dict(Counter(target.labels.tolist()))
         elif isinstance(target, Boxes3D):
             found["boxes"] = dict(Counter(target.labels.tolist()))
-        elif isinstance(target, BevMap):
+        elif isinstance(target, BEVMap):
             found["cells"] = dict(enumerate(target.masks.sum((1, 2)).tolist()))
         elif isinstance(target, Panoptic):
             found["segments"] = dict(Counter(target.labels.tolist()))
