@@ -81,7 +81,7 @@ def write_nuscenes(
     version: str = "v1.0-toy",
     pictures: bool = True,
 ) -> Path:
-    """Scenes of each split ({split: {scene: frames}}); returns the first camera picture of the first scene."""
+    """Scenes of each split ({split: {scene: frames}}); returns the first picture."""
     writer = DriveWriter(root, version)
     scenes = scenes or {"train": {"scene-0001": 2, "scene-0002": 1}, "val": {"scene-0003": 2}}
     number = 0

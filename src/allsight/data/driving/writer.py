@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ class DriveWriter:
             ValueError: No frames, time that does not rise, an unknown class or attribute, a scene twice.
         """
         times = [round(frame.time_s * 1e6) for frame in frames]
-        if not frames or any(late <= early for early, late in zip(times, times[1:], strict=False)):
+        if not frames or any(late <= early for early, late in pairwise(times)):
             raise ValueError(
                 f"scene {name!r}: expected frames whose times rise, got {times[:4]} microseconds"
             )
