@@ -75,10 +75,10 @@ def test_perfect_answers_score_one():
 
 
 def test_one_hit_and_one_miss_by_hand():
-    # Best score is wrong: precision is 1/2 at all recalls up to 1.
+    # The best is wrong, so precision rises evenly to 1/2 at recall 1: the sum of 0.5 r - 0.1 from r = 0.2 on.
     truth, answers = boxes([(0, 5)]), boxes([(0, 30), (0, 5.6)], scores=[0.9, 0.8])
     result = evaluate(truth, answers, ("car",))
-    assert result.ap[0].tolist() == [0.0, *[pytest.approx((0.5 - 0.1) / 0.9)] * 3]
+    assert result.ap[0].tolist() == [0.0, *[pytest.approx(16.2 / 90 / 0.9)] * 3]
     assert result.errors[0, 0] == pytest.approx(0.6)
 
 
@@ -112,13 +112,14 @@ def test_unknown_velocities_and_attributes_are_passed_over():
 @pytest.mark.parametrize("answers", [[], [(1, 2)]])
 def test_no_boxes_are_no_crash(truth, answers):
     result = evaluate(boxes(truth), boxes(answers), ("car",))
-    assert result.mean_ap == (1 if truth and answers else 0) and np.isfinite(result.nds)
+    assert result.mean_ap == pytest.approx(1 if truth and answers else 0) and np.isfinite(result.nds)
 
 
 def test_equal_scores_are_ranked_from_the_last():
     truth = boxes([(0, 5)])
     answers = boxes([(0, 30), (0, 5)], scores=[0.5, 0.5])
-    assert evaluate(truth, answers, ("car",)).mean_ap == pytest.approx(1)
+    # At recall 1 both count.
+    assert evaluate(truth, answers, ("car",)).mean_ap == pytest.approx((89 * 0.9 + 0.4) / 90 / 0.9)
 
 
 def test_two_wheelers_in_racks_do_not_count():
@@ -174,8 +175,7 @@ def test_written_truth_reads_back_as_a_perfect_result(drives, tmp_path):
 
 @pytest.mark.slow
 def test_scores_equal_those_of_the_devkit(drives, tmp_path):
-    """Needs nuscenes-devkit: `pip install --target FOLDER --no-deps nuscenes-devkit==1.2.0 pyquaternion cachetools
-    shapely`, and ALLSIGHT_DEVKIT=FOLDER."""
+    """`pip install --target FOLDER --no-deps nuscenes-devkit==1.2.0 pyquaternion cachetools shapely`."""
     if "ALLSIGHT_DEVKIT" not in os.environ:
         pytest.skip("ALLSIGHT_DEVKIT is not set: folder with nuscenes-devkit")
     root, reader = drives
