@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from allsight.data.driving.vocabulary import RANGE_M
@@ -33,7 +33,7 @@ class BEVDetection(RigTask):
         ring_edges_m: tuple[float, ...] = (0.0, 20.0, 40.0)
         """Scores are given for the rings between these distances too."""
 
-    config: Config
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Losses that are means over boxes count these."""
@@ -46,23 +46,10 @@ class BEVDetection(RigTask):
         assert boxes.scores is not None, "answered boxes need scores"
         answers: list[Answer] = []
         for row in range(len(batch)):
-            own = Boxes3D(
-                *(
-                    getattr(boxes, name)[row]
-                    for name in (
-                        "centers_ref_m",
-                        "sizes_m",
-                        "yaw_rad",
-                        "velocities_ref_mps",
-                        "labels",
-                        "scores",
-                    )
-                )
-            )
-            order = own.scores.argsort(descending=True, stable=True)[: self.config.max_boxes]
-            answers.append(
-                self._answer(own.select(order[own.scores[order] >= self.config.min_score]), batch, row)
-            )
+            own = Boxes3D(**{field.name: getattr(boxes, field.name)[row] for field in fields(Boxes3D)})
+            order = boxes.scores[row].argsort(descending=True, stable=True)[: self.config.max_boxes]
+            order = order[boxes.scores[row, order] >= self.config.min_score]
+            answers.append(self._answer(own.select(order), batch, row))
         return answers
 
     def truth(self, batch: Batch) -> list[Answer]:
@@ -99,23 +86,5 @@ class BEVDetection(RigTask):
 
     def _answer(self, boxes: Boxes3D, batch: Batch, row: int) -> Boxes3DAnswer:
         rig = batch.inputs["rig"].rig
-        count = len(boxes.labels)
-        scores = np.ones(count, dtype=np.float32) if boxes.scores is None else _numpy(boxes.scores)
-        return Boxes3DAnswer(
-            batch.ids[row],
-            self.name,
-            _numpy(boxes.centers_ref_m),
-            _numpy(boxes.sizes_m),
-            _numpy(boxes.yaw_rad),
-            _numpy(boxes.velocities_ref_mps),
-            boxes.labels.detach().cpu().numpy(),
-            scores,
-            _numpy(rig.ego_from_ref[row].double()),
-            _numpy(rig.world_from_ref[row].double()),
-            self.classes,
-        )
-
-
-def _numpy(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    return (tensor if tensor.element_size() >= 4 else tensor.float()).numpy()
+        poses = rig.ego_from_ref[row], rig.world_from_ref[row]
+        return Boxes3DAnswer.of(batch.ids[row], self.name, boxes, *poses, self.classes)

@@ -39,7 +39,7 @@ class BEVSegmentation(RigTask):
         cache: Path | None = None
         """Folder in which finished maps are kept."""
 
-    config: Config
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
     def map_classes(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from allsight.types.answers import Answer, class_name
 from allsight.types.bev import BEVGrid
+from allsight.types.boxes import Boxes3D
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,32 @@ class Boxes3DAnswer(Answer):
     world_from_ref: Float64[np.ndarray, "4 4"]
     classes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        id: str,
+        task: str,
+        boxes: Boxes3D,
+        ego_from_ref: Float[Tensor, "4 4"],
+        world_from_ref: Float[Tensor, "4 4"],
+        classes: tuple[str, ...] = (),
+    ) -> Boxes3DAnswer:
+        """From the boxes of one row; truth, which has no scores, gets ones."""
+        scores = boxes.yaw_rad.new_ones(len(boxes.labels)) if boxes.scores is None else boxes.scores
+        return cls(
+            id,
+            task,
+            _numpy(boxes.centers_ref_m),
+            _numpy(boxes.sizes_m),
+            _numpy(boxes.yaw_rad),
+            _numpy(boxes.velocities_ref_mps),
+            boxes.labels.detach().cpu().numpy(),
+            _numpy(scores),
+            _numpy(ego_from_ref.double()),
+            _numpy(world_from_ref.double()),
+            classes,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Numbers to the millimetre; velocities that are unknown are null."""
         boxes = []
@@ -106,3 +133,9 @@ class BEVMapAnswer(Answer):
             for n, mask in enumerate(self.probabilities)
         }
         return {**super().to_json(), "cells_hw": list(self.grid.hw), "shares": shares}
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """numpy knows no bfloat16."""
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.element_size() >= 4 else tensor.float()).numpy()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from allsight.data.driving.build import build
 from allsight.data.driving.tables import NEEDED, Tables
@@ -47,7 +48,13 @@ class Index:
             return _opened, (self.folder,)
         return Index, (self.arrays, self.names, None)
 
+    def boxes(self, sample: int) -> Int64[np.ndarray, " n"]:
+        """Rows of a sample's annotations."""
+        start, end = self.arrays["box_start"][sample : sample + 2].tolist()
+        return np.arange(start, end)
+
     def token(self, sample: int) -> str:
+        """Name of a sample."""
         return bytes(self.arrays["sample_token"][sample]).decode()
 
 

@@ -89,12 +89,12 @@ class NuScenes:
         self._min_points, self._min_visibility, self._range_m = min_points, min_visibility, range_m
         self._can_bus = CanBus(path / "can_bus") if can_bus else None
         scenes = _scenes_of(path, folder, split, self.index)
-        starts = self.index.scene_start
+        starts = self.index.scene_start.tolist()
         self.samples: Int64[np.ndarray, " n"] = np.concatenate(
             [np.arange(starts[s], starts[s + 1]) for s in scenes]
         )
         """Row of each sample in `index`."""
-        self.sequences = tuple(int(starts[s + 1] - starts[s]) for s in scenes)
+        self.sequences = tuple(starts[s + 1] - starts[s] for s in scenes)
         """How many samples each scene has."""
         self._scene_of = np.repeat(np.array(scenes, dtype=np.int64), self.sequences)
         channels = self.index.names["channels"]
@@ -132,7 +132,7 @@ class NuScenes:
         """The classes of each sample's boxes; `range_m` is not looked at."""
         labels = []
         for sample in self.samples.tolist():
-            own = np.arange(self.index.box_start[sample], self.index.box_start[sample + 1])
+            own = self.index.boxes(sample)
             own = own[self._kept(own)]
             labels.append(self._label_of_category[self.index.box_category[own]].tolist())
         return SampleClasses.of_sets(labels)
@@ -223,7 +223,7 @@ class NuScenes:
 
     def _boxes(self, sample: int, world_from_ref: Float64[np.ndarray, "4 4"]) -> BoxArrays:
         tables = self.index
-        own = np.arange(tables.box_start[sample], tables.box_start[sample + 1])
+        own = tables.boxes(sample)
         own = own[self._kept(own)]
         ref_from_world = inverse(world_from_ref)
         centers = moved(ref_from_world, tables.box_center[own])

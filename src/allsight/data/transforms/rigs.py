@@ -34,11 +34,11 @@ def rig_of(sample: Sample) -> Rig:
 
 def on_rigs(sample: Sample, change: Callable[[Rig], Rig]) -> Sample:
     """The sample with the rigs of all its frames changed, the earlier frames first, then its own."""
-    views = tuple(
-        {**view, "rig": change(view["rig"])} if isinstance(view.get("rig"), Rig) else view
-        for view in sample.views
-    )
-    return replace(sample, views=views, inputs={**sample.inputs, "rig": change(rig_of(sample))})
+    views = []
+    for view in sample.views:
+        rig = view.get("rig")
+        views.append({**view, "rig": change(rig)} if isinstance(rig, Rig) else view)
+    return replace(sample, views=tuple(views), inputs={**sample.inputs, "rig": change(rig_of(sample))})
 
 
 def with_picture_map(rig: Rig, images: tuple[Image, ...], new_from_img: Float[Tensor, "n 3 3"]) -> Rig:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from allsight.data.driving.vocabulary import ATTRIBUTES
 from allsight.tasks.metrics.confusion import plain
@@ -63,18 +64,8 @@ class Detection3DScores:
             assert isinstance(answer, Boxes3DAnswer), "boxes are scored on Boxes3DAnswer"
             boxes = batch.targets["boxes"][row]
             notes = batch.targets["box_notes"][row] if "box_notes" in batch.targets else None
-            true = Boxes3DAnswer(
-                answer.id,
-                answer.task,
-                *(
-                    getattr(boxes, name).detach().cpu().numpy()
-                    for name in ("centers_ref_m", "sizes_m", "yaw_rad", "velocities_ref_mps", "labels")
-                ),
-                np.ones(len(boxes.labels), dtype=np.float32),
-                answer.ego_from_ref,
-                answer.world_from_ref,
-                self.classes,
-            )
+            poses = torch.from_numpy(answer.ego_from_ref), torch.from_numpy(answer.world_from_ref)
+            true = Boxes3DAnswer.of(answer.id, answer.task, boxes, *poses, self.classes)
             self.add(
                 world_boxes(true, self.count),
                 world_boxes(answer, self.count),
