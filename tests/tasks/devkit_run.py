@@ -40,9 +40,10 @@ from nuscenes.eval.detection.evaluate import DetectionEval  # noqa: E402
 
 root, version, split, result, out = sys.argv[1:]
 tables = NuScenes(version, root, verbose=False)
-begun = time.perf_counter()
+begun = time.process_time()
 evaluation = DetectionEval(tables, config_factory("detection_cvpr_2019"), result, split, out, verbose=False)
+loaded = time.process_time()
 metrics, _ = evaluation.evaluate()
-seconds = time.perf_counter() - begun
+seconds = time.process_time() - begun
 with open(f"{out}/summary.json", "w") as file:
-    json.dump({**metrics.serialize(), "seconds": seconds}, file)
+    json.dump({**metrics.serialize(), "seconds": seconds, "scoring_s": begun + seconds - loaded}, file)

@@ -23,6 +23,8 @@ from allsight.data.driving.vocabulary import (
 from allsight.tasks.metrics.detection_3d import WorldBoxes, without_racked
 from allsight.types import Boxes3DAnswer, DataError
 
+_NUMBERS: Mapping[str, int] = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
+
 MOST_BOXES = 500
 """A sample may have so many."""
 
@@ -110,28 +112,28 @@ def read_submission(path: Path, index: Index, samples: Int64[np.ndarray, " s"]) 
     label_of = {name: n for n, name in enumerate(CLASSES)}
     place_of = {name: n for n, name in enumerate(ATTRIBUTES)}
     number_of = {token: n for n, token in enumerate(tokens)}
-    rows, samples_of, labels, attributes = [], [], [], []
+    columns: dict[str, list[Any]] = {name: [] for name in _NUMBERS}
+    samples_of, labels, attributes, scores = [], [], [], []
     # In the order of the file, since equal scores are ranked by it.
     for token, boxes in results.items():
         if token not in number_of:
             continue
-        for box in boxes:
-            try:
-                labels.append(label_of[box["detection_name"]])
-                attributes.append(place_of.get(box["attribute_name"], -1))
-                rows.append(
-                    (
-                        *box["translation"],
-                        *box["size"],
-                        *box["rotation"],
-                        *box["velocity"],
-                        box.get("detection_score", -1.0),
-                    )
-                )
-            except (KeyError, TypeError) as error:
-                raise DataError(f"{path}: a box of sample {token} has no or a wrong {error}") from None
-            samples_of.append(number_of[token])
-    values = np.array(rows, dtype=np.float64).reshape(-1, 13)
+        try:
+            labels += [label_of[box["detection_name"]] for box in boxes]
+            attributes += [place_of.get(box["attribute_name"], -1) for box in boxes]
+            scores += [box.get("detection_score", -1.0) for box in boxes]
+            for name, column in columns.items():
+                column += [box[name] for box in boxes]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: a box of sample {token} has no or a wrong {error}") from None
+        samples_of += [number_of[token]] * len(boxes)
+    try:
+        values = np.concatenate(
+            [np.array(columns[name], dtype=np.float64).reshape(-1, size) for name, size in _NUMBERS.items()],
+            1,
+        )
+    except ValueError as error:
+        raise DataError(f"{path}: boxes whose numbers are not {dict(_NUMBERS)} ({error})") from None
     numbers = np.array(samples_of, dtype=np.int64)
     return WorldBoxes(
         numbers,
@@ -142,7 +144,7 @@ def read_submission(path: Path, index: Index, samples: Int64[np.ndarray, " s"]) 
         values[:, 10:12],
         np.array(attributes, dtype=np.int64),
         _ego_distances(index, samples, numbers, values[:, :3]),
-        values[:, 12],
+        np.array(scores, dtype=np.float64),
     )
 
 
