@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
     from allsight.types.bev import BEVGrid, BEVSpec
     from allsight.types.boxes import Boxes3D
+    from allsight.types.driving import BEVMap, BEVMapAnswer, Boxes3DAnswer, BoxNotes
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
@@ -21,6 +22,7 @@ _HOME = {
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "bev": ("BEVGrid", "BEVSpec"),
     "boxes": ("Boxes3D",),
+    "driving": ("BEVMap", "BEVMapAnswer", "Boxes3DAnswer", "BoxNotes"),
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
@@ -33,9 +35,13 @@ __all__ = [
     "Among",
     "Answer",
     "BEVGrid",
+    "BEVMap",
+    "BEVMapAnswer",
     "BEVSpec",
     "Batch",
+    "BoxNotes",
     "Boxes3D",
+    "Boxes3DAnswer",
     "CameraRig",
     "CheckpointError",
     "ClassScores",
