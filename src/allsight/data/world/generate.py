@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +24,8 @@ from allsight.data.world.export import (
 from allsight.data.world.options import World
 from allsight.data.world.sampling import SPLITS, STREAMS
 
-_CHUNK = 50
+_CHUNK = 20
+"""Pictures a process takes at a time."""
 
 Job = tuple[World.Config, Path, str, str, range]
 Result = list[tuple[str, dict[str, Any] | None]]
@@ -104,10 +106,24 @@ def _run(work: list[Job], workers: int) -> Iterator[Result]:
     if workers == 1:
         yield from map(_do, work)
         return
-    # Not forked: a process with threads (torch has some) must not be.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Not forked: a process with threads (torch has some) must not be. A new one takes half a second to start,
+    # so this one works too instead of waiting for the others.
+    with ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn")) as pool:
+        left = deque(range(len(work)))
+        given: dict[int, Future[Result]] = {}
+        done: dict[int, Result] = {}
         try:
-            yield from pool.map(_do, work)
+            for number in range(len(work)):
+                while number not in done:
+                    while left and sum(not future.done() for future in given.values()) < 2 * (workers - 1):
+                        other = left.popleft()
+                        given[other] = pool.submit(_do, work[other])
+                    if number in given and (given[number].done() or not left):
+                        done[number] = given.pop(number).result()
+                    else:
+                        mine = left.popleft()
+                        done[mine] = _do(work[mine])
+                yield done.pop(number)
         finally:
             pool.shutdown(cancel_futures=True)
 
