@@ -53,7 +53,7 @@ def heading(rotation: Float[np.ndarray, "*n 3 3"]) -> Float64[np.ndarray, "*n"]:
 
     Source: nutonomy/nuscenes-devkit:python-sdk/nuscenes/eval/common/utils.py, `quaternion_yaw`.
     """
-    return np.arctan2(rotation[..., 1, 0], rotation[..., 0, 0])
+    return np.asarray(np.arctan2(rotation[..., 1, 0], rotation[..., 0, 0]))
 
 
 def turns(yaw_rad: Float[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n 3 3"]:

@@ -29,7 +29,7 @@ def fill_polygons(polygons: Iterable[Polygon], grid: BEVGrid) -> Bool[np.ndarray
 
 
 def draw_lines(
-    lines: Iterable[Float[np.ndarray, "n 2"]], width_m: float, grid: BEVGrid
+    lines: Iterable[Float[np.ndarray, "_ 2"]], width_m: float, grid: BEVGrid
 ) -> Bool[np.ndarray, "h w"]:
     """Cells whose middle lies within half of `width_m` of a line; ends are round."""
     mask = np.zeros(grid.hw, dtype=bool)

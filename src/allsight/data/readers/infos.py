@@ -3,6 +3,7 @@
 ```
 {"categories": ["car", ...],                                   class names
  "splits": {"train": ["drive-1"], "val": ["drive-2"]},         optional: scenes of each split
+ "maps": {"drive-1": "map.json"},                              optional: vector map of each scene
  "samples": [{
    "token": "a unique name", "scene": "drive-1", "timestamp": seconds,
    "ego2global": 4 x 4,                                        the car in a frame fixed in the world
@@ -104,6 +105,10 @@ class Infos:
         """How many samples each scene has."""
         self._tokens = PackedStrings(sample["token"] for sample in samples)
         self._samples = PackedStrings(json.dumps(sample, separators=(",", ":")) for sample in samples)
+        self._maps = {
+            scene: path / name_inside(str(file), self._where) for scene, file in tree.get("maps", {}).items()
+        }
+        self._scenes = PackedStrings(sample["scene"] for sample in samples)
         labels, dropped = self._labels(samples)
         self._classes_of = SampleClasses.of_sets(labels)
         self.notes = notes((dropped, "boxes of no class in the list, or of too few points, left out"))
@@ -127,6 +132,10 @@ class Infos:
     def originals(self, index: int) -> dict[str, bytes]:
         """Nothing: the pictures of a rig are packed as pixels."""
         return {}
+
+    def map_file(self, index: int) -> Path | None:
+        """The vector map of a sample's scene, if the file names one."""
+        return self._maps.get(self._scenes[index])
 
     def frame(self, index: int) -> Frame:
         """All of a sample but its pixels."""

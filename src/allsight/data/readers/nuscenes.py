@@ -153,9 +153,10 @@ class NuScenes:
         """Nothing: the pictures of a rig are packed as pixels."""
         return {}
 
-    def location(self, index: int) -> str:
-        """Where a sample was driven, which names its map."""
-        return self.index.names["locations"][int(self._scene_of[index])]
+    def map_file(self, index: int) -> Path:
+        """The vector map of the place where a sample was driven (it may not be there)."""
+        location = self.index.names["locations"][int(self._scene_of[index])]
+        return self._tree.root / "maps" / "expansion" / f"{location}.json"
 
     def frame(self, index: int) -> Frame:
         """All of a sample but its pixels.

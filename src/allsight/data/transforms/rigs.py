@@ -8,7 +8,7 @@ from the left; what moves the world by B multiplies it by the inverse of B from 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ class ResizeRig:
 
     Args:
         hw_px: Height and width.
-        how: `exact`: aspect not kept. `bottom`: brought to the width; then rows at the top are cut off (the sky),
-            or added below where the picture is too low.
+        how: `exact`: aspect not kept. `bottom`: brought to the width; then rows at the top (the sky) are cut
+            off, or added below where the picture is too low.
     """
 
     hw_px: tuple[int, int]
@@ -114,7 +114,7 @@ class RandomCropRig:
 class JitterRig:
     """`ColorJitter` of every picture for itself."""
 
-    jitter: ColorJitter = ColorJitter()
+    jitter: ColorJitter = field(default_factory=ColorJitter)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         def change(rig: Rig) -> Rig:

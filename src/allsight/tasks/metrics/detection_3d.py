@@ -140,7 +140,7 @@ def evaluate(
     for label, name in enumerate(classes):
         own = np.flatnonzero(answers.labels == label)
         for column in range(len(thresholds_m)):
-            ap[label, column] = _average_precision(_curve(matched[column, own] >= 0, counts[label]))
+            ap[label, column] = _average_precision(_curve(matched[column, own] >= 0, int(counts[label])))
         found = matched[-1, own]
         errors[label] = _class_errors(truth, answers.select(own), found, int(counts[label]), name)
     return DetectionResult(tuple(classes), ap, errors, counts, tuple(thresholds_m))

@@ -7,6 +7,7 @@ them. Letters in shapes: a answers, g true boxes, p pairs, t thresholds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -72,10 +73,9 @@ def _near_pairs(
     counts = np.searchsorted(ordered, groups, side="right") - begin
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     ends = np.cumsum(counts)
-    cuts = np.searchsorted(
-        ends, np.arange(0, int(ends[-1]) if len(ends) else 0, _PAIRS_AT_ONCE), side="right"
-    )
-    for first, last in zip(cuts, [*cuts[1:], len(groups)], strict=True):
+    cuts = np.searchsorted(ends, np.arange(0, int(counts.sum()), _PAIRS_AT_ONCE), side="right")
+    # What comes before the first cut has no pairs; nor has anything where there is no cut.
+    for first, last in pairwise([*cuts.tolist(), len(groups)]):
         some = counts[first:last]
         answer = np.repeat(np.arange(first, last), some)
         within = np.arange(len(answer)) - np.repeat(np.cumsum(some) - some, some)

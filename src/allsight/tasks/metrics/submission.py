@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from allsight.data.driving.index import Index
 from allsight.data.driving.poses import heading, moved, quaternion, rotations, turns
@@ -90,7 +91,7 @@ def write_submission(
     return len(results)
 
 
-def read_submission(path: Path, index: Index, samples: Sequence[int]) -> WorldBoxes:
+def read_submission(path: Path, index: Index, samples: Int64[np.ndarray, " s"]) -> WorldBoxes:
     """The boxes of a result file; samples are numbered by their place in `samples` (rows of `index`).
 
     Raises:
@@ -102,7 +103,7 @@ def read_submission(path: Path, index: Index, samples: Sequence[int]) -> WorldBo
         raise DataError(
             f"{path}: no detection results ({error!r}); expected an object with 'results'"
         ) from None
-    tokens = [index.token(sample) for sample in samples]
+    tokens = [index.token(sample) for sample in samples.tolist()]
     missing = next((token for token in tokens if token not in results), None)
     if missing is not None:
         raise DataError(f"{path}: no results of sample {missing}; give an empty list where nothing is found")
@@ -140,19 +141,19 @@ def read_submission(path: Path, index: Index, samples: Sequence[int]) -> WorldBo
         heading(rotations(values[:, 6:10])) if len(values) else np.zeros(0),
         values[:, 10:12],
         np.array(attributes, dtype=np.int64),
-        _ego_distances(index, np.asarray(samples), numbers, values[:, :3]),
+        _ego_distances(index, samples, numbers, values[:, :3]),
         values[:, 12],
     )
 
 
 def tables_truth(
-    index: Index, samples: Sequence[int], reference: str = "LIDAR_TOP"
+    index: Index, samples: Int64[np.ndarray, " s"], reference: str = "LIDAR_TOP"
 ) -> tuple[WorldBoxes, WorldBoxes]:
     """The annotations that the benchmark evaluates (with points), and the bicycle racks, of rows of `index`.
 
     `scores` of truth are the numbers of points.
     """
-    rows = np.asarray(samples, dtype=np.int64)
+    rows = samples
     starts, ends = index.box_start[rows], index.box_start[rows + 1]
     own = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)]) if len(rows) else rows
     numbers = np.repeat(np.arange(len(rows)), ends - starts)
