@@ -20,11 +20,18 @@ def rotations(quaternions_wxyz: Float[np.ndarray, "*n 4"]) -> Float64[np.ndarray
 
 def quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, " 4"]:
     """The quaternion of a rotation matrix, w not negative."""
-    from scipy.spatial.transform import Rotation
-
-    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
-    q = np.array([w, x, y, z])
-    return -q if w < 0 else q
+    (a, b, c), (d, e, f), (g, h, i) = np.asarray(rotation, dtype=np.float64).tolist()
+    # Each row holds the quaternion times 4 of its largest member, which is far from zero (Shepperd's method).
+    w, x, y, z = 1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i
+    rows = {
+        w: (w, h - f, c - g, d - b),
+        x: (h - f, x, b + d, c + g),
+        y: (c - g, b + d, y, f + h),
+        z: (d - b, c + g, f + h, z),
+    }
+    q = np.array(rows[max(rows)])
+    q /= np.sqrt(q @ q)
+    return -q if q[0] < 0 else q
 
 
 def poses(

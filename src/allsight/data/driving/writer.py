@@ -247,7 +247,7 @@ class DriveWriter:
                 time_us = times_us[n] if shot.time_s is None else round(shot.time_s * 1e6)
                 pose = frames[n].world_from_ego if shot.world_from_ego is None else shot.world_from_ego
                 ending = "jpg" if camera else "pcd.bin"
-                file = f"samples/{channel}/{scene}_{n:04d}_{channel}.{ending}"
+                file = sample_file(scene, n, channel, ending)
                 if shot.data is not None:
                     (self.root / file).parent.mkdir(parents=True, exist_ok=True)
                     (self.root / file).write_bytes(shot.data)
@@ -331,6 +331,11 @@ _TABLES = (
     "sensor",
     "visibility",
 )
+
+
+def sample_file(scene: str, frame: int, channel: str, ending: str = "jpg") -> str:
+    """Where below the root the data of a sensor at a key frame lies."""
+    return f"samples/{channel}/{scene}_{frame:04d}_{channel}.{ending}"
 
 
 def write_map_expansion(

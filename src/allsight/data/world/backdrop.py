@@ -18,7 +18,7 @@ _SKY, _HILL, _WALL, _GROUND = (LABEL_CLASSES.index(name) for name in ("sky", "hi
 
 
 @lru_cache(maxsize=1)
-def _smooth_noise() -> Float32[np.ndarray, "256 256"]:
+def smooth_noise() -> Float32[np.ndarray, "256 256"]:
     """Noise in 0..1 that repeats without a seam: four octaves of a random grid, smoothly enlarged."""
     rng = np.random.Generator(np.random.Philox(key=np.array([20, 26], dtype=np.uint64)))
     total = np.zeros((_TABLE_SIDE, _TABLE_SIDE), dtype=np.float64)
@@ -37,13 +37,13 @@ def _smooth_noise() -> Float32[np.ndarray, "256 256"]:
 
 
 @lru_cache(maxsize=1)
-def _grain() -> Float32[np.ndarray, "256 256"]:
+def grain() -> Float32[np.ndarray, "256 256"]:
     """Noise in 0..1 without any smoothness."""
     rng = np.random.Generator(np.random.Philox(key=np.array([20, 27], dtype=np.uint64)))
     return rng.random((_TABLE_SIDE, _TABLE_SIDE)).astype(np.float32)
 
 
-def _look_up(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def look_up(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The table at real coordinates, repeated without end."""
     r = np.floor(rows).astype(np.int32) & (_TABLE_SIDE - 1)
     c = np.floor(columns).astype(np.int32) & (_TABLE_SIDE - 1)
@@ -109,9 +109,7 @@ def _sky(
         # Clouds lie on a plane overhead, so they flatten towards the horizon.
         reach = 26.0 / (np.maximum(up, 0) + 0.12)
         rows = ahead * reach + place.offset[0]
-        noise = _look_up(
-            _smooth_noise(), np.broadcast_to(rows, height.shape), across * reach + place.offset[1]
-        )
+        noise = look_up(smooth_noise(), np.broadcast_to(rows, height.shape), across * reach + place.offset[1])
         cover = _ramp(noise, 0.72 - 0.24 * place.clouds, 1.0 - 0.2 * place.clouds) * 0.85
         _cover(colours, (250, 250, 252), cover)
     return colours
@@ -120,12 +118,12 @@ def _sky(
 def _add_hills(scene: Scene, colours: np.ndarray, labels: np.ndarray, first: int) -> None:
     """Two rows of hills along the horizon, the farther one paler."""
     side, place = scene.camera.size_px, scene.place
-    noise = _smooth_noise()
+    noise = smooth_noise()
     columns = (np.arange(side, dtype=np.float32) + 0.5) / side
     rows = np.arange(first, dtype=np.float32)[:, None] + 0.5
     for number, (wave, tall, pale) in enumerate(((60.0, 1.0, 0.5), (90.0, 0.6, 0.22))):
         line = np.full(side, float(place.offset[number] % _TABLE_SIDE), dtype=np.float32)
-        rise = _look_up(noise, line, columns * wave + place.offset[1 - number])
+        rise = look_up(noise, line, columns * wave + place.offset[1 - number])
         top = first - side * place.hills * tall * (0.25 + rise)
         cover = _within(rows - (top - 0.5))
         base = _colour(place.ground_rgb) * 0.72 + _colour((10, 24, 26))
@@ -165,8 +163,8 @@ def _ground(scene: Scene, x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np
     u, v = x * unit, y * unit
     v = np.broadcast_to(v, grid)
     footprint = depth * (unit / camera.focal_px)
-    patches = _look_up(_smooth_noise(), v * 14.0 + place.offset[0], u * 14.0 + place.offset[1])
-    grain = _look_up(_grain(), v * 37.0 + place.offset[1], u * 37.0 + place.offset[0]) - 0.5
+    patches = look_up(smooth_noise(), v * 14.0 + place.offset[0], u * 14.0 + place.offset[1])
+    grains = look_up(grain(), v * 37.0 + place.offset[1], u * 37.0 + place.offset[0]) - 0.5
     fade = 1.0 / (1.0 + 60.0 * footprint)
     if place.kind == "square":
         share = _joints(u, v, footprint, 0.8, 0.8, 0.05) * 0.75 + (patches - 0.5) * 0.25
@@ -186,7 +184,7 @@ def _ground(scene: Scene, x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np
         share = _ramp(patches, 0.3, 0.75) * 0.9
         strength = 26.0 if place.kind == "meadow" else 4.0
     colours = _blend(place.ground_rgb, place.ground_second_rgb, _within(share))
-    colours += grain * (fade * strength)
+    colours += grains * (fade * strength)
     if not place.wall_m:
         _cover(colours, place.haze_rgb, 0.7 * depth / (depth + 26.0))
     return colours
