@@ -118,16 +118,19 @@ class _Projection:
         depth = local[..., 2]
         pixels = local[..., :2] / np.maximum(depth, 1e-6)[..., None] * lens.focal_px
         half = np.array([lens.hw_px[1], lens.hw_px[0]]) / 2
-        ahead: np.ndarray = np.asarray(depth > _NEAR_M)
-        beside = ((pixels > half).all(axis=1) | (pixels < -half).all(axis=1)).any(axis=1) & ahead.all(axis=1)
-        kept = np.flatnonzero(facing & ahead.any(axis=1) & ~beside & (depth.min(axis=1) < 110.0))
+        ahead = np.greater(depth, _NEAR_M)
+        out = (pixels > half).all(axis=1) | (pixels < -half).all(axis=1)
+        beside = out.any(axis=1) & np.logical_and.reduce(ahead, axis=1)
+        kept = np.flatnonzero(
+            facing & np.logical_or.reduce(ahead, axis=1) & ~beside & (depth.min(axis=1) < 110.0)
+        )
         # The nearest corner of a body's ground plan decides, then that of the part.
         away = np.sqrt((local[..., ::2] ** 2).sum(axis=2)).mean(axis=1)
         bodies, parts = scenery.body[kept], scenery.part[kept]
         of_body, of_part = _least(bodies, away[kept]), _least(parts, away[kept])
         order = np.lexsort((scenery.is_patch[kept], parts, -of_part, bodies, -of_body))
         kept = kept[order]
-        whole = ahead[kept].all(axis=1).tolist()
+        whole = np.logical_and.reduce(ahead[kept], axis=1).tolist()
         pixels = pixels + half
         points = [
             pixels[n].ravel().tolist() if full else _clipped(local[n], lens)
