@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from allsight.backbones import Backbone
+from allsight.backbones._base import Backbone
 from allsight.models.base import Model
 
 _WHOLES = (Model, Backbone, nn.ModuleList, nn.ModuleDict)
@@ -55,7 +55,7 @@ class PartNorms:
         """
         sizes: list[Tensor] = []
         for name, before in self._weights.items():
-            change = torch._foreach_sub(self._parts[name], before)
+            change = torch._foreach_sub([*map(Tensor.detach, self._parts[name])], before)
             sizes += [self._gradients[name], *map(torch.nn.utils.get_total_norm, (before, change))]
         # One wait for the device.
         numbers = iter(torch.stack([size.to(torch.float32) for size in sizes]).tolist() if sizes else [])
