@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Shaped
 from pydantic import field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from allsight.config import Config, Configured, Family
+from allsight.layers.inference import ForInference
 from allsight.types import FeatureSpec
 from allsight.weights import LoadReport
 
@@ -18,7 +19,7 @@ BACKBONES = Family("backbone", {"internimage": "allsight.backbones.internimage:I
 Triple = tuple[float, float, float]
 
 
-class Backbone(nn.Module, Configured):
+class Backbone(ForInference, Configured):
     """Images in, feature maps out, fine to coarse.
 
     A subclass sets `feature_specs` and implements `forward`.

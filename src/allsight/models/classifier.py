@@ -5,6 +5,7 @@ Letters: b batch, c channels, h w map.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from allsight.backbones import Backbone, InternImage
 from allsight.backbones import internimage_official as official
 from allsight.config import ConfigError, Variants
 from allsight.layers import AttentionPool, make_activation
+from allsight.layers.inference import take_in_batch_norm
 from allsight.layers.norm import LAYER_NORM_EPS
 from allsight.models.base import PlainModel, TaskModel, TaskOfModel
 from allsight.types import Batch, CheckpointError, FeatureSpec, Outputs, State
@@ -249,11 +251,19 @@ class ConvPool(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.proj = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels)
         self.act = make_activation(act)
 
     def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> Float[Tensor, "b c"]:
         return self.act(self.norm(self.proj(maps[-1]))).mean((2, 3))
+
+    def inference_form(self) -> nn.Module:
+        """Return a copy whose batch norm is part of the convolution."""
+        prepared = copy.deepcopy(self)
+        if isinstance(prepared.norm, nn.BatchNorm2d):
+            take_in_batch_norm(prepared.proj, prepared.norm)
+            prepared.norm = nn.Identity()
+        return prepared
 
 
 class MapAttentionPool(nn.Module):
