@@ -106,7 +106,8 @@ import torch
 from allsight.backbones import InternImage
 
 torch.manual_seed(0)
-model = InternImage(InternImage.Config.variant("nano", depths=(2, 2), groups=(1, 2), out_stages=(0, 1))).eval()
+config = InternImage.Config.variant("nano", depths=(2, 2), groups=(1, 2), out_stages=(0, 1))
+model = InternImage(config).eval()
 compiled = model.for_inference(compile="eager")
 with torch.no_grad():
     for size in ((2, 3, 37, 45), (2, 3, 50, 64)):

@@ -375,13 +375,14 @@ class Block(CompiledAlone):
     def inference_form(self) -> nn.Module:
         """Return a copy whose layer scales are parts of the weights before them."""
         prepared = with_prepared_layers(self)
-        pre = self.block_norm == "pre"
-        for gamma, norm, linear in (
+        branches: tuple[tuple[Tensor | None, Any, nn.Linear], ...] = (
             (prepared.gamma1, prepared.norm1, prepared.dcn.output_proj),
             (prepared.gamma2, prepared.norm2, prepared.mlp.fc2),
-        ):
+        )
+        for gamma, norm, linear in branches:
             if gamma is not None:
-                scale_output(linear if pre else norm, gamma)
+                last: Any = linear if self.block_norm == "pre" else norm
+                scale_output(last, gamma)
         prepared.gamma1 = prepared.gamma2 = None
         return prepared
 

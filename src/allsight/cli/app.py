@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from allsight.cli import benching, checking, datasets, demonstration, looking, running, using, watching
+from allsight.cli import (
+    benching,
+    checking,
+    datasets,
+    demonstration,
+    exporting,
+    looking,
+    running,
+    using,
+    watching,
+)
 
 app = typer.Typer(
     name="allsight",
@@ -42,6 +52,7 @@ def _before(
 app.command("train", short_help="Train a recipe, or go on with a run.")(running.train)
 app.command("eval", short_help="Score weights on validation samples.")(using.evaluate)
 app.command("predict", short_help="Answer for pictures.")(using.predict)
+app.command("export", short_help="Write a model as ONNX or for torch.export.")(exporting.export)
 app.command("config", short_help="Print a recipe with all its settings.")(looking.config)
 app.command("report", short_help="Write a run's HTML report.")(looking.report)
 app.command("watch", short_help="Show how a run goes.")(watching.watch)

@@ -141,7 +141,7 @@ def prepare_for_inference(model: _Model, *, compile: bool | str = False) -> _Mod
     """
     prepared: Any = model.inference_form() if isinstance(model, Preparable) else with_prepared_layers(model)
     prepared.eval().requires_grad_(False)
-    if isinstance(prepared, ForInference):
+    if isinstance(model, ForInference):
         prepared.is_prepared = True
     if compile:
         backend = "inductor" if compile is True else compile

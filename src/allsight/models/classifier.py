@@ -267,7 +267,11 @@ class ConvPool(nn.Module):
 
 
 class MapAttentionPool(nn.Module):
-    """Lift the last two maps to the finer one's size, add them and pool their pixels by attention."""
+    """Lift the last two maps to the finer one's size, add them and pool their pixels by attention.
+
+    Attributes:
+        size_multiple: What the sides of pictures must be divisible by.
+    """
 
     def __init__(self, fine: FeatureSpec, coarse: FeatureSpec) -> None:
         super().__init__()
@@ -276,15 +280,15 @@ class MapAttentionPool(nn.Module):
         self.fine = nn.Conv2d(fine.channels, _TOKENS, 1)
         self.attention = AttentionPool(_TOKENS, _POOLED, heads=_HEADS)
         self.norm = nn.LayerNorm(_POOLED, eps=LAYER_NORM_EPS)
-        self.stride = coarse.stride
+        self.size_multiple = coarse.stride
 
     def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> Float[Tensor, "b c"]:
         fine, coarse = maps[-2:]
         height, width = coarse.shape[2:]
         if tuple(fine.shape[2:]) != (2 * height, 2 * width):
             raise ValueError(
-                f"images: the attention head needs sides divisible by {self.stride}; the last two maps are "
-                f"{tuple(fine.shape[2:])} and {(height, width)} instead of one twice the other"
+                f"images: the attention head needs sides divisible by {self.size_multiple}; the last two "
+                f"maps are {tuple(fine.shape[2:])} and {(height, width)} instead of one twice the other"
             )
         x = F.pixel_shuffle(self.coarse(coarse), 2) + self.fine(fine)
         return self.norm(self.attention(x.flatten(2).transpose(1, 2)))
