@@ -6,6 +6,7 @@ of the picture, from 32 px to 4K; enlarge small pictures first (`enlarge`) if la
 
 from allsight.draw.bars import Bar, draw_bars
 from allsight.draw.encode import encode_jpeg, encode_png
+from allsight.draw.heat import color_bar, draw_cross, draw_dots, draw_heat, heat_colors
 from allsight.draw.overlay import (
     draw_boxes,
     draw_label_map,
@@ -20,9 +21,13 @@ from allsight.draw.text import draw_text, text_height_px
 __all__ = [
     "Bar",
     "captioned",
+    "color_bar",
     "contact_sheet",
     "draw_bars",
     "draw_boxes",
+    "draw_cross",
+    "draw_dots",
+    "draw_heat",
     "draw_label_map",
     "draw_masks",
     "draw_points",
@@ -30,6 +35,7 @@ __all__ = [
     "encode_jpeg",
     "encode_png",
     "enlarge",
+    "heat_colors",
     "legend",
     "line_width_px",
     "palette",

@@ -6,6 +6,7 @@ Letters: b batch, h w input map, ho wo output map, g groups, c channels.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,22 @@ from allsight.layers.inference import InferenceOnly, fuses, take_in_batch_norm
 from allsight.layers.norm import NormName, make_norm
 from allsight.layers.precision import in_float32
 from allsight.ops import dcnv3, dcnv4, depthwise_norm_act
-from allsight.ops.dcnv3 import Geometry
+from allsight.ops.dcnv3 import Geometry, sampling_points
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where a deformable layer reads its input, and how much each sample counts.
+
+    Args:
+        points_xy: Places in pixels of the input map whose centers are integers.
+        weights: Of the samples; those of DCNv3 are positive and add up to 1 over the points.
+        geometry: The pattern that offsets move.
+    """
+
+    points_xy: Float[Tensor, "b ho wo g p 2"]
+    weights: Float[Tensor, "b ho wo g p"]
+    geometry: Geometry
 
 
 class DCNv3(nn.Module):
@@ -153,6 +169,21 @@ class DCNv3(nn.Module):
     ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
         """Predict offsets, in float32 under autocast, and logits of the weights."""
         return in_float32(F.linear, context, self.offset.weight, self.offset.bias), self.mask(context)
+
+    def sampling(self, x: Float[Tensor, "b h w c"]) -> Sampling:
+        """What `forward` samples of this input."""
+        geometry = Geometry.of(
+            self.groups,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.offset_scale,
+            self.remove_center,
+        )
+        offset, mask = self._offset_and_mask(self._context(x))
+        weights = mask.unflatten(-1, (self.groups, geometry.points)).softmax(-1)
+        return Sampling(sampling_points(offset, geometry), weights, geometry)
 
     def inference_form(self) -> nn.Module:
         """Return the layer for evaluation only that `prepare_for_inference` puts in the place of this one."""
@@ -349,6 +380,12 @@ class DCNv4(nn.Module):
             return torch.cat([offset.flatten(0, 1), mask.flatten(0, 1)])
 
         return in_order(self.offset_mask.weight), in_order(self.offset_mask.bias)
+
+    def sampling(self, x: Float[Tensor, "b h w c"]) -> Sampling:
+        """What `forward` samples of this input."""
+        offset, mask = self._offset_and_mask(self._context(x))
+        weights = mask.unflatten(-1, (self.groups, self.geometry.points))
+        return Sampling(sampling_points(offset, self.geometry), weights, self.geometry)
 
     def inference_form(self) -> nn.Module:
         """Return the layer for evaluation only that `prepare_for_inference` puts in the place of this one."""
