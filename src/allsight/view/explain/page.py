@@ -12,14 +12,15 @@ from allsight.view.figures import compact, percent
 from allsight.view.markup import Html, data_uri, group, tag
 from allsight.view.report.page import Section, charts, facts, page, table
 
+TITLE = "What the backbone sees"
 _MOST = 4
 _WORDS = {
-    "sampling": "Where one place of each stage's last layer reads the picture: dots are samples, their area "
-    "the weight, the cross is the place. Below, the samples of three layers one upon another, as dense as "
-    "they count.",
+    "sampling": "Where the last layer of each stage reads for one place, the cross: dots are samples, their "
+    "area is their weight. Below, samples of up to three layers one upon another, as dense as they count. "
+    "Beyond the picture, on grey, all is zero; so much of the weight is lost there.",
     "displacement": "How far offsets move the samples of each stage's last layer, by weight.",
-    "field": "Effective receptive field of the middle of each map: root mean square derivative by each pixel, "
-    "logarithmic. Squares hold half and nine tenths of it.",
+    "field": "Effective receptive field of the middle of each map: root mean square derivative by each "
+    "pixel, logarithmic. Squares hold half and nine tenths of it.",
 }
 
 
@@ -52,18 +53,15 @@ def own_page(found: Explanation, folder: Path, title: str) -> Html:
         tag("h1", title),
         facts([("weights", found.weights), ("task", found.task), ("pictures", str(len(found.pictures)))]),
     )
-    return page(
-        f"{title} · allsight", head, [Section("explained", "What the backbone sees", body(found, folder))]
-    )
+    return page(f"{title} · allsight", head, [Section("explained", TITLE, body(found, folder))])
 
 
 def _picture(file: Path, kind: str) -> Html:
     try:
-        image = tag(
-            "img", src=data_uri(file.read_bytes(), "image/png"), alt=_WORDS[kind], style="max-width:100%"
-        )
+        uri = data_uri(file.read_bytes(), "image/png")
     except OSError as error:
         return tag("p", f"{file.name} cannot be read: {error.strerror or error}", class_="empty")
+    image = tag("img", src=uri, alt=_WORDS[kind], style="max-width:100%")
     return tag("figure", image, tag("figcaption", _WORDS[kind], class_="note"))
 
 
@@ -82,8 +80,9 @@ def _layers(layers: Sequence[LayerStatistics]) -> Html:
         for each in layers
     ]
     note = (
-        "Displacement and reach are in pixels of the picture: how far offsets move a sample, and how far from "
-        "its place a sample is read (root mean square by weight). Outside: share of the weight beyond the map."
+        "Displacement and reach are in pixels of the picture: how far offsets move a sample, and how far "
+        "from its place a sample is read (root mean square by weight). Outside: share of the weight beyond "
+        "the map."
     )
     return group([table(head, rows, numbers=(0, 1, 3, 4, 5, 6)), tag("p", note, class_="note")])
 
@@ -91,13 +90,13 @@ def _layers(layers: Sequence[LayerStatistics]) -> Html:
 def _times(found: Explanation) -> Html:
     assert found.peak is not None
     peak = found.peak
-    head = ("part", "number", "time", "GFLOP", "MB", "GFLOP/s", "GB/s", "limit", "of attainable")
+    head = ("part", "number", "time", "MFLOP", "MB", "GFLOP/s", "GB/s", "limit", "of attainable")
     rows = [
         (
             part.name,
             str(part.count),
             f"{1e3 * part.seconds:.2f} ms",
-            f"{part.flops / 1e9:.3f}",
+            f"{part.flops / 1e6:,.1f}",
             f"{part.bytes / 1e6:.2f}",
             f"{part.flops / part.seconds / 1e9:.1f}",
             f"{part.bytes / part.seconds / 1e9:.2f}",
@@ -107,9 +106,9 @@ def _times(found: Explanation) -> Html:
         for part in found.parts
     ]
     note = (
-        f"One picture of {found.hw_px[0]} x {found.hw_px[1]} px; each part alone, the first of its kind. This "
-        f"machine reached {compact(peak.flops_per_s)}FLOP/s in a matrix product and "
-        f"{compact(peak.bytes_per_s)}B/s in a copy, in the same turns. Bytes are what must be moved at least; "
-        "small maps stay in the caches, whose rate is higher than that of the copy."
+        f"One picture of {found.hw_px[0]} x {found.hw_px[1]} px; each part alone, the first of its kind. "
+        f"This machine reached {compact(peak.flops_per_s)}FLOP/s in a matrix product and "
+        f"{compact(peak.bytes_per_s)}B/s in a copy, in the same turns. Bytes are what must be moved at "
+        "least; small maps stay in the caches, whose rate is higher than that of the copy."
     )
     return group([table(head, rows, numbers=(1, 2, 3, 4, 5, 6, 8)), tag("p", note, class_="note")])

@@ -15,9 +15,11 @@ from allsight.view.explain.sampling import LayerSampling, by_stage, seen_from
 _SIDE_PX, _GAP_PX, _LETTERS_PX = 384, 14, 17
 _RED, _GREEN = (224, 32, 32), (60, 235, 90)
 _DEEP = 3
+_BEYOND = 0.22
+"""How far beyond the picture samples are shown, in units of its side."""
 _DECADES = 3
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def sampling_panels(
@@ -40,32 +42,34 @@ def sampling_panels(
 
 
 def _one_layer(picture: Picture, layer: LayerSampling, place: tuple[int, int]) -> Picture:
-    canvas, factor = _enlarged(picture, dim=0.75)
+    canvas, factor, margin = _framed(picture)
     points, shares = layer.points_px()[0, place[0], place[1]], layer.shares()[0, place[0], place[1]]
     groups, each = shares.shape
     # Areas are proportional to weights; many groups get smaller dots, so that they do not hide each other.
     radii = 6.5 / np.sqrt(1 + groups / 8) * np.sqrt(shares.reshape(-1) * each) + 1
-    canvas = draw_dots(canvas, _on_canvas(points.reshape(-1, 2), factor), radii, _RED, alpha=0.7)
-    canvas = _mark(canvas, place, layer.stride, factor)
-    text = f"stage {layer.stage}, last layer: {groups} x {each} points, {_outside(picture, points, shares)}"
+    canvas = draw_dots(canvas, margin + _on_canvas(points.reshape(-1, 2), factor), radii, _RED, alpha=0.7)
+    canvas = _mark(canvas, place, layer.stride, factor, margin)
+    text = f"stage {layer.stage}: {groups} x {each} samples, {_outside(picture, points, shares)}"
     return _titled(canvas, text)
 
 
 def _deep(picture: Picture, layers: list[LayerSampling], place: tuple[int, int]) -> Picture:
-    canvas, factor = _enlarged(picture, dim=0.75)
+    canvas, factor, margin = _framed(picture)
     points = seen_from(layers, place)
-    canvas = draw_dots(canvas, _on_canvas(points, factor), np.full(len(points), 2.2), _RED, alpha=0.16)
-    canvas = _mark(canvas, place, layers[-1].stride, factor)
-    many = f"the last {len(layers)} layers" if len(layers) > 1 else "it alone"
+    canvas = draw_dots(
+        canvas, margin + _on_canvas(points, factor), np.full(len(points), 2.2), _RED, alpha=0.25
+    )
+    canvas = _mark(canvas, place, layers[-1].stride, factor, margin)
+    many = f"{len(layers)} layers" if len(layers) > 1 else "this layer"
     outside = _outside(picture, points, np.full(len(points), 1 / len(points)))
-    return _titled(canvas, f"through {many}: {outside}")
+    return _titled(canvas, f"through {many}, {outside}")
 
 
 def _outside(picture: Picture, points: np.ndarray, shares: np.ndarray) -> str:
     """How much of the weight lies beyond the picture, where everything is zero."""
     height, width = picture.shape[:2]
     beyond = ((points < -0.5) | (points > np.array([width, height]) - 0.5)).any(-1)
-    return f"{float(shares[beyond].sum() / shares.sum()):.0%} of the weight outside"
+    return f"{float(shares[beyond].sum() / shares.sum()):.0%} outside"
 
 
 def displacement_panels(
@@ -122,10 +126,20 @@ def _squares(canvas: Picture, field: Field, factor: float) -> Picture:
     return np.array(drawn)
 
 
-def _enlarged(picture: Picture, *, dim: float) -> tuple[Picture, float]:
+def _framed(picture: Picture) -> tuple[Picture, float, int]:
+    """The picture, pale, in a frame for what lies beyond; its enlargement, and the width of the frame."""
+    pale, factor = _enlarged(picture, dim=0.7, side_px=round(_SIDE_PX / (1 + 2 * _BEYOND)))
+    margin = (_SIDE_PX - max(pale.shape[:2])) // 2
+    height, width = (side + 2 * margin for side in pale.shape[:2])
+    canvas = np.full((height, width, 3), 236, dtype=np.uint8)
+    canvas[margin : height - margin, margin : width - margin] = pale
+    return canvas, factor, margin
+
+
+def _enlarged(picture: Picture, *, dim: float, side_px: int = _SIDE_PX) -> tuple[Picture, float]:
     """The picture at the size of a panel, and by how much it was enlarged; `dim` below 1 makes it paler."""
     height, width = picture.shape[:2]
-    factor = _SIDE_PX / max(height, width)
+    factor = side_px / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     way = Image.Resampling.NEAREST if factor > 3 else Image.Resampling.BICUBIC
     shown = np.array(Image.fromarray(picture).resize(size, way)).astype(np.float32)
@@ -136,8 +150,8 @@ def _on_canvas(points_px: Float[np.ndarray, "n 2"], factor: float) -> Float[np.n
     return (points_px + 0.5) * factor - 0.5
 
 
-def _mark(canvas: Picture, place: tuple[int, int], stride: int, factor: float) -> Picture:
-    y, x = ((cell * stride + 0.5) * factor - 0.5 for cell in place)
+def _mark(canvas: Picture, place: tuple[int, int], stride: int, factor: float, margin: int) -> Picture:
+    y, x = (margin + (cell * stride + 0.5) * factor - 0.5 for cell in place)
     return draw_cross(canvas, (x, y), _GREEN, reach_px=9)
 
 

@@ -11,7 +11,7 @@ from allsight.view.figures import compact, short
 from allsight.view.markup import Html, tag
 from allsight.view.scales import Scale, log_ticks, nice_ticks, tick_labels
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 250, 52, 14, 12, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 210, 44, 10, 12, 36
 
 
 def layer_chart(title: str, unit: str, rows: Sequence[tuple[int, float, float, float]]) -> Html:
@@ -19,13 +19,13 @@ def layer_chart(title: str, unit: str, rows: Sequence[tuple[int, float, float, f
 
     Args:
         title: Plain text.
-        unit: Of the values; empty for none.
+        unit: Of the values, for the hints; empty for none.
         rows: (stage, low, middle, high) in the order of the layers; equal ones draw no whisker.
     """
     top = max(high for *_, high in rows) or 1.0
     y = Scale(0.0, top * 1.06, _HEIGHT - _BOTTOM, _TOP)
     x = Scale(-0.6, len(rows) - 0.4, _LEFT, _WIDTH - _RIGHT)
-    parts = _horizontal(y, nice_ticks(0.0, top * 1.06, 4), unit)
+    parts = _horizontal(y, nice_ticks(0.0, top * 1.06, 4))
     radius = max(1.6, min(4.0, 110 / len(rows)))
     for number, (stage, low, middle, high) in enumerate(rows):
         place, color = x.one(number), COLORS[(stage - 1) % len(COLORS)]
@@ -45,7 +45,8 @@ def layer_chart(title: str, unit: str, rows: Sequence[tuple[int, float, float, f
     for stage in sorted({row[0] for row in rows}):
         own = [number for number, row in enumerate(rows) if row[0] == stage]
         middle = x.one((own[0] + own[-1]) / 2)
-        words = f"stage {stage}" if len(rows) < 60 and x.one(1) - x.one(0) > 8 or len(own) > 3 else str(stage)
+        has_room = len(own) * (x.one(1) - x.one(0)) > 44
+        words = f"stage {stage}" if has_room else str(stage)
         parts.append(_text(words, middle, _HEIGHT - 18, "middle"))
         if own[0]:
             edge = x.one(own[0] - 0.5)
@@ -58,13 +59,13 @@ def layer_chart(title: str, unit: str, rows: Sequence[tuple[int, float, float, f
 def displacement_chart(statistics: Sequence[LayerStatistics]) -> Html:
     """How far offsets move samples, layer by layer."""
     rows = [(each.stage, *each.displacement_px) for each in statistics]
-    return layer_chart("displacement by offsets: median, 10 to 90 %", "px", rows)
+    return layer_chart("displacement in px: median, 10 to 90 %", "px", rows)
 
 
 def points_chart(statistics: Sequence[LayerStatistics]) -> Html:
     """How many points count, layer by layer."""
     rows = [(each.stage, each.points_used, each.points_used, each.points_used) for each in statistics]
-    return layer_chart("effective number of points, exp(entropy of weights)", "", rows)
+    return layer_chart("effective number of points", "", rows)
 
 
 def roofline_chart(peak: Peak, parts: Sequence[PartTime]) -> Html:
@@ -76,7 +77,7 @@ def roofline_chart(peak: Peak, parts: Sequence[PartTime]) -> Html:
     low_y, high_y = min(*reached, low_x * peak.bytes_per_s) / 1.6, peak.flops_per_s * 1.8
     x = Scale(low_x, high_x, _LEFT, _WIDTH - _RIGHT, log=True)
     y = Scale(low_y, high_y, _HEIGHT - _BOTTOM, _TOP, log=True)
-    drawn = _horizontal(y, log_ticks(low_y, high_y), "FLOP/s")
+    drawn = _horizontal(y, log_ticks(low_y, high_y))
     for tick in log_ticks(low_x, high_x):
         place = x.one(tick)
         drawn.append(
@@ -94,12 +95,10 @@ def roofline_chart(peak: Peak, parts: Sequence[PartTime]) -> Html:
     roof = [(low_x, low_x * peak.bytes_per_s), (peak.ridge, peak.flops_per_s), (high_x, peak.flops_per_s)]
     path = "L".join(f"{x.one(a):.1f} {y.one(b):.1f}" for a, b in roof)
     drawn.append(tag("path", d=f"M{path}", fill="none", stroke="#22262b", stroke_width="1.6"))
-    drawn.append(
-        _text(f"{compact(peak.flops_per_s)}FLOP/s", x.one(high_x), y.one(peak.flops_per_s) - 5, "end")
-    )
+    drawn.append(_text(compact(peak.flops_per_s), x.one(high_x), y.one(peak.flops_per_s) - 5, "end"))
     for part, a, b in zip(parts, intensity, reached, strict=True):
         drawn.append(_mark(part, x.one(a), y.one(b), part.attainable_s(peak) / part.seconds))
-    return _figure("achieved against the roofline", drawn, _roof_legend(parts))
+    return _figure("FLOP/s reached, and the roofline", drawn, _roof_legend(parts))
 
 
 def _mark(part: PartTime, x: float, y: float, share: float) -> Html:
@@ -133,7 +132,7 @@ def _roof_legend(parts: Sequence[PartTime]) -> Html:
     return tag("span", *entries, class_="legend")
 
 
-def _horizontal(y: Scale, ticks: Sequence[float], unit: str) -> list[Html]:
+def _horizontal(y: Scale, ticks: Sequence[float]) -> list[Html]:
     """Lines across, with their values."""
     labels = [compact(tick) for tick in ticks] if y.log else tick_labels(ticks)
     parts = []
@@ -143,8 +142,6 @@ def _horizontal(y: Scale, ticks: Sequence[float], unit: str) -> list[Html]:
         parts.append(tag("text", label, x=_LEFT - 6, y=place, dy="0.32em", text_anchor="end"))
     floor = _HEIGHT - _BOTTOM
     parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=floor, y2=floor, class_="axis"))
-    if unit:
-        parts.append(_text(unit, 4, _HEIGHT - 8, "start"))
     return parts
 
 

@@ -87,7 +87,7 @@ def time_parts(
     for part in parts:
         ways[part.name] = part.run
     clock = "cpu" if torch.get_num_threads() == 1 else "wall"
-    samples = interleave(ways, pairs=pairs, clock=clock, calls=1)
+    samples = interleave(ways, pairs=pairs, clock=clock)
     peak = Peak(2 * _GEMM_SIDE**3 / samples.median(_GEMM), 2 * source.nbytes / samples.median(_COPY))
     return peak, [part.timed(samples) for part in parts]
 

@@ -90,7 +90,7 @@ def _explained(record: RunRecord, problems: list[str]) -> list[Section]:
     if not folder.is_dir():
         return []
     # It needs torch, which nothing else of a report does.
-    from allsight.view.explain.page import body
+    from allsight.view.explain.page import TITLE, body
     from allsight.view.explain.record import read_explanation
 
     try:
@@ -98,7 +98,7 @@ def _explained(record: RunRecord, problems: list[str]) -> list[Section]:
     except ValueError as error:
         problems.append(str(error))
         return []
-    return [] if found is None else [Section("explained", "What the backbone sees", body(found, folder))]
+    return [] if found is None else [Section("explained", TITLE, body(found, folder))]
 
 
 def _confusion(record: RunRecord, kept: dict[str, Kept | None]) -> Html:
