@@ -15,6 +15,7 @@ from allsight.config import ConfigError
 from allsight.engine import predictor as predictors
 from allsight.layers import DCNv4, prepare_for_inference
 from allsight.recipes import find_config
+from allsight.view import write_report
 from allsight.view.explain import (
     effective_receptive_field,
     explain,
@@ -152,6 +153,20 @@ def test_an_explanation_is_pictures_numbers_and_a_page(run):
             assert np.array(Image.open(out / file)).std() > 5
     page = (out / "index.html").read_text()
     assert page.count("data:image/png") == 5 and "stages.1.blocks.1.dcn" in page and "stage 2: MLP" in page
+
+
+def test_a_report_shows_it_again_without_the_model(run, tmp_path, fake_run_class):
+    folder, predictor = run
+    whole = fake_run_class(tmp_path / "run").whole()
+    assert "What the backbone sees" not in write_report(whole).read_text()
+    explain(predictor, [folder / "a.png"], whole / "explained")
+    (whole / "explained" / "a-displacement.png").unlink()
+    text = write_report(whole).read_text()
+    assert "What the backbone sees" in text and "stage 2: sampling" in text
+    assert "a-displacement.png cannot be read: No such file or directory" in text
+    (whole / "explained" / "explain.json").write_text("{")
+    text = write_report(whole).read_text()
+    assert "What the backbone sees" not in text and "explain.json: cannot be read" in text
 
 
 def json_like(made):

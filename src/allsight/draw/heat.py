@@ -41,7 +41,7 @@ def heat_colors(strength: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"
 
 
 def draw_heat(
-    image: UInt8[np.ndarray, "h w 3"], strength: Float[np.ndarray, "h w"], *, alpha: float | int = 0.75
+    image: UInt8[np.ndarray, "h w 3"], strength: Float[np.ndarray, "_ _"], *, alpha: float | int = 0.75
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Lay the colours of `strength` over the picture in grey.
 
