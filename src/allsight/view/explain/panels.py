@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +16,7 @@ from allsight.view.explain.sampling import LayerSampling, by_stage, seen_from
 _SIDE_PX, _GAP_PX, _LETTERS_PX = 384, 14, 17
 _RED, _GREEN = (224, 32, 32), (60, 235, 90)
 _DEEP = 3
+_CELLS = 24
 _BEYOND = 0.22
 """How far beyond the picture samples are shown, in units of its side."""
 _DECADES = 3
@@ -42,27 +44,54 @@ def sampling_panels(
 
 
 def _one_layer(picture: Picture, layer: LayerSampling, place: tuple[int, int]) -> Picture:
-    canvas, factor, margin = _framed(picture)
+    view = _View.around(picture, place, layer.stride)
     points, shares = layer.points_px()[0, place[0], place[1]], layer.shares()[0, place[0], place[1]]
     groups, each = shares.shape
     # Areas are proportional to weights; many groups get smaller dots, so that they do not hide each other.
     radii = 6.5 / np.sqrt(1 + groups / 8) * np.sqrt(shares.reshape(-1) * each) + 1
-    canvas = draw_dots(canvas, margin + _on_canvas(points.reshape(-1, 2), factor), radii, _RED, alpha=0.7)
-    canvas = _mark(canvas, place, layer.stride, factor, margin)
+    canvas = draw_dots(view.canvas, view.of(points.reshape(-1, 2)), radii, _RED, alpha=0.7)
+    canvas = _mark(canvas, view, place, layer.stride)
     text = f"stage {layer.stage}: {groups} x {each} samples, {_outside(picture, points, shares)}"
-    return _titled(canvas, text)
+    return _titled(canvas, f"{text}; {view.width_px} px")
 
 
 def _deep(picture: Picture, layers: list[LayerSampling], place: tuple[int, int]) -> Picture:
-    canvas, factor, margin = _framed(picture)
+    view = _View.around(picture, place, layers[-1].stride)
     points = seen_from(layers, place)
-    canvas = draw_dots(
-        canvas, margin + _on_canvas(points, factor), np.full(len(points), 2.2), _RED, alpha=0.25
-    )
-    canvas = _mark(canvas, place, layers[-1].stride, factor, margin)
+    canvas = draw_dots(view.canvas, view.of(points), np.full(len(points), 2.2), _RED, alpha=0.25)
+    canvas = _mark(canvas, view, place, layers[-1].stride)
     many = f"{len(layers)} layers" if len(layers) > 1 else "this layer"
     outside = _outside(picture, points, np.full(len(points), 1 / len(points)))
     return _titled(canvas, f"through {many}, {outside}")
+
+
+@dataclass(frozen=True)
+class _View:
+    """A square part of the picture, pale, what lies beyond it grey."""
+
+    canvas: Picture
+    left_px: int
+    top_px: int
+    width_px: int
+
+    @classmethod
+    def around(cls, picture: Picture, place: tuple[int, int], stride: int) -> _View:
+        """As many cells as samples spread over, or all of the picture and a frame around it."""
+        height, width = picture.shape[:2]
+        whole = round(max(height, width) * (1 + 2 * _BEYOND))
+        side = min(whole, _CELLS * stride)
+        middle = (height // 2, width // 2) if side == whole else (place[0] * stride, place[1] * stride)
+        top, left = (at - side // 2 for at in middle)
+        square = Image.new("RGB", (side, side), (236, 236, 236))
+        pale = np.rint(255 - (255 - picture.astype(np.float32)) * 0.7).astype(np.uint8)
+        square.paste(Image.fromarray(pale), (-left, -top))
+        shown = square.resize((_SIDE_PX, _SIDE_PX), _way(_SIDE_PX / side))
+        return cls(np.array(shown), left, top, side)
+
+    def of(self, points_px: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Where pixels (x, y) of the picture are on the canvas."""
+        origin = np.array([self.left_px, self.top_px])
+        return (points_px - origin + 0.5) * (_SIDE_PX / self.width_px) - 0.5
 
 
 def _outside(picture: Picture, points: np.ndarray, shares: np.ndarray) -> str:
@@ -80,7 +109,7 @@ def displacement_panels(
     for stage, own in by_stage(layers).items():
         layer = own[-1]
         moved = (layer.displacement_px() * layer.shares())[0].sum(-1).mean(-1)
-        canvas, factor = _enlarged(picture, dim=1.0)
+        canvas, factor = _enlarged(picture)
         low, high = float(moved.min()), float(moved.max())
         level = _stretched(moved, layer.stride * factor, canvas.shape[:2])
         strength = (level - low) / max(high - low, 1e-9)
@@ -100,7 +129,7 @@ def field_panels(fields: Sequence[Field]) -> UInt8[np.ndarray, "h2 w2 3"]:
     panels = []
     for field in fields:
         level = np.log10(np.maximum(field.strength, 10.0**-_DECADES)) / _DECADES + 1
-        canvas, factor = _enlarged(heat_colors(level), dim=1.0)
+        canvas, factor = _enlarged(heat_colors(level))
         canvas = _squares(canvas, field, factor)
         bar = color_bar(
             [f"1e-{_DECADES - i}" if i < _DECADES else "1" for i in range(_DECADES + 1)],
@@ -126,32 +155,21 @@ def _squares(canvas: Picture, field: Field, factor: float) -> Picture:
     return np.array(drawn)
 
 
-def _framed(picture: Picture) -> tuple[Picture, float, int]:
-    """The picture, pale, in a frame for what lies beyond; its enlargement, and the width of the frame."""
-    pale, factor = _enlarged(picture, dim=0.7, side_px=round(_SIDE_PX / (1 + 2 * _BEYOND)))
-    margin = (_SIDE_PX - max(pale.shape[:2])) // 2
-    height, width = (side + 2 * margin for side in pale.shape[:2])
-    canvas = np.full((height, width, 3), 236, dtype=np.uint8)
-    canvas[margin : height - margin, margin : width - margin] = pale
-    return canvas, factor, margin
-
-
-def _enlarged(picture: Picture, *, dim: float, side_px: int = _SIDE_PX) -> tuple[Picture, float]:
-    """The picture at the size of a panel, and by how much it was enlarged; `dim` below 1 makes it paler."""
+def _enlarged(picture: Picture) -> tuple[Picture, float]:
+    """The picture at the size of a panel, and by how much it was enlarged."""
     height, width = picture.shape[:2]
-    factor = side_px / max(height, width)
+    factor = _SIDE_PX / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    way = Image.Resampling.NEAREST if factor > 3 else Image.Resampling.BICUBIC
-    shown = np.array(Image.fromarray(picture).resize(size, way)).astype(np.float32)
-    return np.rint(255 - (255 - shown) * dim).astype(np.uint8), factor
+    return np.array(Image.fromarray(picture).resize(size, _way(factor))), factor
 
 
-def _on_canvas(points_px: Float[np.ndarray, "n 2"], factor: float) -> Float[np.ndarray, "n 2"]:
-    return (points_px + 0.5) * factor - 0.5
+def _way(factor: float) -> Image.Resampling:
+    """Pixels are to be seen where there are few."""
+    return Image.Resampling.NEAREST if factor > 3 else Image.Resampling.BICUBIC
 
 
-def _mark(canvas: Picture, place: tuple[int, int], stride: int, factor: float, margin: int) -> Picture:
-    y, x = (margin + (cell * stride + 0.5) * factor - 0.5 for cell in place)
+def _mark(canvas: Picture, view: _View, place: tuple[int, int], stride: int) -> Picture:
+    ((x, y),) = view.of(np.array([[place[1], place[0]]], dtype=np.float64) * stride).tolist()
     return draw_cross(canvas, (x, y), _GREEN, reach_px=9)
 
 
