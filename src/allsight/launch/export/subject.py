@@ -6,12 +6,12 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from allsight import __version__
 from allsight.backbones import Backbone
 from allsight.config import ConfigError, dump_yaml
 from allsight.config import dump as plain
@@ -72,7 +72,7 @@ def subject_of(
     Raises:
         ConfigError: No such task or part, outputs that are no tensors, or a size the model does not take.
     """
-    metadata = {"producer": "allsight", "allsight_version": __version__}
+    metadata = {"producer": "allsight", "allsight_version": version("allsight")}
     if isinstance(source, Predictor):
         name = _task_name(source, task)
         metadata |= {"task": name, "weights": source.weights, "recipe": source.config.name}
