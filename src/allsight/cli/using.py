@@ -61,6 +61,10 @@ def predict(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also write the pictures with the answers drawn."),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also show what the backbone sees, and what it costs; see below."),
+    ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Classes to print a picture.")] = 3,
     as_json: Json = False,
     trust: Trust = False,
@@ -73,8 +77,13 @@ def predict(
     allsight predict internimage_t_in1k photo.jpg --weights internimage_t_1k_224.pth --classes imagenet.txt
 
     A picture that cannot be read is named and left out; the exit status is then 2.
+
+    With --explain: sampling points, displacements, effective receptive field and times of parts go to
+    DIR/explained, without --out to RUN/explained, where the next report finds them.
     """
     predictor = _load(run, weights, classes, trust)
+    if explain and out is None and predictor.folder is None:
+        raise typer.BadParameter(f"--explain: '{run}' is no run folder to write into; give --out DIR")
     readable, faults = _sorted_out(pictures)
     if faults:
         print("\n".join(faults), file=sys.stderr)
@@ -92,8 +101,19 @@ def predict(
                 print(f"{picture}: {name}: {_in_words(answer, top)}{'' if file is None else f'  -> {file}'}")
     if as_json:
         print_json(found)
+    if explain and readable:
+        _explain(predictor, readable, out, task)
     if faults:
         raise typer.Exit(2)
+
+
+def _explain(predictor: Predictor, pictures: list[Path], out: Path | None, task: list[str] | None) -> None:
+    from allsight.view.explain import FOLDER, explain
+
+    folder = out or predictor.folder
+    assert folder is not None
+    explain(predictor, pictures, folder / FOLDER, task=task[0] if task else None)
+    print(f"explained: {folder / FOLDER / 'index.html'}", file=sys.stderr)
 
 
 def _load(run: str, weights: str | None, classes: Path | None, trust: bool) -> Predictor:

@@ -56,12 +56,14 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
         problems += each.problems if each else ()
     for other in others:
         problems += [f"{other.name}: {text}" for text in other.problems]
+    explained = _explained(record, problems)
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
     sections += [
         Section("pictures", "Validation pictures", _pictures(record, kept)),
         Section("confusion", "Confusion", _confusion(record, kept)),
+        *explained,
         Section("time", "Time", speed(record)),
         Section("warnings", "Warnings", warnings(record, problems)),
     ]
@@ -80,6 +82,23 @@ def _pictures(record: RunRecord, kept: dict[str, Kept | None]) -> Html:
         if each is not None and each.samples
     ]
     return group(parts) if parts else _not_yet(record)
+
+
+def _explained(record: RunRecord, problems: list[str]) -> list[Section]:
+    """What `allsight predict RUN ... --explain` kept in the run folder."""
+    folder = record.folder / "explained"
+    if not folder.is_dir():
+        return []
+    # It needs torch, which nothing else of a report does.
+    from allsight.view.explain.page import TITLE, body
+    from allsight.view.explain.record import read_explanation
+
+    try:
+        found = read_explanation(folder)
+    except ValueError as error:
+        problems.append(str(error))
+        return []
+    return [] if found is None else [Section("explained", TITLE, body(found, folder))]
 
 
 def _confusion(record: RunRecord, kept: dict[str, Kept | None]) -> Html:
