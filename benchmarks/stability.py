@@ -16,9 +16,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from _page import RESULTS, write_page
-from torch import Tensor, nn
+from _stripes import CLASSES, Stripes
 
 from allsight.backbones import InternImage
 from allsight.config import Mixture, replace
@@ -28,66 +27,6 @@ from allsight.engine.schedule import Constant
 from allsight.engine.trainer import RunFailed, Trainer
 from allsight.launch.bench.report import Setting
 from allsight.models import MultiHead
-from allsight.tasks.base import Task
-from allsight.types import Batch, Sample
-
-CLASSES, SIDE_PX = 8, 16
-
-
-class Stripes(Task):
-    """Which of eight directions do the stripes run in? Made from the index alone; `image` is normalised."""
-
-    class Config(Task.Config):
-        pass
-
-    def reader(self, split: str) -> Pictures:
-        return Pictures()
-
-    def collate(self, samples: list[Sample]) -> Batch:
-        pictures = torch.stack([sample.targets["picture"] for sample in samples])
-        labels = torch.tensor([sample.targets["label"] for sample in samples])
-        return Batch(self.name, tuple(s.id for s in samples), {"image": pictures}, {"label": labels})
-
-    def head(self, features: Any) -> nn.Module:
-        return Pool(features[-1].channels)
-
-    def loss(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": nn.functional.cross_entropy(outputs, batch.targets["label"])}
-
-
-class Pictures:
-    """As many samples as any run here sees."""
-
-    def __len__(self) -> int:
-        return 4096
-
-    def __getitem__(self, index: int) -> Sample:
-        return stripes(index)
-
-
-class Pool(nn.Module):
-    """Mean over the pixels and a linear layer."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, CLASSES)
-
-    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        return self.linear(maps[-1].mean(dim=(2, 3)))
-
-
-def stripes(index: int) -> Sample:
-    """Sample `index`: stripes of a random width and phase in direction `index % 8`, in noise."""
-    generator = torch.Generator().manual_seed(index)
-    label = index % CLASSES
-    width, phase = (float(v) for v in torch.rand(2, generator=generator))
-    y, x = torch.meshgrid(*[torch.arange(SIDE_PX) - SIDE_PX / 2] * 2, indexing="ij")
-    angle = math.pi * label / CLASSES
-    along = x * math.cos(angle) + y * math.sin(angle)
-    wave = torch.sin(along * (0.8 + 0.8 * width) + 2 * math.pi * phase)
-    picture = wave + 0.3 * torch.randn(3, SIDE_PX, SIDE_PX, generator=generator)
-    return Sample(str(index), {}, {"picture": picture, "label": label})
-
 
 STEPS = 60
 CHANCE = math.log(CLASSES)
@@ -112,7 +51,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "drop_path 0.2": {"model.backbone.drop_path": 0.2},
     "res_post": {"model.backbone.block_norm": "res_post"},
     "post": {"model.backbone.block_norm": "post"},
-    "post, layer_scale 1e-5": {"model.backbone.block_norm": "post", "model.backbone.layer_scale": 1e-5},
+    "post, layer_scale 1e-5": {
+        "model.backbone.block_norm": "post",
+        "model.backbone.layer_scale": 1e-5,
+    },
     "post, residual_init depth": {
         "model.backbone.block_norm": "post",
         "model.backbone.residual_init": "depth",
@@ -132,7 +74,8 @@ def failing_run(seed: int = 0) -> RunConfig:
         model=MultiHead.Config(backbone=net),
         tasks=Mixture(stripes=Stripes.Config(batch_size=32)),
         optim=SGD.Config(lr=0.5, weight_decay=0.0),
-        schedule=Constant.Config(steps=STEPS + 1),  # the last step of a run is followed by an evaluation
+        # One step more than is run: the last step of a run is followed by an evaluation.
+        schedule=Constant.Config(steps=STEPS + 1),
         train=TrainConfig(threads=1, max_skipped_in_a_row=5),
     )
 

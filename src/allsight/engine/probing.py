@@ -108,7 +108,7 @@ def probe(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features_of(
     backbone: nn.Module,
     task: Task,

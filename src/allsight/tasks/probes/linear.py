@@ -102,7 +102,7 @@ def _path(train: Features, num_classes: int, decays: Sequence[float]) -> list[Li
 def _solved(
     vectors: Float64[Tensor, "n c"], labels: Tensor, weight: Tensor, bias: Tensor, decay: float
 ) -> tuple[Float64[Tensor, "k c"], Float64[Tensor, " k"]]:
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         weight, bias = (tensor.clone().requires_grad_() for tensor in (weight, bias))
         solver = torch.optim.LBFGS(
             [weight, bias],
