@@ -96,7 +96,7 @@ def losses(config: RunConfig) -> list[float]:
 
 
 def verdict(found: list[float]) -> str:
-    """`trained` if the last ten losses are at most 3/4 of chance, `diverged` if it was lost, else `stalled`."""
+    """`trained` where the last ten losses are at most 3/4 of chance, `diverged` from twice chance on."""
     last = mean(found[-10:])
     return "diverged" if not last < 2 * CHANCE else "trained" if last <= 0.75 * CHANCE else "stalled"
 

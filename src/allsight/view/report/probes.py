@@ -26,17 +26,18 @@ def probes(record: RunRecord) -> Html | None:
                 event["task"] or "",
                 event["text"],
                 short(values.get("top1", math.nan)),
-                _listed(values, others),
-                _listed(values, [name for name in _SETTINGS if name in values]),
+                ", ".join(f"{name} {short(values[name])}" for name in others),
+                ", ".join(f"{name} {values[name]:.4g}" for name in _SETTINGS if name in values),
                 " / ".join(
                     count(values[name]) for name in ("train_samples", "val_samples") if name in values
                 ),
                 moment(event["time"]),
             ]
         )
-    head = ("task", "probe", "top1", "further", "settings", "training / validation pictures", "when")
-    return table(head, rows, numbers=(2,), wide=(1, 3, 4))
+    head = ("task", "probe", "top1", "further", "settings", "pictures", "when")
+    return table(head, rows, numbers=(2,), wide=(1, 3, 4, 6))
 
 
-def _listed(values: dict[str, float], names: list[str]) -> str:
-    return ", ".join(f"{name} {short(values[name])}" for name in names)
+def _pictures(values: dict[str, float]) -> str:
+    train, val = (count(values.get(f"{split}_samples", math.nan)) for split in ("train", "val"))
+    return f"{train} train, {val} val"
