@@ -60,6 +60,12 @@ ROWS: dict[str, dict[str, Any]] = {
         "model.backbone.residual_init": "depth",
     },
     "post, clip_adaptive 0.02": {"model.backbone.block_norm": "post", "optim.clip_adaptive": 0.02},
+    "post at 0.05": {"model.backbone.block_norm": "post", "optim.lr": 0.05},
+    "post at 0.05, layer_scale 1e-5": {
+        "model.backbone.block_norm": "post",
+        "model.backbone.layer_scale": 1e-5,
+        "optim.lr": 0.05,
+    },
     "bf16 at 0.05": {"optim.lr": 0.05, "precision": "bf16"},
     "bf16, clip_adaptive 0.02": {"precision": "bf16", "optim.clip_adaptive": 0.02},
 }
