@@ -22,7 +22,8 @@ from _page import RESULTS, setting_of, write_page
 from allsight.backbones import InternImage
 from allsight.config import Mixture
 from allsight.engine.config import EvalConfig, RunConfig
-from allsight.engine.optim import AdamW, parameter_groups
+from allsight.engine.optim import AdamW
+from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.schedule import Constant
 from allsight.engine.trainer import Trainer
 from allsight.launch.bench.measure import interleave, upper_bound
@@ -55,7 +56,7 @@ class OneBatch:
 def bare_loop(trainer: Trainer, batch: Batch) -> Iterator[float]:
     """The least code that trains the same way: clip, average of weights, loss as a number."""
     model, config = trainer.model, trainer.config.optim
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, foreach=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, foreach=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
     averages = [p.detach().clone() for p in parameters]
     while True:

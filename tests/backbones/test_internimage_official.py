@@ -197,15 +197,22 @@ def test_weights_that_do_not_fit_are_listed():
     message = str(error.value)
     assert "1 missing: levels.0.norm.0.bias" in message
     assert "1 unexpected: levels.0.extra" in message
-    assert "1 of another shape: patch_embed.conv1.bias (3,) instead of (8,)" in message
+    assert "1 of another shape: patch_embed.conv1.bias: (3,) in the file, (8,) in the model" in message
 
 
-def test_a_foreign_size_names_the_nearest_variant():
-    weights = InternImage(InternImage.Config.variant("nano", depths=(1, 1, 4, 1))).official_state_dict()
-    with pytest.raises(CheckpointError, match=r"depths=\(1, 1, 4, 1\); the nearest is 'nano'.*pass config="):
-        InternImage.from_official(weights)
+def test_a_foreign_size_is_built_and_the_nearest_variant_named():
+    config = InternImage.Config.variant("nano", depths=(1, 1, 4, 1))
+    loaded = InternImage.from_official(InternImage(config).official_state_dict())
+    assert loaded.config == config and loaded.load_report.variant == ""
+    assert "depths=(1, 1, 4, 1), groups=(1, 2, 4, 8); the nearest is 'nano'" in loaded.load_report.notes[0]
+    assert "offset_scale leaves no trace in weights: 1.0 taken" in loaded.load_report.notes
 
 
-def test_something_else_is_not_taken_for_internimage():
-    with pytest.raises(CheckpointError, match=r"no 'patch_embed.conv2.weight' among the weights \(layer1.0"):
-        InternImage.from_official({"layer1.0.conv.weight": torch.zeros(1)})
+def test_weights_of_another_variant_are_named():
+    weights = nano().official_state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"missing.*; the weights are nano \(operator=dcnv3, channels=16"
+    ):
+        InternImage.from_official(weights, InternImage.Config.variant("micro"))
+    with pytest.raises(CheckpointError, match=r"; the weights have block_norm=pre$"):
+        InternImage.from_official(weights, InternImage.Config.variant("nano", block_norm="res_post"))

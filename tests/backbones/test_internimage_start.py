@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from allsight.backbones import InternImage
-from allsight.engine.optim import parameter_groups
+from allsight.engine.optim import AdamW
+from allsight.engine.parameter_groups import parameter_groups
 
 SMALL = dict(channels=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
 
@@ -62,7 +63,7 @@ def test_frozen_parts_get_no_gradient_no_mode_and_no_place_in_the_optimiser(froz
     assert not any(modes[module] for part in parts for module in part.modules())
     assert all(modes[module] for module in (model, *model.stages[max(frozen, 0) :]))
     assert not model.eval().stages[-1].training
-    optimised = {p for group in parameter_groups(model, 0.05) for p in group["params"]}
+    optimised = {p for group in parameter_groups(model, AdamW.Config()) for p in group["params"]}
     assert optimised.isdisjoint(expected)
     assert len(optimised) + len(expected) == len(list(model.parameters()))
 

@@ -107,6 +107,18 @@ def test_config_prints_json(capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["seed"] == 3
 
 
+def test_config_prints_who_gets_which_learning_rate(capsys: Capture) -> None:
+    words = ["config", "internimage_h_in1k_640_layer_decay", "--parameters"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["lr", "x", "decay"] and len(lines) == 201
+    assert main([*words, "optim.groups.layer_decay=1", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)
+    assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [(1.0, 0.05), (1.0, 0.0)]
+    assert main([*words, "optim.groups.compat=none", "optim.groups.stage_lr=[1]"]) == 2
+    assert "stage_lr: expected 5 numbers" in capsys.readouterr().err
+
+
 def test_train_writes_a_run_folder_and_says_what_came_out(trained: Path, world: Path) -> None:
     tree = parse_yaml((trained / "resolved.yaml").read_text(), where="resolved.yaml")
     assert (tree["format"], tree["name"], tree["data"]["root"]) == (1, "done", str(world))

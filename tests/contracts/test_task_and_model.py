@@ -92,7 +92,9 @@ def test_a_field_for_any_model_takes_plain_models_and_task_models():
 
 
 def test_a_model_must_say_its_kind():
-    with pytest.raises(ConfigError, match=r"model.kind: required; one of classifier, multi_head, parts"):
+    with pytest.raises(
+        ConfigError, match=r"model.kind: required; one of bevformer, classifier, multi_head, parts"
+    ):
         build(Model.Config, {}, path="model")
 
 

@@ -203,7 +203,7 @@ def test_rand_augment_operations_do_what_their_references_do(strength):
     noise = np.random.default_rng(0).integers(30, 220, (20, 24, 3)).astype(np.uint8)
     picture = PillowImage.fromarray(noise)
     before = Sample.of_image("a", torch.from_numpy(noise).permute(2, 0, 1))
-    bits = max(1, 4 - int(4 * strength))
+    bits = 4 - int(4 * strength)
     threshold = 256 - min(256, int(256 * strength))
     expected = {
         0: ImageOps.autocontrast(picture),
@@ -218,10 +218,12 @@ def test_rand_augment_operations_do_what_their_references_do(strength):
         ),
     }
     for number, picture_after in expected.items():
-        after = _OPERATIONS[number](before, strength, 1.0, (0, 0, 0)).image.pixels.permute(1, 2, 0).numpy()
+        after = (
+            _OPERATIONS[number](before, strength, 1.0, RandAugment()).image.pixels.permute(1, 2, 0).numpy()
+        )
         np.testing.assert_array_equal(after, np.asarray(picture_after), err_msg=str(number))
     # Brightness, the one enhancement whose result is a plain product.
-    bright = _OPERATIONS[9](before, strength, -1.0, (0, 0, 0)).image.pixels.permute(1, 2, 0).numpy()
+    bright = _OPERATIONS[9](before, strength, -1.0, RandAugment()).image.pixels.permute(1, 2, 0).numpy()
     assert np.abs(bright - noise * max(0.1, 1 - 0.9 * strength)).max() <= 1
 
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from allsight.data.world.hulls import Hulls
+from allsight.data.world.rays import Rays, Stand
 from allsight.data.world.shapes import shape
 from allsight.data.world.solids import FAR, Ellipsoid, Frustum, Polyhedron, Solid, Torus, box, hull
 from allsight.data.world.vocabulary import SHAPES
@@ -26,7 +28,8 @@ SOLIDS: dict[str, Solid] = {
 def inside(solid: Solid, p: np.ndarray) -> np.ndarray:
     x, y, z = p
     if isinstance(solid, Ellipsoid):
-        return sum(((v - c) / r) ** 2 for v, c, r in zip(p, solid.center, solid.radii, strict=True)) < 1
+        terms = [((v - c) / r) ** 2 for v, c, r in zip(p, solid.center, solid.radii, strict=True)]
+        return np.sum(terms, axis=0) < 1
     if isinstance(solid, Polyhedron):
         return np.all([a * x + b * y + c * z < h for a, b, c, h in solid.planes], axis=0)
     if isinstance(solid, Torus):
@@ -54,44 +57,71 @@ def check(solid: Solid, t: np.ndarray, expected: np.ndarray, step: float) -> Non
     assert (np.abs(t - expected)[both] < 1.5 * step).mean() > 0.99
 
 
+STAND = Stand(height_m=1.2, place_m=(0.3, 3.0), turn_rad=0.1, scale_m=1.3)
+
+
+def camera_rays(side: int = 45, stand: Stand = STAND) -> Rays:
+    """Rays around the place where the solids are."""
+    across = np.linspace(-0.35, 0.55, side, dtype=np.float32)[None, :]
+    up = np.linspace(0.2, -0.6, side, dtype=np.float32)[:, None]
+    return Rays(across, np.ones_like(up), up, stand)
+
+
+def lines(rays: Rays) -> tuple[np.ndarray, np.ndarray]:
+    """Eye [3, 1] and directions [3, rays]."""
+    directions = np.broadcast_arrays(*rays.directions())
+    return np.array(rays.stand.eye)[:, None], np.stack([d.ravel() for d in directions])
+
+
 @pytest.mark.parametrize("name", SOLIDS)
 def test_camera_rays_stop_where_brute_force_says(name: str):
-    rng = np.random.default_rng(0)
-    eye = (0.3, -3.0, 1.2)
-    aims = rng.uniform(-0.7, 0.7, (3, 2000)) + np.array([[0.0], [0.0], [0.5]])
-    direction = (aims - np.array(eye)[:, None]).astype(np.float32)
-    steps = np.arange(0.5, 1.6, 0.002)
+    rays = camera_rays()
+    steps = np.arange(1.5, 5.0, 0.008)
     with np.errstate(all="ignore"):
-        t, _ = SOLIDS[name].hit(eye, tuple(direction))
-    check(SOLIDS[name], t, march(SOLIDS[name], np.array(eye)[:, None], direction, steps), 0.002)
+        t, _ = SOLIDS[name].hit(rays)
+    check(SOLIDS[name], t.ravel(), march(SOLIDS[name], *lines(rays), steps), 0.008)
+
+
+def test_directions_are_those_of_a_turned_object():
+    stand = Stand(height_m=1.2, place_m=(0.3, 3.0), turn_rad=0.7, scale_m=1.3)
+    rays = camera_rays(5, stand)
+    eye, directions = lines(rays)
+    world = np.stack([d.ravel() for d in np.broadcast_arrays(rays.across, rays.ahead, rays.up)])
+    cos, sin = math.cos(stand.turn_rad), math.sin(stand.turn_rad)
+    to_world = stand.scale_m * np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    points = to_world @ (eye + 2.0 * directions) + np.array([[*stand.place_m, 0.0]]).T
+    assert np.allclose(points, np.array([[0.0, 0.0, stand.height_m]]).T + 2.0 * world, atol=1e-6)
+    squares = sum(w * d**2 for w, d in zip((0.5, 2.0, 3.0), directions, strict=True))
+    assert np.allclose(rays.squares(0.5, 2.0, 3.0).ravel(), squares, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SOLIDS)
-def test_sun_rays_from_the_ground_are_stopped_where_brute_force_says(name: str):
-    rng = np.random.default_rng(1)
-    sun = (0.3, -0.55, 0.7)
-    ground = np.stack([rng.uniform(-1.2, 0.8, 2000), rng.uniform(-0.5, 1.5, 2000)]).astype(np.float32)
-    origin = np.stack([*ground, np.zeros(2000, dtype=np.float32)])
-    with np.errstate(all="ignore"):
-        t, _ = SOLIDS[name].hit((origin[0], origin[1], 0.0), sun)
-    expected = march(SOLIDS[name], origin, np.array(sun)[:, None], np.arange(0.001, 2.5, 0.004))
+def test_shadows_fall_where_brute_force_says(name: str):
+    solid, sun = SOLIDS[name], (0.3, -0.6, 0.5)
+    across = np.linspace(-0.35, 0.4, 45, dtype=np.float32)[None, :]
+    up = np.linspace(-0.21, -0.5, 45, dtype=np.float32)[:, None]
+    rays = Rays(across, np.ones_like(up), up, STAND)
+    ground = np.stack([*(g.ravel() for g in rays.ground()), np.zeros(45 * 45, dtype=np.float32)])
+    hull = Hulls([solid])
+    dark = rays.inside(STAND.borders(*hull.borders(sun))[:, hull.spans[0]]).ravel()
+    if isinstance(solid, Torus):
+        with np.errstate(all="ignore"):
+            dark &= solid.stops((ground[0], ground[1], 0.0), sun)
+    expected = march(solid, ground, np.array(sun)[:, None], np.arange(0.001, 2.5, 0.004))
     # Ground that a solid stands on is not seen.
     free = expected > 0.002
     assert (expected[free] < FAR).sum() > 50
-    assert ((t < FAR) != (expected < FAR))[free].mean() < 0.02
+    assert (dark != (expected < FAR))[free].mean() < 0.02
 
 
 @pytest.mark.parametrize("name", [n for n, s in SOLIDS.items() if not isinstance(s, Polyhedron)])
 def test_normals_have_unit_length_and_point_outwards(name: str):
-    solid = SOLIDS[name]
-    rng = np.random.default_rng(2)
-    direction = rng.uniform(-0.3, 0.3, (3, 3000)).astype(np.float32)
-    direction[1] = 1
-    eye = (0.0, -3.0, 0.5)
+    solid, rays = SOLIDS[name], camera_rays()
+    assert not isinstance(solid, Polyhedron)
     with np.errstate(all="ignore"):
-        t, _ = solid.hit(eye, tuple(direction))
-    point = np.array(eye)[:, None] + t * direction
-    point, direction = point[:, t < FAR], direction[:, t < FAR]
+        t = solid.hit(rays)[0].ravel()
+    eye, direction = lines(rays)
+    point, direction = (eye + t * direction)[:, t < FAR], direction[:, t < FAR]
     normal = np.array(solid.normals(tuple(point)))
     assert np.allclose(np.linalg.norm(normal, axis=0), 1, atol=2e-3)
     facing = (normal * direction).sum(axis=0) < 0.02

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from data.toy_drives import write_infos, write_nuscenes
 from PIL import Image as PillowImage
 
 from allsight.data.shards.pack import pack
@@ -271,8 +272,10 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "coco_vqa": coco_vqa,
     "hf_datasets": hf_datasets,
     "imagefolder": imagefolder,
+    "infos": write_infos,
     "label_maps": label_maps,
     "manifest": manifest,
+    "nuscenes": write_nuscenes,
     "parquet": parquet,
     "text": text,
     "video": video,

@@ -13,7 +13,8 @@ from allsight.engine.distributed import Ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.events import EventLog
 from allsight.engine.memory import TemporalMemory
-from allsight.engine.optim import AdamW, parameter_groups
+from allsight.engine.optim import AdamW
+from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.schedule import Constant, Cosine, build_schedule
 from allsight.engine.streams import seeded, stream_seed
 from allsight.types import Batch
@@ -29,6 +30,17 @@ def test_cosine_climbs_then_falls_to_its_final_ratio():
     assert factors[60] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 0.5)))
     assert factors[109] == pytest.approx(0.1, abs=1e-3)
     assert all(a >= b for a, b in pairwise(factors[10:]))
+
+
+def test_a_warmup_may_start_above_zero_and_a_cosine_before_its_end():
+    config = Cosine.Config(
+        steps=100, warmup_steps=9, warmup_start_ratio=0.5, final_ratio=0.2, spans_warmup=True
+    )
+    schedule = build_schedule(config, steps_per_epoch=None)
+    warmup = [schedule.factor(step) for step in range(9)]
+    assert warmup == pytest.approx([0.5 + 0.05 * (step + 1) for step in range(9)])
+    for step in (9, 50, 99):
+        assert schedule.factor(step) == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * step / 100)))
 
 
 def test_epochs_become_steps():
@@ -60,7 +72,7 @@ def test_vectors_and_named_parameters_do_not_decay():
 
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), Scaled())
     model[1].weight.requires_grad_(False)
-    decay, plain = parameter_groups(model, 0.05)
+    decay, plain = parameter_groups(model, AdamW.Config(weight_decay=0.05))
     assert decay["params"] == [model[0].weight] and decay["weight_decay"] == 0.05
     assert {id(p) for p in plain["params"]} == {id(model[0].bias), id(model[1].bias), id(model[2].table)}
     assert plain["weight_decay"] == 0.0
@@ -84,6 +96,22 @@ def test_average_follows_its_formula_and_spares_buffers_and_frozen_parameters():
     with ema.applied():
         torch.testing.assert_close(model[0].weight.detach(), expected, rtol=1e-12, atol=0)
     assert torch.equal(model[0].weight, raw)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_averages_are_float32_or_wider_and_move_by_the_smallest_steps(dtype):
+    model = nn.Linear(1, 1, bias=False, dtype=dtype)
+    nn.init.ones_(model.weight)
+    ema = WeightAverage(model, decay=0.9999, warmup=False)
+    nn.init.constant_(model.weight, 1.0625)
+    for step in range(1000):
+        ema.update(step)
+    average = ema.averages["weight"]
+    assert average.dtype is (torch.float64 if dtype is torch.float64 else torch.float32)
+    # In bfloat16 each step of 6e-6 would be lost, and the average still be 1.
+    assert average.item() == pytest.approx(1 + 0.0625 * (1 - 0.9999**1000), rel=1e-5)
+    with ema.applied():
+        assert model.weight.dtype is dtype
 
 
 def _batch(slots, starts):

@@ -1,5 +1,6 @@
 """The classifier: official numbers, sizes and names, both heads, weights in and out."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_weights_of_a_bare_backbone_are_refused_with_advice():
 def test_weights_of_another_number_of_classes_are_refused():
     model = classifier()
     config = model.config.model_copy(update={"num_classes": 6})
-    with pytest.raises(CheckpointError, match=r"head.weight \(5, 96\) instead of \(6, 96\)"):
+    with pytest.raises(CheckpointError, match=r"head.weight has 5 classes, the config has 6; choose"):
         Classifier.from_official(model.official_state_dict(), config)
 
 
@@ -250,3 +251,83 @@ def test_published_weights_are_translated_for_training_and_own_ones_left_alone()
     assert torch.equal(model.classifier.head.weight, published.head.weight)
     own = model.state_dict()
     assert model.own_weights(own).keys() == own.keys()
+
+
+def test_averaged_weights_of_a_training_file_are_taken_when_asked_for(tmp_path):
+    raw, averaged = classifier().official_state_dict(), classifier(classes=5).official_state_dict()
+    averaged["head.bias"] = torch.arange(5.0)
+    torch.save({"model": raw, "model_ema": averaged, "epoch": 3}, tmp_path / "w.pth")
+    assert not Classifier.from_official(tmp_path / "w.pth").head.bias.any()
+    assert Classifier.from_official(tmp_path / "w.pth", ema=True).head.bias.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("head", ["conv", "attention"])
+def test_any_tensor_lost_or_of_another_shape_is_refused_in_a_line(head):
+    weights = classifier(head, HUGE_LIKE if head == "attention" else SMALL).official_state_dict()
+    tried = [name for name in weights if "levels." not in name or (head == "conv" and "levels.0." in name)]
+    shapes = itertools.cycle([(), (0,), (7,), (1, 7), (2, 3, 0, 1)])
+    for name, shape in zip(tried, shapes, strict=False):
+        lost = {k: v for k, v in weights.items() if k != name}
+        for changed in (lost, lost | {name: torch.zeros(shape)}):
+            if changed.get(name, torch.empty(9, 9)).shape != weights[name].shape:
+                with pytest.raises(CheckpointError) as caught:
+                    Classifier.from_official(changed)
+                assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_classes_are_chosen_by_a_list(tmp_path, as_file):
+    model = classifier(classes=9)
+    torch.nn.init.normal_(model.head.bias)
+    rows = [7, 0, 3]
+    (tmp_path / "map.txt").write_text("7\n0\n3\n")
+    weights = model.official_state_dict()
+    small = Classifier.from_official(weights, head_rows=tmp_path / "map.txt" if as_file else rows)
+    assert small.config.num_classes == 3
+    assert torch.equal(small.head.weight, model.head.weight[rows])
+    assert torch.equal(small.head.bias, model.head.bias[rows])
+    assert "head_rows: 3 of 9 classes kept" in small.load_report.notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([9], "has 9; expected numbers from 0 to 4"),
+        ([-1], "has -1; expected"),
+        ([], "is empty"),
+        ("absent.txt", "no such file; expected one class number a line"),
+        ("words.txt", "expected one class number a line"),
+    ],
+)
+def test_lists_of_classes_that_do_not_fit_are_refused(tmp_path, monkeypatch, rows, message):
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("tench\n")
+    with pytest.raises(CheckpointError, match=message):
+        Classifier.from_official(classifier().official_state_dict(), head_rows=rows)
+
+
+def test_a_classifier_without_classes_leaves_the_head_out():
+    model = classifier()
+    config = model.config.model_copy(update={"num_classes": 0})
+    loaded = Classifier.from_official(model.official_state_dict(), config)
+    assert loaded.load_report.skipped == ("head.weight", "head.bias")
+
+
+def test_a_run_refuses_weights_of_another_network():
+    trainable = model_for_tasks(classifier(classes=5).config, {"q": Question()})
+    with pytest.raises(CheckpointError, match=r"no InternImage weights.*a ResNet"):
+        trainable.own_weights({"layer1.0.conv1.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("form", ["official", "hugging face", "wrapped", "own"])
+def test_a_run_takes_every_published_form(form):
+    model = classifier(classes=5)
+    trainable = model_for_tasks(model.config, {"q": Question()})
+    weights = {
+        "official": model.official_state_dict,
+        "hugging face": lambda: {f"model.{k}": v for k, v in model.official_state_dict().items()},
+        "wrapped": lambda: {f"module.{k}": v for k, v in model.official_state_dict().items()},
+        "own": lambda: {f"classifier.{k}": v for k, v in model.state_dict().items()},
+    }[form]()
+    trainable.load_state_dict(trainable.own_weights(weights))
+    assert all(torch.equal(t, model.state_dict()[k]) for k, t in trainable.classifier.state_dict().items())

@@ -6,12 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allsight.backbones._base import BACKBONES, Backbone
+    from allsight.backbones._base import BACKBONES, Backbone, DepthLayer
     from allsight.backbones.internimage import InternImage
+    from allsight.backbones.resnet import ResNet
 
-__all__ = ["BACKBONES", "Backbone", "InternImage"]
+__all__ = ["BACKBONES", "Backbone", "DepthLayer", "InternImage", "ResNet"]
 
-_LAZY = {"BACKBONES": "_base", "Backbone": "_base", "InternImage": "internimage"}
+_LAZY = {
+    "BACKBONES": "_base",
+    "Backbone": "_base",
+    "DepthLayer": "_base",
+    "InternImage": "internimage",
+    "ResNet": "resnet",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +14,28 @@ from allsight.config import Config, Configured, Family
 from allsight.types import FeatureSpec
 from allsight.weights import LoadReport
 
-BACKBONES = Family("backbone", {"internimage": "allsight.backbones.internimage:InternImage"})
+BACKBONES = Family(
+    "backbone",
+    {
+        "internimage": "allsight.backbones.internimage:InternImage",
+        "resnet": "allsight.backbones.resnet:ResNet",
+    },
+)
 
 Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class DepthLayer:
+    """Modules at one depth of a backbone.
+
+    Attributes:
+        stage: 0 for the stem, then 1, 2, ...; what leads from one stage to the next belongs to the next.
+        modules: What lies at this depth.
+    """
+
+    stage: int
+    modules: tuple[nn.Module, ...]
 
 
 class Backbone(nn.Module, Configured):
@@ -81,6 +101,23 @@ class Backbone(nn.Module, Configured):
             images: RGB; uint8 is normalised here with `mean` and `std`, floating point is normalised already.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def layers_in_order(self, compat: str = "none") -> tuple[DepthLayer, ...]:
+        """Return the layers, first to last, with every parameter in exactly one.
+
+        Learning rates that depend on depth or stage (`optim.groups`) are given along these. A backbone
+        without this can be trained without them.
+
+        Args:
+            compat: `none`, or whose table of rates to follow; parameters of no layer then count as a head's.
+
+        Raises:
+            NotImplementedError: The backbone does not say, or knows no such table.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not tell its layers (compat={compat}); rates by layer or stage need "
+            "its method layers_in_order"
+        )
 
     def normalise(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Turn uint8 RGB into normalised floating point of the parameters' type; pass floating point through.

@@ -13,8 +13,13 @@ from jaxtyping import Float, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from allsight.backbones import internimage_fitting as fitting
+from allsight.backbones import internimage_huggingface as huggingface
+from allsight.backbones import internimage_layouts as layouts
 from allsight.backbones import internimage_official as official
-from allsight.backbones._base import Backbone
+from allsight.backbones import internimage_recognition as recognition
+from allsight.backbones._base import Backbone, DepthLayer
+from allsight.backbones.internimage_depth import layers_in_order
 from allsight.backbones.internimage_init import start_weights
 from allsight.backbones.internimage_operators import check_operator, make_operator
 from allsight.config import Variants
@@ -31,7 +36,7 @@ from allsight.layers import (
 from allsight.layers.inference import fuses
 from allsight.ops import add_layer_norm, layer_norm_add
 from allsight.types import FeatureSpec
-from allsight.weights import Source, load_mapped, read_weights, select_part, write_weights
+from allsight.weights import Source, open_weights, write_weights
 
 
 def _variant(channels: int, depths: tuple[int, ...], group_channels: int, **changes: Any) -> dict[str, Any]:
@@ -247,44 +252,73 @@ class InternImage(Backbone):
                 x = self.downsamples[i](x)
         return tuple(maps)
 
+    def layers_in_order(self, compat: str = "none") -> tuple[DepthLayer, ...]:
+        """Return stem and blocks in order; `compat`: as the official code counts (`internimage_depth`)."""
+        return layers_in_order(self, compat)
+
     @classmethod
-    def from_official(cls, source: Source, config: InternImage.Config | None = None) -> InternImage:
+    def from_official(
+        cls, source: Source, config: InternImage.Config | None = None, *, ema: bool = False
+    ) -> InternImage:
         """Build the backbone of published weights; heads and other parts of the file are skipped.
 
         Args:
-            source: File or state dict of the official repository (classification, or a detector or segmenter
-                with `backbone.` in front of the names).
+            source: File, folder or state dict: of the official classification code, its Hugging Face export,
+                a detector or segmenter around the backbone, a DeepSpeed checkpoint, or of allsight.
             config: What to build; None: recognise the variant from names and shapes. Settings that leave no
                 trace in the weights (drop path, remat, another stem stride) need a config.
+            ema: Take the averaged weights that a training file keeps beside the others.
 
         Returns:
             The backbone in float32 with its `load_report`.
 
         Raises:
-            CheckpointError: The weights do not fit; names the tensors.
+            CheckpointError: The weights cannot be read or do not fit; names the tensors.
         """
-        weights, outside = select_part(read_weights(source), "backbone.")
+        found = layouts.find(open_weights(source, ema=ema))
+        notes: tuple[str, ...] = ()
         if config is None:
-            config = cls.Config(**official.recognise(weights, cls.variants))
+            config, notes = recognition.configure(cls.Config, found, cls.variants)
         with torch.device("meta"):
             model = cls(config)
-        names = official.official_names(model.state_dict(), config.norm)
+        last = max(config.out_stages)
 
         def skip(name: str) -> bool:
-            return official.is_head(name) or official.stage_of(name) > max(config.out_stages)
+            return official.is_head(name) or official.stage_of(name) > last
 
-        report = load_mapped(model, weights, names, what="InternImage", skip=skip)
-        model.load_report = report.with_skipped(outside)
+        model.load_report = fitting.load_published(
+            model,
+            model.official_names(),
+            found,
+            config.model_dump(),
+            cls.variants,
+            what="InternImage",
+            skip=skip,
+            notes=notes,
+        )
         return model
+
+    def official_names(self) -> dict[str, str]:
+        """Return own name -> official name for every entry of the state dict."""
+        return official.official_names(self.state_dict(), self.config.norm)
 
     def official_state_dict(self) -> dict[str, Tensor]:
         """Return the weights under the official names."""
         state = self.state_dict()
-        return {name: state[own] for own, name in official.official_names(state, self.config.norm).items()}
+        return {name: state[own] for own, name in self.official_names().items()}
 
     def save_official(self, path: Any) -> None:
         """Write the weights under the official names: `.safetensors`, else a torch file with `model`."""
         write_weights(self.official_state_dict(), path)
+
+    def save_huggingface(self, folder: Any) -> None:
+        """Write `model.safetensors` and `config.json` in the form of the official Hugging Face export.
+
+        Raises:
+            CheckpointError: The official code has no such network.
+        """
+        settings = huggingface.settings_of(self.config.model_dump())
+        huggingface.write(self.official_state_dict(), settings, folder)
 
 
 class Stem(nn.Module):

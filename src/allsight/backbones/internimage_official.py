@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from allsight.config import ConfigError, did_you_mean
 from allsight.types import CheckpointError
 
@@ -77,6 +75,10 @@ _CONSTRUCTOR: dict[str, Any] = {
 }
 # The YAML of the classification code has defaults of its own for these.
 _YAML: dict[str, Any] = {"depths": (4, 4, 18, 4), "groups": (4, 8, 16, 32), "drop_path_rate": 0.1}
+# Settings of ours that have one value there.
+_OFFICIALLY = {"operator": "dcnv3", "stem_stride": 4, "softmax": True, "shared_weights": True}
+ARGUMENTS = frozenset(_CONSTRUCTOR)
+"""Names of the official constructor's arguments."""
 _OF_THE_FRAMEWORK = ("type", "init_cfg", "_delete_")
 
 _NORMS = {"LN": "layer", "BN": "batch"}
@@ -185,40 +187,41 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def recognise(weights: Mapping[str, Tensor], variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fields of the variant that official weights belong to, adapted to what they hold.
+def constructor_args(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return official constructor arguments for fields of `InternImage.Config`: `backbone_fields` back.
 
     Raises:
-        CheckpointError: Not InternImage, or no variant has these sizes; names the nearest.
+        CheckpointError: A setting that the official code does not have.
     """
-    if "patch_embed.conv2.weight" not in weights:
-        some = ", ".join(list(weights)[:3])
-        raise CheckpointError(f"InternImage: no 'patch_embed.conv2.weight' among the weights ({some} ...)")
-    channels = weights["patch_embed.conv2.weight"].shape[0]
-    blocks = {
-        (int(m[1]), int(m[2])) for n in weights if (m := re.match(r"levels\.(\d+)\.blocks\.(\d+)\.", n))
+    for name, value in _OFFICIALLY.items():
+        if fields[name] != value:
+            raise CheckpointError(
+                f"InternImage: {name}={fields[name]!r} is unknown to the official code, which has {value!r}"
+            )
+    extra = list(fields["third_stage_norm_after"])
+    return {
+        **_CONSTRUCTOR,
+        "channels": fields["channels"],
+        "depths": list(fields["depths"]),
+        "groups": list(fields["groups"]),
+        "mlp_ratio": fields["mlp_ratio"],
+        "drop_rate": fields["drop"],
+        "drop_path_rate": fields["drop_path"],
+        "drop_path_type": fields["drop_path_rule"],
+        "act_layer": _name_of(fields["act"], _ACTIVATIONS),
+        "norm_layer": _name_of(fields["norm"], _NORMS),
+        "layer_scale": fields["layer_scale"],
+        "offset_scale": fields["offset_scale"],
+        "post_norm": fields["block_norm"] == "post",
+        "dw_kernel_size": fields["dw_kernel_size"],
+        "level2_post_norm": bool(extra),
+        "level2_post_norm_block_ids": extra or None,
+        "res_post_norm": fields["block_norm"] == "res_post" or fields["idle_res_post_norm"],
+        "center_feature_scale": fields["center_feature_scale"],
+        "remove_center": fields["remove_center"],
+        "out_indices": list(fields["out_stages"]),
+        "with_cp": fields["remat"] == "block",
     }
-    stages = 1 + max((stage for stage, _ in blocks), default=-1)
-    depths = tuple(sum(stage == i for stage, _ in blocks) for i in range(stages))
-    for fields in variants.values():
-        if fields["channels"] == channels and fields["depths"] == depths:
-            rows = weights["levels.0.blocks.0.dcn.mask.weight"].shape[0]
-            adapted = {**fields, "remove_center": rows == 8 * fields["groups"][0]}
-            if fields["layer_scale"] is None and "levels.0.blocks.0.gamma1" in weights:
-                adapted["layer_scale"] = 1.0  # how the detection and segmentation releases of T were trained
-            return adapted
-    nearest = min(
-        variants, key=lambda v: (abs(variants[v]["channels"] - channels), _distance(variants[v], depths))
-    )
-    raise CheckpointError(
-        f"InternImage: no variant has channels={channels} and depths={depths}; the nearest is '{nearest}' "
-        f"with channels={variants[nearest]['channels']} and depths={variants[nearest]['depths']}; "
-        f"pass config="
-    )
-
-
-def _distance(fields: Mapping[str, Any], depths: tuple[int, ...]) -> int:
-    return abs(sum(fields["depths"]) - sum(depths))
 
 
 def _flatten_yaml(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +238,10 @@ def _flatten_yaml(args: Mapping[str, Any]) -> dict[str, Any]:
     if "USE_CHECKPOINT" in args.get("TRAIN", {}):
         flat["with_cp"] = args["TRAIN"]["USE_CHECKPOINT"]
     return flat
+
+
+def _name_of(value: str, names: Mapping[str, str]) -> str:
+    return next(official for official, own in names.items() if own == value)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from allsight.cli import benching, checking, datasets, demonstration, looking, running, using, watching
+from allsight.cli import (
+    benching,
+    checking,
+    datasets,
+    demonstration,
+    looking,
+    running,
+    using,
+    watching,
+    weight_files,
+)
 
 app = typer.Typer(
     name="allsight",
@@ -49,4 +59,5 @@ app.command("doctor", short_help="Say what this machine can do.")(looking.doctor
 app.command("check-task", short_help="Check a task of your own.")(checking.check_task)
 app.add_typer(datasets.app, name="data")
 app.add_typer(benching.app, name="bench")
+app.add_typer(weight_files.app, name="weights")
 app.command("demo", short_help="See it all work, in minutes.")(demonstration.demo)

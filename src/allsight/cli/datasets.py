@@ -69,6 +69,51 @@ def world(
     print(f"{out}: {total} pictures of {size} px in {seconds:.1f} s; use it with data.root={out}")
 
 
+@app.command("drives")
+def drives(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = 0,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Training scenes.")] = 200,
+    val: Annotated[
+        int | None,
+        typer.Option("--val", min=1, help="Validation scenes; default a sixth.", show_default=False),
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Key frames of a scene, two a second.")] = 8,
+    height: Annotated[int, typer.Option("--height", min=32, metavar="PX", help="Of the pictures.")] = 96,
+    width: Annotated[int, typer.Option("--width", min=32, metavar="PX", help="Of the pictures.")] = 160,
+    difficulty: Annotated[
+        str, typer.Option("--difficulty", metavar="easy|normal", help="How crowded, how shaky.")
+    ] = "normal",
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Generate drives: six cameras, boxes of ten classes, maps and poses, as nuScenes tables.
+
+    \b
+    allsight data drives drives
+    allsight data drives tiny --scenes 8 --val 2 --seed 7
+    """
+    from allsight.data.world.drives import Drives, generate_drives
+    from allsight.launch.run import usable_cores
+
+    options = {
+        "seed": seed,
+        "train": scenes,
+        "val": max(1, scenes // 6) if val is None else val,
+        "frames": frames,
+        "hw_px": (height, width),
+    }
+    config = Drives.Config.variant(difficulty, **options)
+    begun = time.perf_counter()
+    generate_drives(
+        out, config, workers=processes or usable_cores(), on_progress=None if quiet else Counter("scenes")
+    )
+    total, seconds = (config.train + config.val) * config.frames, time.perf_counter() - begun
+    print(f"{out}: {total} frames of 6 cameras in {seconds:.1f} s; use it with data=nuscenes:{out}")
+
+
 @app.command("tokenizer")
 def tokenizer(
     corpus: Annotated[

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from allsight.cli.words import Changes, Json, Run, Trust, command, print_json
+
+if TYPE_CHECKING:
+    from allsight.engine.config import RunConfig
 
 
 def config(
@@ -22,6 +25,10 @@ def config(
     ] = None,
     changes: Changes = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    parameters: Annotated[
+        bool,
+        typer.Option("--parameters", help="Print which parameters get which learning rate and decay."),
+    ] = False,
     as_json: Json = False,
     trust: Trust = False,
 ) -> None:
@@ -31,6 +38,7 @@ def config(
     allsight config --list
     allsight config internimage_micro_tiny20 optim.lr=1e-3
     allsight config runs/joint_world > again.yaml
+    allsight config internimage_h_in1k_640_layer_decay --parameters
 
     The YAML can be passed wherever a recipe is.
     """
@@ -46,11 +54,31 @@ def config(
 
     found, _ = find_config(recipe, trust=trust)
     base = dump(found)
-    tree = dump(apply_overrides(found, changes or []))
-    if as_json:
+    changed = apply_overrides(found, changes or [])
+    tree = dump(changed)
+    if parameters:
+        _parameters(changed, as_json)
+    elif as_json:
         print_json(tree)
     else:
         sys.stdout.write(changed_lines(tree, base))
+
+
+def _parameters(config: RunConfig, as_json: bool) -> None:
+    import torch
+
+    from allsight.engine.parameter_groups import parameter_table
+    from allsight.models import model_for_tasks
+    from allsight.tasks import build_tasks
+
+    tasks = build_tasks(config.tasks, config.data.folder())
+    # Only names and shapes are asked for, also of networks that would not fit into memory.
+    with torch.device("meta"):
+        table = parameter_table(model_for_tasks(config.model, tasks), config.optim)
+    if as_json:
+        print_json(table.to_json())
+    else:
+        print(table)
 
 
 def _list(as_json: bool) -> None:

@@ -5,6 +5,8 @@ of the picture, from 32 px to 4K; enlarge small pictures first (`enlarge`) if la
 """
 
 from allsight.draw.bars import Bar, draw_bars
+from allsight.draw.bev import BEVView, bev_ground, draw_bev
+from allsight.draw.boxes3d import draw_boxes3d
 from allsight.draw.encode import encode_jpeg, encode_png
 from allsight.draw.overlay import (
     draw_boxes,
@@ -15,14 +17,19 @@ from allsight.draw.overlay import (
 )
 from allsight.draw.palette import palette, readable_on
 from allsight.draw.sheet import captioned, contact_sheet, enlarge, legend
+from allsight.draw.surround import surround
 from allsight.draw.text import draw_text, text_height_px
 
 __all__ = [
+    "BEVView",
     "Bar",
+    "bev_ground",
     "captioned",
     "contact_sheet",
     "draw_bars",
+    "draw_bev",
     "draw_boxes",
+    "draw_boxes3d",
     "draw_label_map",
     "draw_masks",
     "draw_points",
@@ -34,5 +41,6 @@ __all__ = [
     "line_width_px",
     "palette",
     "readable_on",
+    "surround",
     "text_height_px",
 ]

@@ -87,6 +87,22 @@ class CheckpointConfig(Config):
     """Newest checkpoints that stay, beside the best one."""
 
 
+class StartConfig(Config):
+    """The weights before the first step."""
+
+    weights: str = ""
+    """File of weights, own or published ones of the model, or folder of a run (its best, averaged if it kept
+    an average); empty: random ones. Relative to where the run is started. Not looked at when resuming."""
+    fresh: tuple[str, ...] = ()
+    """Parts of the model that start anew all the same, such as classifier.head for other classes."""
+
+    @model_validator(mode="after")
+    def _fresh_needs_weights(self) -> StartConfig:
+        if self.fresh and not self.weights:
+            raise ValueError(f"fresh={list(self.fresh)} needs weights; without, everything starts anew")
+        return self
+
+
 class ParallelConfig(Config):
     """How a step is spread over processes."""
 
@@ -103,6 +119,7 @@ class RunConfig(Config):
     model: Model.Config
     tasks: Mixture[Task.Config]
     seed: int = Field(default=0, ge=0, lt=2**63)
+    start: StartConfig = StartConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     optim: Optimiser.Config = AdamW.Config()

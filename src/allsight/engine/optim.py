@@ -1,4 +1,4 @@
-"""Optimisers: which parameters decay, which rate they get. The maths is PyTorch's."""
+"""Optimisers and their settings; the maths is PyTorch's. `parameter_groups` says which rate goes where."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from allsight.config import Config, Configured, Family
+from allsight.engine.parameter_groups import Groups
 
 OPTIMISERS = Family("optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"})
 
@@ -27,6 +27,8 @@ class Optimiser(Configured):
         """If set, `lr` belongs to this batch size and is scaled linearly to the task's own."""
         weight_decay: float = Field(default=0.05, ge=0)
         """Applied to matrices and kernels; biases, norms and other vectors do not decay."""
+        groups: Groups = Groups()
+        """Learning rates that differ by layer, stage or kind of parameter."""
         clip_norm: float | None = Field(default=None, gt=0)
         """Upper bound of the norm of all gradients together."""
         clip_value: float | None = Field(default=None, gt=0)
@@ -88,26 +90,3 @@ class SGD(Optimiser):
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         c = self.config
         return torch.optim.SGD(groups, lr=lr, momentum=c.momentum, nesterov=c.nesterov, foreach=True)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: what decays (two or more axes) and what does not (biases, norms, scales).
-
-    A module may name further parameters of its own that must not decay in `no_weight_decay: set[str]`.
-    A parameter shared by two modules is taken once.
-    """
-    spared = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        for name in getattr(module, "no_weight_decay", ())
-    }
-    decay: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or name in spared else decay).append(parameter)
-    groups = [
-        {"params": decay, "weight_decay": weight_decay, "name": "decay"},
-        {"params": plain, "weight_decay": 0.0, "name": "no_decay"},
-    ]
-    return [group for group in groups if group["params"]]

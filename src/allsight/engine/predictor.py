@@ -13,12 +13,12 @@ import torch
 from allsight.config import ConfigError, did_you_mean
 from allsight.data.decode import read_picture
 from allsight.engine.building import build_model
-from allsight.engine.checkpoint import find_fault, list_checkpoints, load_tensors, newest_whole, read_best
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks, pick_device
 from allsight.engine.evaluator import Evaluator, TaskScore
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import read_classes, read_run_config
+from allsight.engine.starting import run_weights
 from allsight.engine.training_state import load_weights
 from allsight.models.base import TaskModel
 from allsight.tasks.base import Task, build_tasks
@@ -190,36 +190,23 @@ def _load_weights(
     if which == "random":
         return "random"
     if which not in ("best", "last", "raw"):
-        if not Path(which).is_file():
+        if not Path(which).exists():
             raise CheckpointError(
                 f"weights: {which}: no such file; expected best, last, raw, random, or a file"
             )
-        load_weights(model, model.own_weights(read_weights(Path(which))), where=which)
+        found = read_weights(Path(which))
+        try:
+            own = model.own_weights(found)
+        except CheckpointError as error:
+            raise CheckpointError(f"{which}: {error}") from error
+        load_weights(model, own, where=which)
         return which
     if folder is None:
         raise ConfigError(f"weights: '{which}' needs a run folder; give a file")
-    checkpoints = folder / "checkpoints"
-    path = None
-    best = read_best(checkpoints) if which == "best" else None
-    if best is not None:
-        path = next((saved.path for saved in list_checkpoints(checkpoints) if saved.step == best[0]), None)
-        fault = f"checkpoint of the best step {best[0]} is gone" if path is None else find_fault(path)
-        if fault is not None:
-            raise CheckpointError(f"{checkpoints}: {fault}; use weights=last")
-    if path is None:
-        newest = newest_whole(checkpoints, tell=tell)
-        if newest is None:
-            raise CheckpointError(
-                f"{checkpoints}: no whole checkpoint; was the run stopped before it saved one?"
-            )
-        path = newest.path
-    tensors = load_tensors(path, lambda key: key.startswith(("model/", "ema/")))
-    found = {key.removeprefix("model/"): value for key, value in tensors.items() if key.startswith("model/")}
-    use_ema = which != "raw" and config.eval.weights != "raw"
-    if use_ema:
-        found |= {key.removeprefix("ema/"): value for key, value in tensors.items() if key.startswith("ema/")}
-    load_weights(model, found, where=str(path))
-    return f"{path.name} ({which})"
+    averaged = which != "raw" and config.eval.weights != "raw"
+    found, path = run_weights(folder, which, averaged=averaged, tell=tell)
+    load_weights(model, found, where=path)
+    return f"{Path(path).name} ({which})"
 
 
 def _given_classes(

@@ -67,13 +67,18 @@ def create_run_folder(
     config: RunConfig,
     tasks: Mapping[str, Task],
     tokenizer: Tokenizer | None,
+    parameters: Sequence[Mapping[str, Any]],
     command: Sequence[str],
 ) -> None:
-    """Write `resolved.yaml`, `environment.json`, `classes.json`; `tokenizer.json` where tasks have texts."""
+    """Write `resolved.yaml`, `environment.json`, `classes.json`, `parameters.json` (the optimiser's groups).
+
+    Where tasks have texts, also `tokenizer.json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "environment.json", json.dumps(environment(command), indent=1) + "\n")
     names = {name: list(task.classes) for name, task in tasks.items()}
     write_text(folder / "classes.json", json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "parameters.json", json.dumps(parameters, indent=1) + "\n")
     if tokenizer is not None:
         tokenizer.save(folder)
     if config.data.root:

@@ -21,7 +21,7 @@ class Schedule(Configured):
     Args:
         config: Its settings.
         steps: Length of the run in optimiser steps.
-        warmup_steps: How many of them climb linearly from 0 to the peak.
+        warmup_steps: How many of them climb linearly to the peak.
     """
 
     class Config(Config):
@@ -31,6 +31,8 @@ class Schedule(Configured):
         """In place of `steps`, where the run has one task: passes over its training samples."""
         warmup_steps: int | None = Field(default=None, ge=0)
         warmup_epochs: float | None = Field(default=None, ge=0)
+        warmup_start_ratio: float = Field(default=0.0, ge=0, le=1)
+        """Where the warm-up starts, as a share of the peak."""
 
         @model_validator(mode="after")
         def _one_unit(self) -> Schedule.Config:
@@ -56,11 +58,18 @@ class Schedule(Configured):
     def factor(self, step: int) -> float:
         """Learning rate / peak learning rate in step `step` (from 0)."""
         if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        return self.after_warmup((step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+            start = self.config.warmup_start_ratio
+            return start + (1 - start) * (step + 1) / (self.warmup_steps + 1)
+        begin = self.begin
+        return self.after_warmup((step - begin) / max(1, self.steps - begin))
+
+    @property
+    def begin(self) -> int:
+        """The step at which `progress` is 0."""
+        return self.warmup_steps
 
     def after_warmup(self, progress: float) -> float:
-        """The factor at `progress`, 0 at the end of the warm-up and 1 at the end of the run."""
+        """The factor at `progress`, 0 at step `begin` and 1 at the end of the run."""
         raise NotImplementedError(f"{type(self).__name__} does not say how the rate goes on")
 
 
@@ -69,6 +78,14 @@ class Cosine(Schedule):
 
     class Config(Schedule.Config):
         final_ratio: float = Field(default=0.0, ge=0, le=1)
+        """The rate at the end as a share of the peak."""
+        spans_warmup: bool = False
+        """Let the half cosine begin at step 0, hidden by the warm-up while that lasts; the rate then drops a
+        little where the warm-up ends. So in huggingface/pytorch-image-models:timm/scheduler/cosine_lr.py."""
+
+    @property
+    def begin(self) -> int:
+        return 0 if self.config.spans_warmup else self.warmup_steps
 
     def after_warmup(self, progress: float) -> float:
         low = self.config.final_ratio

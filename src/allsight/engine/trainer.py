@@ -24,10 +24,11 @@ from allsight.engine.events import EventLog, Listener
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
 from allsight.engine.norms import PartNorms
-from allsight.engine.optim import parameter_groups
 from allsight.engine.parallel import Parallel
+from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import create_run_folder, open_run_folder
+from allsight.engine.starting import start_from
 from allsight.engine.step_report import Parts, StepReport, StepReporter, describe_fault
 from allsight.engine.streams import seeded
 from allsight.engine.training_state import TrainingState
@@ -113,11 +114,12 @@ class Trainer:
             open_run_folder(self.folder, config, resume=resume, ranks=self.ranks)
         built: Built = build_run(config, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
+        notes: list[str] = []
+        if config.start.weights and not resume:
+            notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
         self._precision = Precision(config.precision, self.ranks.device)
-        self._optimizer = config.optim.build().make(
-            parameter_groups(self.model, config.optim.weight_decay), self._peak_lr
-        )
+        self._optimizer = config.optim.build().make(parameter_groups(self.model, config.optim), self._peak_lr)
         self._ema: WeightAverage | None = None
         if config.optim.ema_decay is not None:
             self._ema = WeightAverage(
@@ -144,9 +146,12 @@ class Trainer:
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
         if self.folder is not None and not resume and self.ranks.is_first:
-            create_run_folder(self.folder, config, self.tasks, built.tokenizer, command)
+            table = parameter_table(self.model, config.optim)
+            create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
         self.ranks.wait()
         self.events = EventLog(self.folder, self.ranks.rank)
+        for note in notes:
+            self.events.write("note", 0, text=note)
         self._state = TrainingState(
             self.model, self._optimizer, self._ema, self._memory, self._ledger, self.ranks, built.tokenizer
         )
@@ -237,7 +242,7 @@ class Trainer:
         begun = time.perf_counter() - step.wait_s
         lr = self._peak_lr * self._schedule.factor(step.number)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         self._optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._buffers]
         totals = self._scales.global_counts(step)

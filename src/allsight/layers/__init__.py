@@ -6,14 +6,25 @@ from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3, DCNv4
 from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
+from allsight.layers.fpn import FPN
 from allsight.layers.inference import prepare_for_inference
 from allsight.layers.mlp import MLP
 from allsight.layers.ms_deform_attn import MSDeformAttn
-from allsight.layers.norm import BatchNormLast, NormName, SyncBatchNormLast, make_norm, without_statistics
+from allsight.layers.norm import (
+    BatchNormLast,
+    FrozenBatchNorm2d,
+    NormName,
+    SyncBatchNormLast,
+    make_norm,
+    without_statistics,
+)
 from allsight.layers.precision import in_float32
 from allsight.layers.remat import recompute
+from allsight.layers.spatial_cross_attention import SeenCells, SpatialCrossAttention, find_seen_cells
+from allsight.layers.temporal_self_attention import TemporalSelfAttention
 
 __all__ = [
+    "FPN",
     "MLP",
     "ActivationName",
     "AttentionPool",
@@ -23,9 +34,14 @@ __all__ = [
     "DCNv4",
     "DeformConv2d",
     "DropPath",
+    "FrozenBatchNorm2d",
     "MSDeformAttn",
     "NormName",
+    "SeenCells",
+    "SpatialCrossAttention",
     "SyncBatchNormLast",
+    "TemporalSelfAttention",
+    "find_seen_cells",
     "in_float32",
     "make_activation",
     "make_norm",

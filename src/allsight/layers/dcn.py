@@ -174,6 +174,13 @@ class DCNv3(nn.Module):
         """Predict offsets, in float32 under autocast, and logits of the weights."""
         return in_float32(F.linear, context, self.offset.weight, self.offset.bias), self.mask(context)
 
+    def sampling_parts(self) -> dict[str, nn.Module]:
+        """Return the layers that steer the sampling, which may want learning rates of their own."""
+        parts: dict[str, nn.Module] = {"offset": self.offset, "mask": self.mask}
+        if self.center_feature_scale is not None:
+            parts["center_feature_scale"] = self.center_feature_scale
+        return parts
+
     def for_inference(self) -> DCNv3ForInference:
         """Return the layer for evaluation only that `prepare_for_inference` puts in the place of this one."""
         return DCNv3ForInference(self)
@@ -304,6 +311,14 @@ class DCNv4(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
+
+    def sampling_parts(self) -> dict[str, nn.Module]:
+        """Return the layers that steer the sampling, which may want learning rates of their own."""
+        predicting = nn.ModuleList([m for m in (self.offset_mask_dw, self.offset_mask) if m is not None])
+        parts: dict[str, nn.Module] = {"offset_and_mask": predicting}
+        if self.center_feature_scale is not None:
+            parts["center_feature_scale"] = self.center_feature_scale
+        return parts
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         value, geometry = self.value_proj(x), self.geometry

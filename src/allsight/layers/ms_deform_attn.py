@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,46 @@ from torch import Tensor, nn
 from allsight.layers.precision import in_float32
 from allsight.ops import ms_deform_attn
 from allsight.ops.ms_deform_attn import Shapes, as_shapes
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """The linear layers of every module that samples: offsets, weights, and values in and out."""
+
+    sampling_offsets: nn.Linear
+    attention_weights: nn.Linear
+    value_proj: nn.Linear
+    output_proj: nn.Linear
+
+
+def init_sampling(module: Sampling, heads: int, levels: int, points: int) -> None:
+    """Start with each head looking in a direction of its own, point k at k pixels, all weights equal."""
+    angles = torch.arange(heads, dtype=torch.float32, device="cpu") * (2 * math.pi / heads)
+    directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    directions = directions / directions.abs().amax(-1, keepdim=True)
+    steps = torch.arange(1, points + 1, device="cpu")[:, None]
+    offsets = (directions[:, None, None] * steps).expand(-1, levels, -1, -1)  # [m, l, p, 2]
+    with torch.no_grad():
+        module.sampling_offsets.bias.copy_(offsets.flatten())
+    nn.init.zeros_(module.sampling_offsets.weight)
+    nn.init.zeros_(module.attention_weights.weight)
+    nn.init.zeros_(module.attention_weights.bias)
+    for linear in (module.value_proj, module.output_proj):
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+
+
+def predict_offsets(linear: nn.Linear, query: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape n"]:
+    """Offsets in pixels, in float32 at least."""
+    offsets = in_float32(F.linear, query, linear.weight, linear.bias)
+    return offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+
+
+def sizes_of_levels(shapes: Shapes, like: Tensor) -> Float[Tensor, "l 1 2"]:
+    """Width and height of each level in pixels."""
+    # Filled on the device: a tensor made from numbers would be copied there at every call.
+    sizes = [like.new_full((), size) for height, width in shapes for size in (width, height)]
+    return torch.stack(sizes).unflatten(0, (-1, 1, 2))
 
 
 class MSDeformAttn(nn.Module):
@@ -52,19 +93,7 @@ class MSDeformAttn(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start with each head looking in a direction of its own, point k at k pixels, all weights equal."""
-        angles = torch.arange(self.heads, dtype=torch.float32, device="cpu") * (2 * math.pi / self.heads)
-        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        directions = directions / directions.abs().amax(-1, keepdim=True)
-        steps = torch.arange(1, self.points + 1, device="cpu")[:, None]
-        offsets = (directions[:, None, None] * steps).expand(-1, self.levels, -1, -1)  # [m, l, p, 2]
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(offsets.flatten())
-        nn.init.zeros_(self.sampling_offsets.weight)
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        init_sampling(self, self.heads, self.levels, self.points)
 
     def forward(
         self,
@@ -110,14 +139,11 @@ class MSDeformAttn(nn.Module):
                 f"MSDeformAttn: reference_points: expected [b, q, {self.levels}, 2 or 4], "
                 f"got {tuple(reference_points.shape)}"
             )
-        offsets = in_float32(F.linear, query, self.sampling_offsets.weight, self.sampling_offsets.bias)
-        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+        offsets = predict_offsets(self.sampling_offsets, query)
         offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
         reference = reference_points[:, :, None, :, None]
         if reference_points.shape[3] == 2:
-            # Filled on the device: a tensor made from numbers would be copied there at every call.
-            sizes = [offsets.new_full((), size) for height, width in shapes for size in (width, height)]
-            return reference + offsets / torch.stack(sizes).unflatten(0, (-1, 1, 2))
+            return reference + offsets / sizes_of_levels(shapes, offsets)
         return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
 
     def extra_repr(self) -> str:

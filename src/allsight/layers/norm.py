@@ -4,6 +4,8 @@ Maps stay channels last throughout the InternImage family: linear layers and lay
 contiguous rows, and a convolution sees the same memory as a `channels_last` tensor without a copy.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -49,6 +51,20 @@ class BatchNormLast(nn.BatchNorm2d):
         else:
             x = super().forward(x)
         return x.permute(0, 2, 3, 1)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over [b, c, h, w] that neither learns nor gathers statistics, in training as in evaluation.
+
+    For backbones whose published statistics are kept. Parameters and buffers are those of `nn.BatchNorm2d`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm2d:
+        return super().train(False)
 
 
 class _SumOverRanks(torch.autograd.Function):

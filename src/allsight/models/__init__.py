@@ -16,12 +16,14 @@ from allsight.models.base import (
 )
 
 if TYPE_CHECKING:
+    from allsight.models.bevformer import BEVFormer
     from allsight.models.classifier import Classifier
     from allsight.models.multi_head import MultiHead
     from allsight.models.parts import Parts
 
 __all__ = [
     "MODELS",
+    "BEVFormer",
     "Classifier",
     "Model",
     "MultiHead",
@@ -33,7 +35,12 @@ __all__ = [
     "num_parameters",
 ]
 
-_LAZY = {"Classifier": "classifier", "MultiHead": "multi_head", "Parts": "parts"}
+_LAZY = {
+    "BEVFormer": "bevformer",
+    "Classifier": "classifier",
+    "MultiHead": "multi_head",
+    "Parts": "parts",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from allsight.types import Batch, FeatureSpec, Outputs, Query, State
 MODELS = Family(
     "model",
     {
+        "bevformer": "allsight.models.bevformer.model:BEVFormer",
         "classifier": "allsight.models.classifier:Classifier",
         "multi_head": "allsight.models.multi_head:MultiHead",
         "parts": "allsight.models.parts:Parts",

@@ -15,21 +15,18 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.backbones import Backbone, InternImage
+from allsight.backbones import internimage_fitting as fitting
+from allsight.backbones import internimage_huggingface as huggingface
+from allsight.backbones import internimage_layouts as layouts
 from allsight.backbones import internimage_official as official
+from allsight.backbones import internimage_recognition as recognition
 from allsight.config import ConfigError, Variants
 from allsight.layers import AttentionPool, make_activation
 from allsight.layers.norm import LAYER_NORM_EPS
 from allsight.models.base import PlainModel, TaskModel, TaskOfModel
+from allsight.models.head_rows import HeadRows, select_classes
 from allsight.types import Batch, CheckpointError, FeatureSpec, Outputs, State
-from allsight.weights import (
-    LoadReport,
-    Source,
-    Weights,
-    load_mapped,
-    read_weights,
-    select_part,
-    write_weights,
-)
+from allsight.weights import LoadReport, Opened, Source, Weights, open_weights, write_weights
 
 # Widths of the attention-pooling head; fixed in the official code.
 _TOKENS, _POOLED, _HEADS = 1024, 768, 16
@@ -137,26 +134,60 @@ class Classifier(PlainModel):
         return self.head(self.pool(self.backbone(images)))
 
     @classmethod
-    def from_official(cls, source: Source, config: Classifier.Config | None = None) -> Classifier:
+    def from_official(
+        cls,
+        source: Source,
+        config: Classifier.Config | None = None,
+        *,
+        ema: bool = False,
+        head_rows: HeadRows | None = None,
+    ) -> Classifier:
         """Build the classifier of published weights.
 
         Args:
-            source: File or state dict of the official classification code.
+            source: File, folder or state dict: of the official classification code, its Hugging Face export,
+                a DeepSpeed checkpoint, or of allsight.
             config: What to build; None: recognise variant, head and classes from names and shapes.
+            ema: Take the averaged weights that a training file keeps beside the others.
+            head_rows: The classes to keep, by their number in the weights and in the new order: numbers, or a
+                file with one a line. The official `map22kto1k.txt` makes 1000 classes of 21841.
 
         Returns:
             The classifier in float32 with its `load_report`.
 
         Raises:
-            CheckpointError: The weights do not fit; names the tensors.
+            CheckpointError: The weights cannot be read or do not fit; names the tensors.
         """
-        weights, outside = select_part(read_weights(source), "")
+        found, notes = layouts.find(open_weights(source, ema=ema)), ()
+        if head_rows is not None:
+            found = select_classes(found, head_rows)
+        head = recognition.head_of(found.tensors)
+        if head is None:
+            raise CheckpointError(
+                f"{found.source}: Classifier: the weights have neither head; load them as a backbone "
+                f"(InternImage)"
+            )
+        leaves_head_out = config is not None and not config.num_classes
         if config is None:
-            config = _recognise(weights)
+            backbone, notes = recognition.configure(InternImage.Config, found, InternImage.variants)
+            config = recognition.built(cls.Config, {"backbone": backbone, **head}, found.source)
+        elif config.num_classes not in (0, head["num_classes"]):
+            raise CheckpointError(
+                f"{found.source}: Classifier: head.weight has {head['num_classes']} classes, the config has "
+                f"{config.num_classes}; choose classes with head_rows, or leave them out with num_classes=0"
+            )
         with torch.device("meta"):
             model = cls(config)
-        report = load_mapped(model, weights, model.official_names(), what="Classifier")
-        model.load_report = report.with_skipped(outside)
+        model.load_report = fitting.load_published(
+            model,
+            model.official_names(),
+            found,
+            config.backbone.model_dump(),
+            InternImage.variants,
+            what="Classifier",
+            skip=lambda name: leaves_head_out and name.startswith("head."),
+            notes=notes,
+        )
         return model
 
     @classmethod
@@ -176,6 +207,20 @@ class Classifier(PlainModel):
     def save_official(self, path: Any) -> None:
         """Write the weights under the official names: `.safetensors`, else a torch file with `model`."""
         write_weights(self.official_state_dict(), path)
+
+    def save_huggingface(self, folder: Any) -> None:
+        """Write `model.safetensors` and `config.json` in the form of the official Hugging Face export.
+
+        Raises:
+            CheckpointError: The official code has no such network.
+        """
+        head = {
+            "num_classes": self.config.num_classes,
+            "cls_scale": self.config.head_ratio,
+            "use_clip_projector": self.config.head == "attention",
+        }
+        settings = huggingface.settings_of(self.config.backbone.model_dump(), head=head)
+        huggingface.write(self.official_state_dict(), settings, folder)
 
     def official_names(self) -> dict[str, str]:
         """Return own name -> official name for every entry of the state dict.
@@ -235,11 +280,13 @@ class TrainableClassifier(TaskModel):
 
     def own_weights(self, weights: Weights) -> dict[str, Tensor]:
         """Return published weights under this model's names; what is not published comes back as it is."""
-        part, _ = select_part(weights, "")
-        own = {name: f"classifier.{ours}" for ours, name in self.classifier.official_names().items()}
-        if not own.keys() & part.keys():
+        is_own = any(name.startswith("classifier.") for name in weights)
+        if is_own or not isinstance(self.classifier.backbone, InternImage):
             return dict(weights)
-        return {own.get(name, name): tensor for name, tensor in part.items()}
+        names = {official: f"classifier.{own}" for own, official in self.classifier.official_names().items()}
+        found = layouts.find(Opened(dict(weights), type(self.classifier).__name__, "weights"))
+        fitted, neutral, _ = fitting.fitted(found.tensors, self.classifier.backbone.config.model_dump())
+        return {names.get(name, name): tensor for name, tensor in {**neutral, **fitted}.items()}
 
 
 class ConvPool(nn.Module):
@@ -278,22 +325,3 @@ class MapAttentionPool(nn.Module):
             )
         x = F.pixel_shuffle(self.coarse(coarse), 2) + self.fine(fine)
         return self.norm(self.attention(x.flatten(2).transpose(1, 2)))
-
-
-def _recognise(weights: Mapping[str, Tensor]) -> Classifier.Config:
-    """Read variant, head and number of classes off official weights."""
-    backbone = InternImage.Config(**official.recognise(weights, InternImage.variants))
-    attention = "clip_projector.cross_dcn.proj.weight" in weights
-    if not attention and "conv_head.0.weight" not in weights:
-        raise CheckpointError(
-            "Classifier: the weights have neither head; load them as a backbone (InternImage)"
-        )
-    width = (
-        1.5 if attention else weights["conv_head.0.weight"].shape[0] / weights["conv_head.0.weight"].shape[1]
-    )
-    return Classifier.Config(
-        backbone=backbone,
-        num_classes=weights["head.weight"].shape[0] if "head.weight" in weights else 0,
-        head="attention" if attention else "conv",
-        head_ratio=width,
-    )

@@ -1,4 +1,4 @@
-"""Classification with InternImage."""
+"""Classification with small InternImages on small pictures, on a CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from allsight.config import Mixture
 from allsight.engine.config import EvalConfig, RunConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.schedule import Cosine
-from allsight.models import Classifier, MultiHead
+from allsight.models import MultiHead
 from allsight.tasks import Classification
 
 
@@ -65,41 +65,4 @@ def internimage_micro_cifar10() -> RunConfig:
         optim=AdamW.Config(lr=2e-3, weight_decay=0.05, clip_norm=5.0),
         schedule=Cosine.Config(epochs=12, warmup_epochs=1),
         eval=EvalConfig(every_steps=782),
-    )
-
-
-def internimage_t_in1k() -> RunConfig:
-    """InternImage-T on ImageNet-1k, 300 epochs at 224 px, the official recipe.
-
-    Command: allsight train internimage_t_in1k data.root=... --gpus 8
-    Hardware: officially 8 GPUs of 512 pictures each. Expected: 83.5 % top-1 (official table).
-    Measured here: no.
-    Source: InternImage, arXiv:2211.05778, appendix; the learning rate of 5e-4 per 512 pictures from
-    OpenGVLab/InternImage:classification/configs/without_lr_decay. Officially in fp16 and with a warm-up from
-    5e-7; here in bf16, from 0.
-    """
-    return RunConfig(
-        name="internimage_t_in1k",
-        model=Classifier.Config(backbone=InternImage.Config.variant("tiny", drop_path=0.1), num_classes=1000),
-        tasks=Mixture(
-            in1k=Classification.Config(
-                data="imagefolder:in1k",
-                num_classes=1000,
-                size_px=224,
-                randaugment=2,
-                randaugment_magnitude=9.0,
-                erasing=0.25,
-                mixup=0.8,
-                cutmix=1.0,
-                group_size=2,
-                label_smoothing=0.1,
-                batch_size=4096,
-            )
-        ),
-        optim=AdamW.Config(
-            lr=5e-4, lr_is_for_batch=512, weight_decay=0.05, clip_norm=5.0, ema_decay=0.9999, ema_warmup=False
-        ),
-        schedule=Cosine.Config(epochs=300, warmup_epochs=20, final_ratio=0.01),
-        precision="bf16",
-        eval=EvalConfig(every_steps=3120),
     )

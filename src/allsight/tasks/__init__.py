@@ -9,11 +9,15 @@ from allsight.config import Mixture
 from allsight.tasks.base import TASKS, Metric, Reader, Split, Task, Transform, build_tasks
 
 if TYPE_CHECKING:
+    from allsight.tasks.bev_detection import BEVDetection
+    from allsight.tasks.bev_segmentation import BEVSegmentation
     from allsight.tasks.classification import Classification
     from allsight.tasks.segmentation import SemanticSegmentation
 
 __all__ = [
     "TASKS",
+    "BEVDetection",
+    "BEVSegmentation",
     "Classification",
     "Metric",
     "Mixture",
@@ -25,7 +29,12 @@ __all__ = [
     "build_tasks",
 ]
 
-_LAZY = {"Classification": "classification", "SemanticSegmentation": "segmentation"}
+_LAZY = {
+    "BEVDetection": "bev_detection",
+    "BEVSegmentation": "bev_segmentation",
+    "Classification": "classification",
+    "SemanticSegmentation": "segmentation",
+}
 
 
 def __getattr__(name: str) -> Any:

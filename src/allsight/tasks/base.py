@@ -19,6 +19,8 @@ from allsight.types import Answer, Batch, FeatureSpec, Outputs, Query, Sample
 TASKS = Family(
     "task",
     {
+        "bev_detection": "allsight.tasks.bev_detection:BEVDetection",
+        "bev_segmentation": "allsight.tasks.bev_segmentation:BEVSegmentation",
         "classification": "allsight.tasks.classification:Classification",
         "semantic_segmentation": "allsight.tasks.segmentation:SemanticSegmentation",
     },

@@ -66,6 +66,8 @@ class Classification(Task):
         """With `resized`: smallest share of the picture's area."""
         crop_padding_px: int = Field(default=4, ge=0)
         """With `padded`: how far the square may reach over the edges, where it sees the picture mirrored."""
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+        """How pictures are resized, and how RandAugment looks up pixels that it moves."""
         flip: float = Field(default=0.5, ge=0, le=1)
         """Probability of mirroring left and right."""
         colour: float = Field(default=0.0, ge=0, le=1)
@@ -157,9 +159,11 @@ class Classification(Task):
             return Compose(*self._evaluation_crop(), CheckLabel(self.num_classes))
         steps: list[Transform] = []
         if config.crop == "resized":
-            steps += [RandomResizedCrop(size, area=(config.min_scale, 1.0))]
+            steps += [
+                RandomResizedCrop(size, area=(config.min_scale, 1.0), interpolation=config.interpolation)
+            ]
         elif config.crop == "padded":
-            steps += [Resize(size, "short"), ReflectPad(config.crop_padding_px), RandomCrop(size)]
+            steps += [self._resize(size), ReflectPad(config.crop_padding_px), RandomCrop(size)]
         else:
             steps += self._evaluation_crop()
         if config.flip > 0:
@@ -167,7 +171,11 @@ class Classification(Task):
         if config.colour > 0:
             steps += [ColorJitter(config.colour, config.colour, config.colour)]
         if config.randaugment > 0:
-            steps += [RandAugment(config.randaugment, config.randaugment_magnitude)]
+            steps += [
+                RandAugment(
+                    config.randaugment, config.randaugment_magnitude, interpolation=config.interpolation
+                )
+            ]
         if config.erasing > 0:
             steps += [RandomErasing(config.erasing)]
         return Compose(*steps, CheckLabel(self.num_classes))
@@ -236,7 +244,10 @@ class Classification(Task):
 
     def _evaluation_crop(self) -> list[Transform]:
         size = self.config.size_px
-        return [Resize(round(size / self.config.eval_crop), "short"), CenterCrop(size)]
+        return [self._resize(round(size / self.config.eval_crop)), CenterCrop(size)]
+
+    def _resize(self, shorter_px: int) -> Resize:
+        return Resize(shorter_px, "short", interpolation=self.config.interpolation)
 
     def _stack_labels(self, labels: list[Any]) -> Shaped[Tensor, "b ..."]:
         if any(isinstance(label, Tensor) for label in labels):

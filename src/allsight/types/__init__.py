@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
+    from allsight.types.bev import BEVGrid, BEVSpec
+    from allsight.types.boxes import Boxes3D
+    from allsight.types.driving import BEVMap, BEVMapAnswer, Boxes3DAnswer, BoxNotes
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
-    from allsight.types.geometry import Boxes3D, CameraRig, MultiCameraBatch
+    from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
     from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
     from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
 
 _HOME = {
     "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
+    "bev": ("BEVGrid", "BEVSpec"),
+    "boxes": ("Boxes3D",),
+    "driving": ("BEVMap", "BEVMapAnswer", "Boxes3DAnswer", "BoxNotes"),
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
-    "geometry": ("Boxes3D", "CameraRig", "MultiCameraBatch"),
+    "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
     "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
     "samples": ("Image", "LabelMap", "Modality", "Objects", "Panoptic", "Rig", "Sample", "Text", "Video"),
 }
@@ -28,8 +34,14 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Among",
     "Answer",
+    "BEVGrid",
+    "BEVMap",
+    "BEVMapAnswer",
+    "BEVSpec",
     "Batch",
+    "BoxNotes",
     "Boxes3D",
+    "Boxes3DAnswer",
     "CameraRig",
     "CheckpointError",
     "ClassScores",
@@ -58,6 +70,8 @@ __all__ = [
     "Video",
     "Vocabulary",
     "class_name",
+    "inverse_affine",
+    "relative_pose",
 ]
 
 

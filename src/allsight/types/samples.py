@@ -57,6 +57,7 @@ class Rig:
         world_from_ref: Reference frame to a frame fixed in the world, for temporal alignment.
         time_s: Reference time.
         camera_names: For people; order as `images`.
+        can_bus: Vehicle signals as BEVFormer lays them out, see `CameraRig`; None: not known.
     """
 
     images: tuple[Image, ...]
@@ -65,6 +66,7 @@ class Rig:
     world_from_ref: Float[Tensor, "4 4"]
     time_s: float
     camera_names: tuple[str, ...] = ()
+    can_bus: Float[Tensor, " 18"] | None = None
 
 
 Modality = Image | Text | Video | Rig

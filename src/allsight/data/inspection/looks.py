@@ -10,7 +10,19 @@ from typing import Any
 
 from allsight.data.readers import NamedReader
 from allsight.data.side_by_side import Progress, each
-from allsight.types import DataError, Image, LabelMap, Objects, Panoptic, Sample, Text, Video
+from allsight.types import (
+    BEVMap,
+    Boxes3D,
+    DataError,
+    Image,
+    LabelMap,
+    Objects,
+    Panoptic,
+    Rig,
+    Sample,
+    Text,
+    Video,
+)
 
 _CHUNK = 32
 
@@ -23,7 +35,7 @@ class Look:
         index: Its place in the split.
         id: Of the sample; `#INDEX` where it failed without saying so.
         fault: Why it cannot be used; empty if it can, and then nothing else is known.
-        hw_px: Size of its picture.
+        hw_px: Size of its picture; of a rig, of the first camera's.
         picture: Hash of the picture's pixels; equal for the same picture in two files.
         content: Hash of all inputs.
         counts: What is counted (`objects`, `pixels`, ...) -> class index -> how often.
@@ -45,6 +57,9 @@ def look_at(reader: NamedReader, index: int) -> Look:
     except DataError as error:
         return Look(index, error.sample_id or f"#{index}", str(error))
     image = sample.inputs.get("image")
+    rig = sample.inputs.get("rig")
+    if isinstance(rig, Rig) and rig.images:
+        image = rig.images[0]
     parts = [_hash(part) for part in sample.inputs.values()]
     return Look(
         index,
@@ -97,6 +112,8 @@ def _hash(part: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(part, Text):
         digest.update(part.string.encode("utf-8", "surrogatepass"))
+    for image in part.images if isinstance(part, Rig) else ():
+        digest.update(_hash(image).encode())
     pixels = part.pixels if isinstance(part, Image) else part.frames if isinstance(part, Video) else None
     if pixels is not None:
         digest.update(str(tuple(pixels.shape)).encode())
@@ -111,6 +128,10 @@ def _counts(sample: Sample) -> dict[str, dict[int, int]]:
             found["samples"] = {target: 1}
         elif isinstance(target, Objects):
             found["objects"] = dict(Counter(target.labels.tolist()))
+        elif isinstance(target, Boxes3D):
+            found["boxes"] = dict(Counter(target.labels.tolist()))
+        elif isinstance(target, BEVMap):
+            found["cells"] = dict(enumerate(target.masks.sum((1, 2)).tolist()))
         elif isinstance(target, Panoptic):
             found["segments"] = dict(Counter(target.labels.tolist()))
         elif isinstance(target, LabelMap):

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from allsight import draw
+from allsight.data.inspection.driving import DrawsFrames, drive_sheet
 from allsight.data.readers import NamedReader
 from allsight.data.transforms import Window, crop_and_resize
 from allsight.types import (
@@ -34,13 +35,16 @@ _Picture = UInt8[np.ndarray, "h w 3"]
 def mosaic(reader: NamedReader, count: int = 16) -> UInt8[np.ndarray, "h w 3"]:
     """A sheet of samples evenly spread over a split; those that cannot be read are named in their place.
 
-    Below it is a key to the colours of classes, where pixels have classes.
+    Below it is a key to the colours of classes, where pixels have classes. Drives are fewer and larger
+    (`drive_sheet`).
 
     Raises:
         ValueError: `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"mosaic: expected a count of at least 1, got {count}")
+    if isinstance(reader, DrawsFrames):
+        return drive_sheet(reader, count)
     indices = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).round().astype(int))
     tiles, captions = [], []
     seen: set[int] = set()

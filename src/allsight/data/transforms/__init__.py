@@ -22,28 +22,46 @@ from allsight.data.transforms.geometry import (
 )
 from allsight.data.transforms.mixing import Mix, cutmix, mixup, soft_label
 from allsight.data.transforms.rand_augment import RandAugment
+from allsight.data.transforms.rigs import (
+    DropCameras,
+    JitterRig,
+    NoisyExtrinsics,
+    PermuteCameras,
+    RandomCropRig,
+    ResizeRig,
+)
+from allsight.data.transforms.world_moves import MoveWorld, WithinRange, move_world
 
 __all__ = [
     "FILL",
     "CenterCrop",
     "ColorJitter",
     "Compose",
+    "DropCameras",
     "HorizontalFlip",
+    "JitterRig",
     "Mix",
+    "MoveWorld",
+    "NoisyExtrinsics",
+    "PermuteCameras",
     "PickFrames",
     "RandAugment",
     "RandomCrop",
+    "RandomCropRig",
     "RandomErasing",
     "RandomResizedCrop",
     "RandomScale",
     "ReflectPad",
     "Resize",
+    "ResizeRig",
     "Transform",
     "Window",
+    "WithinRange",
     "crop_and_resize",
     "cutmix",
     "flip_horizontally",
     "mixup",
+    "move_world",
     "pad_right_and_below",
     "shear",
     "shift",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from allsight.data.transforms.carry import (
     FILL,
+    Interpolation,
     PixelMap,
     apply,
     keep_visible,
@@ -28,7 +29,16 @@ Affine = tuple[float, float, float, float, float, float]
 Coordinates are edges of pixels: the middle of the first is (0.5, 0.5)."""
 
 
-def warp(sample: Sample, old_from_new: Affine, *, fill: tuple[int, int, int] = FILL) -> Sample:
+_FILTERS = {"bilinear": PillowImage.Resampling.BILINEAR, "bicubic": PillowImage.Resampling.BICUBIC}
+
+
+def warp(
+    sample: Sample,
+    old_from_new: Affine,
+    *,
+    fill: tuple[int, int, int] = FILL,
+    interpolation: Interpolation = "bilinear",
+) -> Sample:
     """Look up every new pixel in the old picture: pictures between pixels, masks and label maps the nearest.
 
     Boxes become the tight boxes of their masks, or without masks the boxes around their moved corners;
@@ -49,7 +59,7 @@ def warp(sample: Sample, old_from_new: Affine, *, fill: tuple[int, int, int] = F
             picture.size,
             PillowImage.Transform.AFFINE,
             old_from_new,
-            PillowImage.Resampling.BILINEAR,
+            _FILTERS[interpolation],
             fillcolor=fill,
         )
         return with_pixels(image, moved)

@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from PIL import ImageEnhance, ImageOps
 
 from allsight.data.transforms.affine import Affine, shear, shift, to_pillow, turn, warp, with_pixels
-from allsight.data.transforms.carry import FILL, apply
+from allsight.data.transforms.carry import FILL, Interpolation, apply
 from allsight.types import Sample
 
 _STRONGEST = 10.0
@@ -31,6 +31,10 @@ class RandAugment:
         magnitude_std: Standard deviation of a normal draw added to it for each operation.
         probability: Of applying an operation that was drawn.
         fill: RGB of what is moved in from outside.
+        interpolation: How pixels that move are looked up.
+
+    At a magnitude of 10 posterise leaves no bit, which is a black picture: one of 660 with the default
+    settings, as in the source.
 
     Source: Cubuk et al., arXiv:1909.13719; the variant `rand-m9-mstd0.5-inc1` as in
         huggingface/pytorch-image-models:timm/data/auto_augment.py.
@@ -41,9 +45,12 @@ class RandAugment:
     magnitude_std: float = 0.5
     probability: float = 0.5
     fill: tuple[int, int, int] = FILL
+    interpolation: Interpolation = "bilinear"
 
     @classmethod
-    def parse(cls, text: str, *, fill: tuple[int, int, int] = FILL) -> RandAugment:
+    def parse(
+        cls, text: str, *, fill: tuple[int, int, int] = FILL, interpolation: Interpolation = "bilinear"
+    ) -> RandAugment:
         """From timm's notation: `rand-m9-mstd0.5-inc1`, with `n` for layers and `p` for probability.
 
         Raises:
@@ -66,6 +73,7 @@ class RandAugment:
             magnitude_std=values.get("mstd", 0.0),
             probability=values.get("p", 0.5),
             fill=fill,
+            interpolation=interpolation,
         )
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -76,12 +84,12 @@ class RandAugment:
             strength = min(max(self.magnitude + self.magnitude_std * normal, 0.0), _STRONGEST) / _STRONGEST
             sign = 1.0 if side < 0.5 else -1.0
             operation = _OPERATIONS[int(which * len(_OPERATIONS))]
-            sample = operation(sample, strength, sign, self.fill)
+            sample = operation(sample, strength, sign, self)
         return sample
 
 
 def _colour(change: Callable[[PillowImage.Image, float, float], PillowImage.Image]) -> _Operation:
-    def operation(sample: Sample, strength: float, sign: float, fill: tuple[int, int, int]) -> Sample:
+    def operation(sample: Sample, strength: float, sign: float, settings: RandAugment) -> Sample:
         picture = change(to_pillow(sample.image, sample.id), strength, sign)
         return apply(sample, lambda image: with_pixels(image, picture))
 
@@ -93,11 +101,17 @@ def _enhance(kind: Callable[[PillowImage.Image], ImageEnhance._Enhance]) -> _Ope
 
 
 def _move(matrix: Callable[[float, int, int], Affine]) -> _Operation:
-    def operation(sample: Sample, strength: float, sign: float, fill: tuple[int, int, int]) -> Sample:
+    def operation(sample: Sample, strength: float, sign: float, settings: RandAugment) -> Sample:
         height, width = sample.image.valid_hw_px or sample.image.hw_px
-        return warp(sample, matrix(sign * strength, height, width), fill=fill)
+        old_from_new = matrix(sign * strength, height, width)
+        return warp(sample, old_from_new, fill=settings.fill, interpolation=settings.interpolation)
 
     return operation
+
+
+def _posterise(picture: PillowImage.Image, bits: int) -> PillowImage.Image:
+    # Pillow refuses to leave no bit at all; older ones, with which networks were trained, gave black.
+    return ImageOps.posterize(picture, bits) if bits else picture.point([0] * 768)
 
 
 def _solarise_add(picture: PillowImage.Image, strength: float, sign: float) -> PillowImage.Image:
@@ -105,15 +119,14 @@ def _solarise_add(picture: PillowImage.Image, strength: float, sign: float) -> P
     return picture.point([min(255, level + add) if level < 128 else level for level in range(256)] * 3)
 
 
-_Operation = Callable[[Sample, float, float, tuple[int, int, int]], Sample]
+_Operation = Callable[[Sample, float, float, RandAugment], Sample]
 
 _OPERATIONS: tuple[_Operation, ...] = (
     _colour(lambda picture, strength, sign: ImageOps.autocontrast(picture)),
     _colour(lambda picture, strength, sign: ImageOps.equalize(picture)),
     _colour(lambda picture, strength, sign: ImageOps.invert(picture)),
     _move(lambda amount, height, width: turn(30.0 * amount, height, width)),
-    # At full strength no bit would be left, and the picture black.
-    _colour(lambda picture, strength, sign: ImageOps.posterize(picture, max(1, 4 - int(4 * strength)))),
+    _colour(lambda picture, strength, sign: _posterise(picture, 4 - int(4 * strength))),
     _colour(lambda picture, strength, sign: ImageOps.solarize(picture, 256 - min(256, int(256 * strength)))),
     _colour(_solarise_add),
     _enhance(ImageEnhance.Color),

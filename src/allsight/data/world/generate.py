@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from allsight.config import ConfigError
 from allsight.data.world.export import (
     make_folders,
     write_class_names,
@@ -22,8 +15,10 @@ from allsight.data.world.export import (
 )
 from allsight.data.world.options import World
 from allsight.data.world.sampling import SPLITS, STREAMS
+from allsight.data.world.working import all_or_nothing, in_order
 
-_CHUNK = 50
+_CHUNK = 20
+"""Pictures a process takes at a time."""
 
 Job = tuple[World.Config, Path, str, str, range]
 Result = list[tuple[str, dict[str, Any] | None]]
@@ -56,20 +51,16 @@ def generate_world(
     """
     config = config or World.Config()
     out = Path(out)
-    if workers < 1:
-        raise ConfigError(f"workers: expected at least 1, got {workers}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not an empty folder; remove it or name another folder")
     jobs = list(_jobs(config))
     total = sum(len(indices) for _, _, indices in jobs)
-    with _all_or_nothing(out) as root:
+    with all_or_nothing(out) as root:
         make_folders(root)
         done = 0
         parts: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         files = {split: (root / f"scenes_{split}.jsonl").open("w", encoding="utf-8") for split in SPLITS}
         try:
             work = [(config, root, *job) for job in jobs]
-            for (split, _, indices), result in zip(jobs, _run(work, workers), strict=True):
+            for (split, _, indices), result in zip(jobs, in_order(_do, work, workers), strict=True):
                 for line, part in result:
                     files[split].write(line + "\n")
                     if part is not None:
@@ -99,50 +90,6 @@ def _jobs(config: World.Config) -> Iterator[tuple[str, str, range]]:
                 yield split, stream, range(start, min(start + _CHUNK, size))
 
 
-def _run(work: list[Job], workers: int) -> Iterator[Result]:
-    """Results of the jobs in their order."""
-    if workers == 1:
-        yield from map(_do, work)
-        return
-    # Not forked: a process with threads (torch has some) must not be.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_do, work)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _do(job: Job) -> Result:
     config, root, split, stream, indices = job
     return [write_picture(config, root, split, stream, index) for index in indices]
-
-
-@contextmanager
-def _all_or_nothing(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that takes its name if all goes well and is removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{out.name}.partial-{socket.gethostname()}-"
-    for left in out.parent.glob(f"{mark}*"):
-        if not _runs(left.name.removeprefix(mark)):
-            shutil.rmtree(left, ignore_errors=True)
-    root = out.parent / f"{mark}{os.getpid()}"
-    root.mkdir()
-    try:
-        yield root
-        # Refuses a folder that somebody filled in the meantime.
-        os.replace(root, out)
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-
-
-def _runs(process: str) -> bool:
-    if not process.isdigit():
-        return True
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

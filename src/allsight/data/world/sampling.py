@@ -15,6 +15,8 @@ from allsight.data.world.vocabulary import COLOURS, PATTERN_COLOURS, SETTINGS, S
 
 STREAMS = ("portraits", "scenes")
 SPLITS = ("train", "val")
+_KEYS = (*STREAMS, "drives")
+"""Everything that is drawn from the seed."""
 
 Rect = tuple[float, float, float, float]
 
@@ -28,7 +30,7 @@ class Draws:
         Raises:
             ValueError: No such split or stream.
         """
-        low = (SPLITS.index(split) << 62) | (STREAMS.index(stream) << 60) | index
+        low = (SPLITS.index(split) << 62) | (_KEYS.index(stream) << 60) | index
         self._rng = np.random.Generator(np.random.Philox(key=np.array([seed, low], dtype=np.uint64)))
 
     def number(self, low: float, high: float) -> float:

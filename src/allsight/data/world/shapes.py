@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from allsight.data.world.hulls import Hulls
 from allsight.data.world.solids import Ellipsoid, Frustum, Point, Polyhedron, Solid, Torus, box, hull
 from allsight.data.world.vocabulary import SHAPES, Rgb
 
@@ -88,18 +89,39 @@ class Shape:
             flags += [part.paint is None] * (after - first)
         return np.array(flags)
 
-    def paints(self, rgb: Rgb, channel: int) -> np.ndarray:
-        """One channel of the colour of every face, by its number, of an object of this colour [codes]."""
-        table = self._fixed_paints[:, channel].copy()
-        table[self.textured] = rgb[channel]
+    def paints(self, rgb: Rgb) -> np.ndarray:
+        """The colour of every face, by its number, of an object of this colour [3, codes]."""
+        table = self._fixed_paints.copy()
+        table[:, self.textured] = np.array(rgb, dtype=np.float32)[:, None]
         return table
+
+    @cached_property
+    def has_faces(self) -> bool:
+        """Whether some part is flat."""
+        return any(isinstance(part.solid, Polyhedron) for part in self.parts)
+
+    @cached_property
+    def is_curved(self) -> bool:
+        """Whether some part is curved."""
+        return not all(isinstance(part.solid, Polyhedron) for part in self.parts)
+
+    @cached_property
+    def hulls(self) -> Hulls:
+        """Of the parts that cast a shadow."""
+        return Hulls([part.solid for part in self.parts if not part.flat])
+
+    @cached_property
+    def shading(self) -> tuple[tuple[int, slice], ...]:
+        """The parts that cast a shadow by their number, and where in `hulls` the borders of each are."""
+        numbers = (number for number, part in enumerate(self.parts) if not part.flat)
+        return tuple(zip(numbers, self.hulls.spans, strict=True))
 
     @cached_property
     def _fixed_paints(self) -> np.ndarray:
         rows: list[Rgb] = [(0, 0, 0)]
         for part, first, after in zip(self.parts, self.codes, self.codes[1:], strict=False):
             rows += [part.paint or (0, 0, 0)] * (after - first)
-        return np.array(rows, dtype=np.float32)
+        return np.array(rows, dtype=np.float32).T.copy()
 
     @cached_property
     def radius(self) -> float:

@@ -1,12 +1,11 @@
 """Rays against solids: where each of many rays first meets an ellipsoid, a cone, a polyhedron or a torus.
 
-A ray is origin + t * direction. Origins and directions are triples; either the origin is shared and its
-members are floats (rays of a camera), or the direction is (rays to the sun), so that the shared part costs
-nothing. The members of the other are arrays that broadcast against each other.
-Every solid has `bounds` (opposite corners of a box around it, in the frame of its object: x to the right,
-y away from the viewer, z up) and `hit(origin, direction)`: the first t of every ray (FAR where it misses)
-and, for polyhedra, the number of the face met there. Curved ones have `normals(point)`: outward unit
-normals at points of the surface.
+Every solid has `bounds` (opposite corners of a box around it, in the frame of its object) and `hit(rays)`:
+the first t of every ray (FAR where it misses) and, for polyhedra, the number of the face met there. Curved
+ones have `normals(point)`: outward unit normals at points of the surface.
+Their convex hull is told by `knobs`, ellipsoids (down to points) of which it is the hull, and `edges`,
+directions such that the outline of any shadow of it is made of shadows of these (of round ones: closely
+enough). A torus has a hole, so it also says which lines from the ground it `stops`.
 
 Only + - * / and square roots are applied to arrays: these are exactly rounded on every machine, and so the
 pictures are the same everywhere.
@@ -18,9 +17,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Any
+from itertools import combinations
+from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Bool, Float64
+
+from allsight.data.world.rays import Rays
 
 Real = float | int
 Number = Any
@@ -28,10 +31,21 @@ Number = Any
 Triple = tuple[Number, Number, Number]
 Point = tuple[Real, Real, Real]
 
+Knob = tuple[Point, Point]
+"""Center and radii along x, y and z of an ellipsoid; a disc or a point has radii of 0."""
+
 FAR = np.float32(1e9)
 """The t of a ray that misses."""
 
-_TINY = np.float32(1e-7)
+
+def _circle(places: int) -> list[tuple[float, float]]:
+    """Points evenly around a circle of radius 1."""
+    turns = [2 * math.pi * (k + 0.5) / places for k in range(places)]
+    return [(math.cos(turn), math.sin(turn)) for turn in turns]
+
+
+ROUND_ABOUT: tuple[Point, ...] = tuple((x, y, 0.0) for x, y in _circle(20)[:10])
+"""Edges evenly round about, for round solids: a shadow's outline has twice as many corners."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +60,30 @@ class Ellipsoid:
         (x, y, z), (a, b, c) = self.center, self.radii
         return (x - a, y - b, z - c), (x + a, y + b, z + c)
 
-    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, None]:
-        ox, oy, oz = ((o - c) * (1.0 / r) for o, c, r in zip(origin, self.center, self.radii, strict=True))
-        dx, dy, dz = (d * (1.0 / r) for d, r in zip(direction, self.radii, strict=True))
-        a = dx * dx + dy * dy + dz * dz
-        b = ox * dx + oy * dy + oz * dz
-        c = ox * ox + oy * oy + oz * oz - 1.0
-        root = b * b - a * c
-        t = (-b - np.sqrt(np.maximum(root, 0))) / a
+    def hit(self, rays: Rays) -> tuple[np.ndarray, None]:
+        offset = [e - c for e, c in zip(rays.stand.eye, self.center, strict=True)]
+        u, v, w = (1.0 / (r * r) for r in self.radii)
+        a = rays.squares(u, v, w)
+        b = rays.along(offset[0] * u, offset[1] * v, offset[2] * w)
+        c = offset[0] ** 2 * u + offset[1] ** 2 * v + offset[2] ** 2 * w - 1.0
+        root = b * b
+        root -= a * c
+        t = np.sqrt(np.maximum(root, 0))
+        t += b
+        t /= -a
         return np.where((root > 0) & (t > 0), t, FAR), None
 
     def normals(self, point: Triple) -> Triple:
         x, y, z = ((p - c) * (1.0 / (r * r)) for p, c, r in zip(point, self.center, self.radii, strict=True))
         length = 1.0 / np.sqrt(x * x + y * y + z * z)
         return x * length, y * length, z * length
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """It is its own and only knob."""
+        return ((self.center, self.radii),)
+
+    edges: ClassVar[tuple[Point, ...]] = ROUND_ABOUT
 
 
 @dataclass(frozen=True)
@@ -87,37 +111,37 @@ class Frustum:
         (u, v), r = self.across, max(self.radius_low, self.radius_high)
         return self._turn((u - r, v - r, self.low)), self._turn((u + r, v + r, self.high))
 
-    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, None]:
-        ox, oy, oz = self._turn(origin)
-        dx, dy, dz = self._turn(direction)
+    def hit(self, rays: Rays) -> tuple[np.ndarray, None]:
+        ox, oy, oz = self._turn(rays.stand.eye)
         ox, oy = ox - self.across[0], oy - self.across[1]
         slope = (self.radius_high - self.radius_low) / (self.high - self.low)
-        at_origin = self.radius_low + slope * (oz - self.low)
-        kz = slope * dz
-        a = dx * dx + dy * dy - kz * kz
-        b = ox * dx + oy * dy - at_origin * kz
-        c = ox * ox + oy * oy - at_origin * at_origin
-        root = b * b - a * c
+        at_eye = self.radius_low + slope * (oz - self.low)
+        a = rays.squares(*self._turn((1.0, 1.0, -slope * slope)))
+        b = rays.along(*self._turn((ox, oy, -slope * at_eye)))
+        dz = rays.along(*self._turn((0.0, 0.0, 1.0)))
+        root = b * b
+        root -= a * (ox * ox + oy * oy - at_eye * at_eye)
         s = np.sqrt(np.maximum(root, 0))
-        inverse = 1.0 / a
+        crosses = root > 0
         found: list[np.ndarray] = []
-        # The near sheet of a cylinder is the first; of a cone it may be the cone's mirror image.
-        near, far = (-b - s) * inverse, (s - b) * inverse
-        for t in (near,) if slope == 0 else (near, far):
-            z = oz + t * dz
-            fine = (root > 0) & (t > 0) & (z >= self.low) & (z <= self.high)
+        # The near crossing is the first, but for steep rays: these may cross the cone's mirror image before.
+        for sign in (-1.0, 1.0) if slope != 0 and a.min() <= 0 else (-1.0,):
+            t = s * sign
+            t -= b
+            t /= a
+            z = t * dz
+            z += oz
+            fine = crosses & (t > 0) & (z >= self.low) & (z <= self.high)
             found.append(np.where(fine, t, FAR))
         # Rays come in, never out, through the lid that they meet first.
         lids = ((self.low, self.radius_low), (self.high, self.radius_high))
-        if isinstance(oz, np.ndarray):
-            lids = lids[:1] if dz > 0 else lids[1:]
-        else:
-            lids = lids[:1] if oz < self.low else lids[1:] if oz > self.high else ()
-        for height, radius in lids:
+        for height, radius in lids[:1] if oz < self.low else lids[1:] if oz > self.high else ():
             if radius > 0:
                 t = (height - oz) / dz
-                x, y = ox + t * dx, oy + t * dy
-                found.append(np.where((x * x + y * y < radius * radius) & (t > 0), t, FAR))
+                out = rays.squares(*self._turn((1.0, 1.0, 0.0))) * t
+                out += rays.along(*self._turn((2 * ox, 2 * oy, 0.0)))
+                within = (out * t < radius * radius - ox * ox - oy * oy) & (t > 0)
+                found.append(np.where(within, t, FAR))
         return reduce(np.minimum, found), None
 
     def normals(self, point: Triple) -> Triple:
@@ -132,6 +156,19 @@ class Frustum:
         end = np.where(z > 0.5 * (self.low + self.high), np.float32(1), np.float32(-1))
         return self._turn((x * length, y * length, np.where(lid, end, np.float32(-slope * side))))
 
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Its two lids."""
+        lids = ((self.low, self.radius_low), (self.high, self.radius_high))
+        return tuple((self._turn((*self.across, at)), self._turn((r, r, 0.0))) for at, r in lids)
+
+    @cached_property
+    def edges(self) -> tuple[Point, ...]:
+        """Around about, and lines down the side."""
+        wider, taller = self.radius_high - self.radius_low, self.high - self.low
+        down = _circle(10) if wider else [(1.0, 0.0)]
+        return ROUND_ABOUT + tuple(self._turn((wider * x, wider * y, taller)) for x, y in down)
+
 
 @dataclass(frozen=True)
 class Polyhedron:
@@ -145,39 +182,57 @@ class Polyhedron:
         xs, ys, zs = zip(*self.corners, strict=True)
         return (min(xs), min(ys), min(zs)), (max(xs), max(ys), max(zs))
 
-    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, np.ndarray]:
-        enter: Number = -FAR
-        leave: Number = FAR
-        face = np.zeros(np.broadcast(*direction).shape, dtype=np.uint8)
-        for number, (nx, ny, nz, height) in enumerate(self.planes):
-            toward = _dot((nx, ny, nz), direction)
-            gap = height - _dot((nx, ny, nz), origin)
-            if isinstance(toward, np.ndarray):
-                # Seen from outside a plane is a way in, from inside a way out, for all rays alike; a ray that
-                # never crosses it comes in, or goes out, too far away to count.
-                if gap >= 0:
-                    leave = np.minimum(leave, gap / np.maximum(toward, _TINY))
-                    continue
-                t = gap / np.minimum(toward, -_TINY)
-                np.copyto(face, np.uint8(number), where=t > enter)
-                enter = np.maximum(enter, t)
-            elif toward < 0:
-                enter = np.maximum(enter, gap * (1.0 / toward))
-            elif toward > 0:
-                leave = np.minimum(leave, gap * (1.0 / toward))
+    def hit(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
+        # All in 1 / t: nearness to a plane is linear in the direction, and a ray is inside while it is
+        # farther than all planes that the eye is outside of (it comes in by the farthest of these, the
+        # least near) and nearer than all others. A plane that a ray goes away from has a nearness below 0.
+        normals, heights = self._planes
+        gaps = heights - (normals * rays.stand.eye).sum(axis=1)
+        gaps[np.abs(gaps) < 1e-9] = 1e-9
+        columns, rows = rays.weighed(normals / gaps[:, None])
+        face = np.zeros(rays.shape, dtype=np.uint8)
+        coming = np.full(rays.shape, FAR, dtype=np.float32)
+        leaving = np.zeros(rays.shape, dtype=np.float32)
+        nearness, closer = np.empty_like(coming), np.empty(rays.shape, dtype=bool)
+        for number, gap in enumerate(gaps.tolist()):
+            np.add(columns[number], rows[number], out=nearness)
+            if gap > 0:
+                np.maximum(leaving, nearness, out=leaving)
             else:
-                leave = np.where(gap > 0, leave, -FAR)
-        return np.where((enter < leave) & (enter > 0), enter, FAR), face
+                np.less(nearness, coming, out=closer)
+                np.copyto(coming, nearness, where=closer)
+                np.copyto(face, np.uint8(number), where=closer)
+        np.greater(coming, leaving, out=closer)
+        t = np.full(rays.shape, FAR, dtype=np.float32)
+        np.divide(np.float32(1), coming, out=t, where=closer)
+        return t, face
 
+    @cached_property
+    def _planes(self) -> tuple[Float64[np.ndarray, "k 3"], Float64[np.ndarray, " k"]]:
+        planes = np.array(self.planes, dtype=float)
+        return planes[:, :3].copy(), planes[:, 3].copy()
 
-def _dot(normal: Point, vector: Triple) -> Number:
-    total: Number | None = None
-    for n, v in zip(normal, vector, strict=True):
-        if n != 0:
-            term = v if n == 1 else n * v
-            total = term if total is None else total + term
-    assert total is not None, "a plane without a normal"
-    return total
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Its corners."""
+        return tuple((corner, (0.0, 0.0, 0.0)) for corner in self.corners)
+
+    @cached_property
+    def edges(self) -> tuple[Point, ...]:
+        """Directions of the edges, parallel ones once."""
+        on = [
+            {n for n, (a, b, c, h) in enumerate(self.planes) if abs(a * x + b * y + c * z - h) < 1e-5}
+            for x, y, z in self.corners
+        ]
+        found: list[Point] = []
+        for (first, start), (second, end) in combinations(zip(on, self.corners, strict=True), 2):
+            if len(first & second) >= 2:
+                x, y, z = (b - a for a, b in zip(start, end, strict=True))
+                length = math.sqrt(x * x + y * y + z * z)
+                x, y, z = x / length, y / length, z / length
+                if all(abs(x * u + y * v + z * w) < 1 - 1e-9 for u, v, w in found):
+                    found.append((x, y, z))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -193,7 +248,23 @@ class Torus:
         (x, y, z), r, m = self.center, self.major + self.minor, self.minor
         return (x - r, y - m, z - r), (x + r, y + m, z + r)
 
-    def hit(self, origin: Triple, direction: Triple) -> tuple[np.ndarray, None]:
+    def hit(self, rays: Rays) -> tuple[np.ndarray, None]:
+        return self._march(rays.stand.eye, rays.directions()), None
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Balls around about, of which its hull is close to that of the ring."""
+        (x, y, z), r, m = self.center, self.major, self.minor
+        return tuple((((x + r * u), y, z + r * v), (m, m, m)) for u, v in _circle(16))
+
+    edges: ClassVar[tuple[Point, ...]] = ROUND_ABOUT
+
+    def stops(self, origin: Triple, direction: Triple) -> Bool[np.ndarray, "*n"]:
+        """Whether it is met by lines from these origins."""
+        return self._march(origin, direction) < FAR
+
+    def _march(self, origin: Triple, direction: Triple) -> np.ndarray:
+        """t of the first meeting of each line origin + t * direction, FAR for none."""
         ox, oy, oz = (o - c for o, c in zip(origin, self.center, strict=True))
         dx, dy, dz = direction
         length = dx * dx + dy * dy + dz * dz
@@ -208,7 +279,7 @@ class Torus:
             t = t + self._distance(ox + t * dx, oy + t * dy, oz + t * dz) * inverse
         near = self._distance(ox + t * dx, oy + t * dy, oz + t * dz) < 0.02 * self.minor
         end = (-b + np.sqrt(np.maximum(root, 0))) / length
-        return np.where((root > 0) & near & (t < end), t, FAR), None
+        return np.where((root > 0) & near & (t < end), t, FAR)
 
     def _distance(self, x: Number, y: Number, z: Number) -> Number:
         q = np.sqrt(x * x + z * z) - self.major

@@ -1,0 +1,85 @@
+"""Map classes on the ground around a car, from the pictures of its cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from allsight.data.driving.mapped import Mapped
+from allsight.data.driving.masks import PROTOCOLS, MapClass, MapMasks
+from allsight.tasks.metrics.map_iou import MapIoU
+from allsight.tasks.rigs import RigTask
+from allsight.types import Answer, Batch, BEVGrid, BEVMapAnswer, Sample
+
+
+class BEVSegmentation(RigTask):
+    """Which map classes each cell of the ground belongs to; classes may overlap.
+
+    Batches are those of `RigTask` with the target `bev_map` [b, c, h, w], true where a cell is of the class.
+    Outputs hold `map_logits` [b, c, h, w], under this key of a dictionary or this name of a dataclass. The
+    score is the IoU of each class over the whole set, at the best of the thresholds .35 to .65.
+    """
+
+    class Config(RigTask.Config):
+        protocol: Literal["lift_splat", "bevfusion"] = "lift_splat"
+        """Which classes: see `allsight.data.driving.masks.PROTOCOLS`."""
+        map_classes: tuple[str, ...] = ()
+        """Only these classes of the protocol, in this order; empty takes all."""
+        map_range_m: tuple[float, float, float, float] = (-50.0, -50.0, 50.0, 50.0)
+        """x_min, y_min, x_max, y_max of the map in the reference frame."""
+        map_hw: tuple[int, int] = (200, 200)
+        """Rows (along y) and columns (along x) of the map."""
+        line_m: float = Field(default=1.0, gt=0)
+        """Width of lines."""
+        cache: Path | None = None
+        """Folder in which finished maps are kept."""
+
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Names of the map classes in order."""
+        return self.config.map_classes or tuple(PROTOCOLS[self.config.protocol])
+
+    @property
+    def grid(self) -> BEVGrid:
+        """Cells of the map; heights mean nothing here."""
+        x_min, y_min, x_max, y_max = self.config.map_range_m
+        return BEVGrid((x_min, y_min, -5.0, x_max, y_max, 3.0), self.config.map_hw)
+
+    def completed(self, drives: Any) -> Mapped:
+        known = PROTOCOLS[self.config.protocol]
+        chosen: dict[str, MapClass] = {name: known[name] for name in self.map_classes}
+        return Mapped(drives, MapMasks(self.grid, chosen, self.config.line_m, self.config.cache))
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        batch = super().collate(samples)
+        if all("bev_map" in sample.targets for sample in samples):
+            batch.targets["bev_map"] = torch.stack([sample.targets["bev_map"].masks for sample in samples])
+        return batch
+
+    def decode(self, outputs: Any, batch: Batch) -> list[Answer]:
+        logits = outputs["map_logits"] if isinstance(outputs, dict) else outputs.map_logits
+        chances = logits.detach().float().sigmoid().cpu().numpy()
+        return [
+            BEVMapAnswer(id, self.name, chances[row], self.grid, self.map_classes)
+            for row, id in enumerate(batch.ids)
+        ]
+
+    def truth(self, batch: Batch) -> list[Answer]:
+        masks = batch.targets["bev_map"].cpu().numpy().astype(np.float32)
+        return [
+            BEVMapAnswer(id, self.name, masks[row], self.grid, self.map_classes)
+            for row, id in enumerate(batch.ids)
+        ]
+
+    def metric(self) -> MapIoU:
+        return MapIoU(self.map_classes)
+
+    def main_metric(self) -> str:
+        return "miou"

@@ -1,0 +1,92 @@
+"""Drives to look at: a clip of six cameras and the panel from above as a moving picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from allsight.data.inspection.driving import DrawsFrames, draw_rig, ego_path
+from allsight.types import Boxes3D, Boxes3DAnswer, Sample
+
+
+def draw_answer(
+    sample: Sample,
+    answer: Boxes3DAnswer,
+    *,
+    min_score: float = 0.3,
+    path_ref_m: Float[np.ndarray, "t 2"] | None = None,
+    tile_px: int = 400,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A sample's cameras and panel with the answered boxes in place of the true ones.
+
+    Args:
+        sample: Before it was transformed, or with matrices that fit its pictures.
+        answer: In the same reference frame.
+        min_score: Boxes below are not drawn.
+        path_ref_m: Where the car drives.
+        tile_px: Width of a camera's picture.
+    """
+    keep = answer.scores >= min_score
+    boxes = Boxes3D(
+        torch.from_numpy(answer.centers_ref_m[keep]).float(),
+        torch.from_numpy(answer.sizes_m[keep]).float(),
+        torch.from_numpy(answer.yaw_rad[keep]).float(),
+        torch.from_numpy(answer.velocities_ref_mps[keep]).float(),
+        torch.from_numpy(answer.labels[keep]),
+    )
+    shown = Sample(sample.id, sample.inputs, {**sample.targets, "boxes": boxes})
+    return draw_rig(shown, answer.classes, path_ref_m=path_ref_m, tile_px=tile_px)
+
+
+def drive_gif(
+    reader: DrawsFrames, indices: Iterable[int], file: Path, *, tile_px: int = 240, seconds: float = 0.5
+) -> int:
+    """Write frames of a drive as an animated GIF, annotations drawn; returns how many.
+
+    Args:
+        reader: Of drives.
+        indices: Which samples, in order.
+        file: Where to write.
+        tile_px: Width of a camera's picture.
+        seconds: How long each is shown.
+    """
+    pictures = [
+        draw_rig(reader[n], reader.classes, path_ref_m=ego_path(reader, n), tile_px=tile_px) for n in indices
+    ]
+    file.write_bytes(to_gif(pictures, seconds))
+    return len(pictures)
+
+
+def to_gif(pictures: Sequence[np.ndarray], seconds: float) -> bytes:
+    """Pictures (uint8 [h, w, 3], of any sizes) as an animated GIF of 255 colours each.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not pictures:
+        raise ValueError("to_gif: expected at least one picture, got none")
+    height = max(picture.shape[0] for picture in pictures)
+    width = max(picture.shape[1] for picture in pictures)
+    frames = []
+    for picture in pictures:
+        padded = np.full((height, width, 3), 255, np.uint8)
+        padded[: picture.shape[0], : picture.shape[1]] = picture
+        frames.append(Image.fromarray(padded).quantize(255))
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=round(1000 * seconds),
+        loop=0,
+        # Each frame in colours of its own; Pillow would else drop those equal to the one before.
+        disposal=2,
+    )
+    return buffer.getvalue()

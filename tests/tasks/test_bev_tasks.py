@@ -1,0 +1,158 @@
+"""Tasks on a camera rig: what their batches hold, and that their truth scores best."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from data.toy_drives import write_infos, write_nuscenes
+
+from allsight.config import ConfigError, build
+from allsight.data.driving.vocabulary import CLASSES
+from allsight.data.driving.writer import write_map_expansion
+from allsight.tasks import BEVDetection, BEVSegmentation, Task
+from allsight.tasks.rigs import collate_rigs
+from allsight.types import Boxes3D
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    root = tmp_path_factory.mktemp("drives")
+    write_nuscenes(root, {"train": {"scene-0001": 4, "scene-0002": 2}, "val": {"scene-0003": 3}})
+    road = [np.array([[900.0, 500], [1100, 500], [1100, 640], [900, 640]])]
+    line = np.array([[900.0, 600], [1100, 600]])
+    file = root / "maps/expansion/singapore-onenorth.json"
+    write_map_expansion(file, {"drivable_area": [road]}, {"lane_divider": [line]})
+    return root
+
+
+def task(cls, root, **changes):
+    return cls(cls.Config(data=f"nuscenes:{root}", hw_px=(32, 64), **changes), name="drive")
+
+
+def batch_of(one, split="val", indices=(0, 1), seed=0):
+    reader, transform = one.reader(split), one.transform(split)
+    return one.collate([transform(reader[n], np.random.default_rng(seed + n)) for n in indices])
+
+
+def test_batches_hold_rigs_and_boxes(drives):
+    one = task(BEVDetection, drives)
+    batch = batch_of(one)
+    rig = batch.inputs["rig"]
+    assert rig.images.shape == (2, 2, 3, 32, 64) and rig.images.dtype is torch.uint8
+    assert rig.rig.time_s.dtype is torch.float64 and rig.rig.world_from_ref.dtype is torch.float64
+    assert len(batch.targets["boxes"]) == 2 and one.classes == CLASSES
+    assert batch.targets["box_notes"][0].attributes.tolist() == [0, 5, 0, -1, 3, 0]
+    assert one.reader("train").sequences == (4, 2)
+    assert not hasattr(task(BEVDetection, drives, streams=False).reader("train"), "sequences")
+    assert batch.to("cpu").ids == batch.ids and pickle.loads(pickle.dumps(batch)).ids == batch.ids
+
+
+def test_true_boxes_score_best_and_halves_merge(drives):
+    one = task(BEVDetection, drives)
+    batches = [batch_of(one, indices=(0, 1)), batch_of(one, indices=(2,))]
+    whole, parts = one.metric(), [one.metric(), one.metric()]
+    for part, batch in zip(parts, batches, strict=True):
+        whole.update(one.truth(batch), batch)
+        part.update(one.truth(batch), batch)
+    values = whole.compute()
+    assert values["map_occurring"] == pytest.approx(1) and values["mate"] < 0.6
+    parts[0].merge(parts[1])
+    assert parts[0].compute() == values
+    rings = {row["ring"]: row for row in whole.tables()["rings"]}
+    assert set(rings) == {"0-20 m", "20-40 m"} and rings["0-20 m"]["map_occurring"] == pytest.approx(1)
+    assert np.isnan(one.metric().compute()["nds"]) and one.main_metric() in values
+
+
+def test_answers_are_the_best_boxes_of_each_row(drives):
+    one = task(BEVDetection, drives, max_boxes=3, min_score=0.3)
+    batch = batch_of(one)
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.7, 0.8], [0.2, 0.1, 0.0, 0.4, 0.2]])
+    boxes = Boxes3D(
+        torch.zeros(2, 5, 3),
+        torch.ones(2, 5, 3),
+        torch.zeros(2, 5),
+        torch.zeros(2, 5, 2),
+        torch.arange(10).reshape(2, 5),
+        scores,
+    )
+    first, second = one.decode({"boxes": boxes}, batch)
+    assert first.labels.tolist() == [1, 4, 3] and second.labels.tolist() == [8]
+    assert first.id == batch.ids[0] and first.to_json()["boxes"][0]["name"] == "truck"
+
+
+def test_clips_bring_their_history_and_repeat_its_first_frame_where_it_is_short(drives):
+    one = task(BEVDetection, drives, history=2, turn_rad=0.0, mirror=0.0, colour=0.0)
+    reader = one.reader("train")
+    assert [len(reader[n].views) for n in range(6)] == [0, 1, 2, 2, 0, 1]
+    batch = batch_of(one, "train", (1, 3))
+    old, new = batch.inputs["history"]
+    assert old.starts.tolist() == [True, True] and new.starts.tolist() == [True, False]
+    times = torch.stack([old.rig.time_s, new.rig.time_s, batch.inputs["rig"].rig.time_s])
+    assert (times - times[-1]).tolist() == [[-0.5, -1.0], [-0.5, -0.5], [0.0, 0.0]]
+    assert len(batch.targets["history"]) == 2 and len(batch.targets["history"][0]) == 2
+    thinned = task(BEVDetection, drives, history=2, history_kept=1)
+    assert len(thinned.transform("train")(reader[3], np.random.default_rng(0)).views) == 1
+
+
+def test_a_missing_camera_leaves_its_place_empty(drives):
+    one = task(BEVDetection, drives)
+    reader = one.reader("val")
+    whole = reader[0].inputs["rig"]
+    back = replace(
+        whole, images=whole.images[1:], img_from_ref=whole.img_from_ref[1:], camera_names=("CAM_BACK",)
+    )
+    batch = collate_rigs([whole, back], ("CAM_FRONT", "CAM_BACK"), (32, 64))
+    assert batch.rig.is_present.tolist() == [[True, True], [False, True]]
+    assert torch.equal(batch.images[1, 1], batch.images[0, 1]) and not batch.images[1, 0].any()
+    assert torch.equal(batch.rig.img_from_ref[1, 1], batch.rig.img_from_ref[0, 1])
+
+
+def test_training_sees_other_pictures_each_time_and_boxes_in_range_only(drives):
+    one = task(
+        BEVDetection, drives, range_m=(-10, -10, 10, 10), crop=1.2, camera_dropout=0.2, noise_turn_rad=0.01
+    )
+    first, second = (batch_of(one, "train", (0,), seed) for seed in (1, 2))
+    assert not torch.equal(first.inputs["rig"].rig.img_from_ref, second.inputs["rig"].rig.img_from_ref)
+    for boxes in first.targets["boxes"]:
+        assert bool((boxes.centers_ref_m[:, :2].abs() <= 10).all())
+
+
+@pytest.mark.parametrize("protocol", ["lift_splat", "bevfusion"])
+def test_maps_are_targets_and_score_best_as_answers(drives, protocol):
+    one = task(BEVSegmentation, drives, protocol=protocol, map_hw=(50, 40))
+    batch = batch_of(one)
+    masks = batch.targets["bev_map"]
+    assert masks.shape == (2, len(one.map_classes), 50, 40) and masks.dtype is torch.bool
+    road = one.map_classes.index("road" if protocol == "lift_splat" else "drivable_area")
+    assert 0.1 < masks[:, road].float().mean() < 1
+    metric = one.metric()
+    metric.update(one.truth(batch), batch)
+    assert metric.compute()["miou"] == pytest.approx(1)
+    logits = masks.float() * 8 - 4
+    assert (one.decode({"map_logits": logits}, batch)[0].probabilities > 0.5).sum() == int(masks[0].sum())
+
+
+def test_iou_is_that_of_the_best_threshold_over_the_whole_set(drives):
+    metric = task(BEVSegmentation, drives, map_classes=("car",)).metric()
+    truth = np.array([[[True, True, False, False]]])
+    metric.add(truth, np.array([[[0.9, 0.45, 0.42, 0.1]]], dtype=np.float32))
+    # From .45 down both are found; at .4 and below a wrong one too.
+    values = metric.compute()
+    assert values["iou_car"] == pytest.approx(1) and values["miou_0.5"] == pytest.approx(1 / 2)
+
+
+def test_own_rigs_need_no_nuscenes(tmp_path):
+    write_infos(tmp_path)
+    one = BEVDetection(BEVDetection.Config(data=f"infos:{tmp_path}", hw_px=(32, 64)), name="own")
+    batch = batch_of(one)
+    metric = one.metric()
+    metric.update(one.truth(batch), batch)
+    assert one.classes == ("car", "bike") and metric.compute()[one.main_metric()] == pytest.approx(1)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for wrong in ({"range_m": (1, 0, 0, 1)}, {"history": 1, "history_kept": 2}, {"hw_px": (0, 4)}):
+        with pytest.raises(ConfigError):
+            build(Task.Config, {"kind": "bev_detection", "data": "infos:x", **wrong})
