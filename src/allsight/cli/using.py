@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,14 @@ from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, check_back
 if TYPE_CHECKING:
     from allsight.engine.predictor import Predictor
     from allsight.types import Answer
+
+
+class Probe(StrEnum):
+    """The probes there are."""
+
+    knn = "knn"
+    linear = "linear"
+
 
 Task = Annotated[
     list[str] | None,
@@ -25,6 +34,20 @@ def evaluate(
     weights: Weights = None,
     task: Task = None,
     classes: Classes = None,
+    probe: Annotated[
+        Probe | None,
+        typer.Option(
+            "--probe",
+            help="Judge the backbone's features instead: by nearest neighbours, or by a linear layer.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FORMAT:PATH", help="With --probe: a set of classes other than the run's own."
+        ),
+    ] = None,
     as_json: Json = False,
     trust: Trust = False,
 ) -> None:
@@ -34,10 +57,22 @@ def evaluate(
     allsight eval runs/joint_world
     allsight eval runs/joint_world --weights last --task shapes --json
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth
+    allsight eval runs/joint_world --probe knn
+    allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth --probe linear --data imagefolder:pets
+
+    With --probe the backbone stays as it is, and the results are also noted in the run folder.
     """
     from allsight.engine.predictor import flat
 
+    if data is not None and probe is None:
+        raise typer.BadParameter(
+            "--data is for --probe; the run's own tasks have their data in their settings"
+        )
     predictor = _load(run, weights, classes, trust)
+    if probe is not None:
+        from allsight.cli.probing import probe_and_say
+
+        return probe_and_say(run, predictor, probe.value, names=task, data=data, as_json=as_json)
     scores = predictor.score(task)
     for bad in (bad for score in scores.values() for bad in score.corrupt):
         print(f"note: {bad.task}: {bad.id}: {bad.reason}; left out of the score", file=sys.stderr)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from allsight.backbones._base import Backbone
-from allsight.models.base import Model
+from allsight.config import Configured
 
-_WHOLES = (Model, Backbone, nn.ModuleList, nn.ModuleDict)
+_WHOLES = (Configured, nn.ModuleList, nn.ModuleDict)
+"""Models and backbones are those modules that have a configuration of their own."""
 
 
 class PartNorms:
@@ -55,7 +55,7 @@ class PartNorms:
         """
         sizes: list[Tensor] = []
         for name, before in self._weights.items():
-            change = torch._foreach_sub([*map(Tensor.detach, self._parts[name])], before)
+            change = torch._foreach_sub(self._parts[name], before)
             sizes += [self._gradients[name], *map(torch.nn.utils.get_total_norm, (before, change))]
         # One wait for the device.
         numbers = iter(torch.stack([size.to(torch.float32) for size in sizes]).tolist() if sizes else [])
@@ -68,13 +68,13 @@ class PartNorms:
         return values
 
 
-def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, list[nn.Parameter]]]:
+def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, list[Tensor]]]:
     if not isinstance(module, _WHOLES):
-        trained = [p for p in module.parameters() if p.requires_grad]
+        trained: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         if trained:
             yield name or "model", trained
         return
-    own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+    own: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
     if own:
         yield name or "model", own
     for child, inner in module.named_children():

@@ -15,6 +15,7 @@ from allsight.view.report.compare import comparison
 from allsight.view.report.curves import curves
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
+from allsight.view.report.probes import probes
 from allsight.view.report.settings import environment, settings
 from allsight.view.report.speed import speed
 from allsight.view.report.summary import header, tiles, trouble_link
@@ -60,6 +61,9 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
+    probed = probes(record)
+    if probed is not None:
+        sections.append(Section("probes", "Probes of the features", probed))
     sections += [
         Section("pictures", "Validation pictures", _pictures(record, kept)),
         Section("confusion", "Confusion", _confusion(record, kept)),
