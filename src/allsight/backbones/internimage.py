@@ -446,8 +446,10 @@ class Block(CompiledAlone):
     def inference_form(self) -> nn.Module:
         """Return a copy whose layer scales are parts of the weights before them."""
         prepared = with_prepared_layers(self)
-        branches: tuple[tuple[Tensor | None, Any, nn.Linear], ...] = (
-            (prepared.gamma1, prepared.norm1, prepared.dcn.output_proj),
+        # A plain convolution is its own last layer.
+        mixing = getattr(prepared.dcn, "output_proj", prepared.dcn)
+        branches: tuple[tuple[Tensor | None, Any, nn.Module], ...] = (
+            (prepared.gamma1, prepared.norm1, mixing),
             (prepared.gamma2, prepared.norm2, prepared.mlp.fc2),
         )
         for gamma, norm, linear in branches:

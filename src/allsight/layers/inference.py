@@ -169,7 +169,7 @@ def _replace_children(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def scale_output(layer: nn.Linear | nn.LayerNorm, factor: Float[Tensor, " c"]) -> None:
+def scale_output(layer: nn.Linear | nn.LayerNorm | nn.Conv2d, factor: Float[Tensor, " c"]) -> None:
     """Make a layer give `factor` times what it gave."""
     rows = factor.view(-1, *(1 for _ in layer.weight.shape[1:]))
     layer.weight = nn.Parameter(layer.weight * rows)
