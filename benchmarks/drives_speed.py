@@ -1,8 +1,9 @@
 """How fast drives are generated: frames of six cameras a second, JPEG, tables and maps written, and CPU time.
 
-    python benchmarks/drives_speed.py [--scenes 60] [--height 96] [--width 160] [--workers 2] [--folder FOLDER]
+    python benchmarks/drives_speed.py [--scenes 60] [--height 96] [--width 160] [--workers 2]
 
-The rate is that of the whole call, start of the other processes included. `--folder` says on which disk.
+The rate is that of the whole call, start of the other processes included. `--folder` says on which disk to
+write.
 """
 
 from __future__ import annotations
