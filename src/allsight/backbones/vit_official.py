@@ -1,6 +1,7 @@
 """What published weights of vision transformers look like.
 
-Source: huggingface/pytorch-image-models:timm/models/vision_transformer.py; facebookresearch/mae:models_mae.py.
+Source: huggingface/pytorch-image-models:timm/models/vision_transformer.py;
+facebookresearch/mae:models_mae.py.
 """
 
 from __future__ import annotations
