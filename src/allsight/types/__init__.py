@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
     from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
-    from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
+    from allsight.types.samples import (
+        Crop,
+        Image,
+        LabelMap,
+        Modality,
+        Objects,
+        Panoptic,
+        Rig,
+        Sample,
+        Text,
+        Video,
+    )
 
 _HOME = {
     "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
@@ -27,7 +38,18 @@ _HOME = {
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
     "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
-    "samples": ("Image", "LabelMap", "Modality", "Objects", "Panoptic", "Rig", "Sample", "Text", "Video"),
+    "samples": (
+        "Crop",
+        "Image",
+        "LabelMap",
+        "Modality",
+        "Objects",
+        "Panoptic",
+        "Rig",
+        "Sample",
+        "Text",
+        "Video",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -48,6 +70,7 @@ __all__ = [
     "Closed",
     "CorruptSample",
     "Costs",
+    "Crop",
     "DataError",
     "FeatureSpec",
     "Image",
