@@ -6,7 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
+    from allsight.types.answers import (
+        Answer,
+        ClassScores,
+        LabelMapAnswer,
+        PretrainingAnswer,
+        TextAnswer,
+        class_name,
+    )
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
     from allsight.types.bev import BEVGrid, BEVSpec
     from allsight.types.boxes import Boxes3D
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
+    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "PretrainingAnswer", "TextAnswer", "class_name"),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "bev": ("BEVGrid", "BEVSpec"),
     "boxes": ("Boxes3D",),
@@ -82,6 +89,7 @@ __all__ = [
     "Objects",
     "Outputs",
     "Panoptic",
+    "PretrainingAnswer",
     "Query",
     "Rig",
     "Sample",
