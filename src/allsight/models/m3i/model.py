@@ -22,6 +22,7 @@ from allsight.models.m3i.decoders import Pooled
 from allsight.models.m3i.encoder import Encoder, NeckName, Seen
 from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, to_cells
 from allsight.models.m3i.monitors import (
+    Pull,
     Watch,
     distance,
     feature_numbers,
@@ -363,22 +364,9 @@ class M3I(TaskModel):
         weighted: Mapping[str, Tensor],
     ) -> None:
         """Compute the monitors of this micro-batch."""
-        places = [
-            tensor
-            for roles in scene.seen.values()
-            for seen in roles
-            for tensor in (seen.tokens, seen.summary)
-            if tensor is not None and tensor.requires_grad
-        ]
-        gradients = {}
-        for name, loss in weighted.items():
-            if places and loss.requires_grad:
-                found = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
-                flat = [g.flatten().to(torch.float32) for g in found if g is not None]
-                if flat and len(flat) == len([p for p in found if p is not None]):
-                    gradients[name] = _joined(found, places)
+        gradients = self._pulls(scene, players, weighted)
         if self.balancer.wants_norms(step):
-            self.balancer.see({name: gradient.norm() for name, gradient in gradients.items()})
+            self.balancer.see({name: pull.norm for name, pull in gradients.items()})
         if not self.watch.is_due(step):
             return
         numbers = gradient_numbers(gradients) if gradients else {}
@@ -395,6 +383,32 @@ class M3I(TaskModel):
         numbers |= {f"supervised/{name}": torch.as_tensor(share) for name, share in shares.items()}
         self._seen.append({name: number.detach() for name, number in numbers.items()})
 
+    def _pulls(self, scene: Scene, players: list[Tensor], weighted: Mapping[str, Tensor]) -> dict[str, Pull]:
+        """Each target's gradient at what the encoder made of the inputs."""
+        places = [
+            (tensor, rows)
+            for roles in scene.seen.values()
+            for seen, rows in zip(roles, players, strict=True)
+            for tensor in (seen.tokens, seen.summary)
+            if tensor is not None and tensor.requires_grad
+        ]
+        pulls = {}
+        for name, loss in weighted.items():
+            if not places or not loss.requires_grad:
+                continue
+            inputs = [tensor for tensor, _ in places]
+            found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+            pictures = places[0][0].new_zeros(len(scene.views[0]), self.encoder.channels)
+            pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
+            square = pictures.new_zeros(())
+            for gradient, (_, rows) in zip(found, places, strict=True):
+                if gradient is not None:
+                    wide = gradient.to(pictures.dtype)
+                    square = square + wide.square().sum()
+                    pictures.index_add_(0, rows, wide if wide.ndim == 2 else wide.sum(1))
+            pulls[name] = Pull(square.sqrt(), pictures)
+        return pulls
+
     def _logits(self, scene: Scene) -> Float[Tensor, "b k"] | None:
         """Classes of whole views by the first target of categories, if there is one."""
         for target in self._targets().values():
@@ -404,15 +418,6 @@ class M3I(TaskModel):
                 pooled = decoder.last(decoder.predictor(decoder.project(seen)))
                 return target.net.table(pooled)
         return None
-
-
-def _joined(found: Any, places: list[Tensor]) -> Float[Tensor, " n"]:
-    """Gradients at all places as one vector; zeros where a target does not look."""
-    parts = [
-        torch.zeros_like(place) if gradient is None else gradient
-        for gradient, place in zip(found, places, strict=True)
-    ]
-    return torch.cat([part.flatten().to(torch.float32) for part in parts])
 
 
 def _shared(owners: Mapping[str, Any], attribute: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -66,9 +67,23 @@ def feature_numbers(pooled: Float[Tensor, "n c"]) -> dict[str, Tensor]:
     return {"features/std": unit_std(pooled), "features/rank": effective_rank(pooled)}
 
 
-def gradient_numbers(gradients: Mapping[str, Float[Tensor, " n"]]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Pull:
+    """A target's gradient at the representation.
+
+    Args:
+        norm: Over all cells.
+        pictures: Its sum over the cells of each picture, in whichever inputs and roles it occurs. Targets of
+            different roles look at different cells, whose gradients could not agree or disagree.
+    """
+
+    norm: Float[Tensor, ""]
+    pictures: Float[Tensor, "b c"]
+
+
+def gradient_numbers(gradients: Mapping[str, Pull]) -> dict[str, Tensor]:
     """Norms of the targets' gradients at the representation, their shares, and the cosines between them."""
-    norms = {name: gradient.norm() for name, gradient in gradients.items()}
+    norms = {name: pull.norm for name, pull in gradients.items()}
     total = torch.stack(list(norms.values())).sum().clamp_min(1e-30)
     numbers: dict[str, Tensor] = {}
     for name, norm in norms.items():
@@ -76,8 +91,8 @@ def gradient_numbers(gradients: Mapping[str, Float[Tensor, " n"]]) -> dict[str, 
     names = list(gradients)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            product = (norms[one] * norms[other]).clamp_min(1e-30)
-            numbers[f"{one}~{other}/cosine"] = gradients[one] @ gradients[other] / product
+            a, b = gradients[one].pictures.flatten(), gradients[other].pictures.flatten()
+            numbers[f"{one}~{other}/cosine"] = a @ b / (a.norm() * b.norm()).clamp_min(1e-30)
     return numbers
 
 

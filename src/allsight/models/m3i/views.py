@@ -62,8 +62,8 @@ def relative_places(
     """
     top, left, height, width, picture, mirrored = input.double().unbind(1)
     other_top, other_left, other_height, other_width, _, other_mirrored = target.double().unbind(1)
-    rows = (cells.div(target_grid[1], rounding_mode="floor") + 0.5) / target_grid[0]
-    columns = (cells % target_grid[1] + 0.5) / target_grid[1]
+    rows = (cells.div(target_grid[1], rounding_mode="floor").double() + 0.5) / target_grid[0]
+    columns = ((cells % target_grid[1]).double() + 0.5) / target_grid[1]
     ratio_h, ratio_w = other_height / height, other_width / width
     row = ratio_h[:, None] * rows + ((other_top - top) / height)[:, None]
     straight = ratio_w[:, None] * columns + ((other_left - left) / width)[:, None]
