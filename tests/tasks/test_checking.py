@@ -26,6 +26,7 @@ SHIPPED = {
         "cutmix": 0.2,
         "group_size": 2,
     },
+    "pretraining": {"data": "imagefolder:imagefolder", "size_px": 32, "group_size": 2},
     "semantic_segmentation": {
         "data": "label_maps:label_maps",
         "crop_hw_px": (32, 32),

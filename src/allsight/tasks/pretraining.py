@@ -153,7 +153,14 @@ class Pretraining(Task):
                 views.append(CentralView(size, interpolation=config.interpolation))
         share = config.label_share if split == "train" else 1.0
         labels = 0.0 if config.labels == "ignore" else share
-        return Prepare(Views(tuple(views)), labels, self.tokenizer, config.max_tokens, self.num_classes or 0)
+        return Prepare(
+            Views(tuple(views)),
+            labels,
+            self.tokenizer,
+            config.max_tokens,
+            self.num_classes or 0,
+            is_random=split == "train",
+        )
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Stack views, their geometry, labels and captions.
@@ -171,11 +178,12 @@ class Pretraining(Task):
             "image": views[0],
             "views": tuple(views),
             "geometry": tuple(geometry),
-            "seed": torch.tensor([sample.targets["seed"] for sample in samples]),
+            "seed": torch.tensor([_seed_of(sample) for sample in samples]),
         }
-        targets: dict[str, Any] = {
-            "label": torch.tensor([sample.targets.get("label", NOBODY_LABELLED) for sample in samples])
-        }
+        targets: dict[str, Any] = {}
+        if self.config.labels == "use":
+            labels = [sample.targets.get("label", NOBODY_LABELLED) for sample in samples]
+            targets["label"] = torch.tensor(labels)
         if self.tokenizer is not None:
             rows = [_tokens(sample) for sample in samples]
             tokens, is_token = self.tokenizer.pad(rows, self.config.max_tokens)
@@ -186,9 +194,9 @@ class Pretraining(Task):
         return outputs["losses"]
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        captioned = batch.targets.get("captioned")
+        label, captioned = batch.targets.get("label"), batch.targets.get("captioned")
         return {
-            "label": float((batch.targets["label"] >= 0).sum()),
+            "label": 0.0 if label is None else float((label >= 0).sum()),
             "caption": 0.0 if captioned is None else float(captioned.sum()),
         }
 
@@ -202,7 +210,9 @@ class Pretraining(Task):
         ]
 
     def truth(self, batch: Batch) -> list[Answer]:
-        labels = [label if label >= 0 else None for label in batch.targets["label"].tolist()]
+        found = batch.targets.get("label")
+        every = [NOBODY_LABELLED] * len(batch) if found is None else found.tolist()
+        labels = [label if label >= 0 else None for label in every]
         return [
             PretrainingAnswer(id, self.name, {}, label, self.classes)
             for id, label in zip(batch.ids, labels, strict=True)
@@ -229,6 +239,7 @@ class Prepare:
         tokenizer: For captions; None: they are not used.
         max_tokens: Longer captions are cut.
         num_classes: Labels outside are refused; 0: there are none.
+        is_random: Whether draws come from the generator, or belong to the sample for ever.
     Raises:
         DataError: A label that is no class.
     """
@@ -238,21 +249,27 @@ class Prepare:
     tokenizer: Tokenizer | None
     max_tokens: int
     num_classes: int
+    is_random: bool = True
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        targets: dict[str, Any] = {"seed": int(rng.integers(2**62))}
+        # Masks and captions are drawn too in evaluation, but always the same ones.
+        seeds = rng.integers(2**62, size=2).tolist() if self.is_random else [_number_of(sample.id)] * 2
+        targets: dict[str, Any] = {"seed": seeds[0]}
         label = sample.targets.get("label")
-        if label is not None and self.num_classes and _share_of(sample.id) < self.label_share:
+        if label is not None and self.num_classes and _number_of(sample.id) < self.label_share * 2**62:
             if not 0 <= int(label) < self.num_classes:
                 raise DataError(f"{sample.id}: label {label}; expected 0..{self.num_classes - 1}", sample.id)
             targets["label"] = int(label)
-        chosen = int(rng.integers(2**62))
         texts = _captions(sample)
         if self.tokenizer is not None and texts:
-            tokens = self.tokenizer.encode(texts[chosen % len(texts)], self.max_tokens - 1)
+            tokens = self.tokenizer.encode(texts[seeds[1] % len(texts)], self.max_tokens - 1)
             end = torch.tensor([self.tokenizer.eos_id])
             targets["caption"] = torch.cat([tokens, end])
         return replace(self.views(sample, rng), targets=targets)
+
+
+def _seed_of(sample: Sample) -> int:
+    return sample.targets.get("seed", _number_of(sample.id))
 
 
 def _captions(sample: Sample) -> tuple[str, ...]:
@@ -264,9 +281,9 @@ def _tokens(sample: Sample) -> Tensor:
     return sample.targets.get("caption", torch.zeros(0, dtype=torch.int64))
 
 
-def _share_of(id: str) -> float:
-    """A number in 0..1 that belongs to an id for ever."""
-    return int.from_bytes(sha256(id.encode()).digest()[:8], "big") / 2**64
+def _number_of(id: str) -> int:
+    """A number below 2^62 that belongs to an id for ever."""
+    return int.from_bytes(sha256(id.encode()).digest()[:8], "big") >> 2
 
 
 def _changes(looks: ViewLooks) -> tuple[Transform, ...]:

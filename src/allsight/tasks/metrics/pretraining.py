@@ -20,7 +20,8 @@ class PretrainingScores:
         self._rows = self._labelled = self._hits = 0
 
     def update(self, answers: Sequence[Answer], batch: Batch) -> None:
-        labels = batch.targets["label"].tolist()
+        found = batch.targets.get("label")
+        labels = [-1] * len(batch) if found is None else found.tolist()
         for answer, label in zip(answers, labels, strict=True):
             assert isinstance(answer, PretrainingAnswer)
             self._rows += 1
