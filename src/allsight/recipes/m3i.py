@@ -7,11 +7,11 @@ stands in for unpublished settings comes from Siamese Image Modeling (arXiv:2206
 from __future__ import annotations
 
 from allsight.backbones import InternImage, ViT
-from allsight.config import Mixture
+from allsight.config import Mixture, replace
 from allsight.engine.config import EvalConfig, RunConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.schedule import Cosine
-from allsight.models.m3i import MomentumSchedule, Watch, cases
+from allsight.models.m3i import MomentumSchedule, Pooled, Watch, cases
 from allsight.tasks.pretraining import Pretraining, ViewLooks
 
 
@@ -113,7 +113,11 @@ def m3i_internimage_h() -> RunConfig:
     Source: arXiv:2211.09807; OpenGVLab/InternImage:classification/models/intern_image.py (neck). Weights of
     the targets and the schedule are ours [D].
     """
-    return _internimage("m3i_internimage_h", "huge", epochs=30, neck="shuffle")
+    pool = Pooled.Config(pool="attention", norm=True)
+    return replace(
+        _internimage("m3i_internimage_h", "huge", epochs=30, neck="shuffle"),
+        {"model.targets.category.decoder": pool},
+    )
 
 
 def _internimage(name: str, variant: str, *, epochs: int, neck: str) -> RunConfig:
