@@ -65,12 +65,13 @@ class Parts(TaskModel):
 
     def monitors(self, step: int) -> Mapping[str, float] | None:
         """Those of all parts, under `part/name`."""
-        found: dict[str, float] = {}
+        found: dict[str, float] | None = None
         for name, part in self.parts.items():
             assert isinstance(part, TaskModel)
-            for key, value in (part.monitors(step) or {}).items():
-                found[f"{name}/{key}"] = value
-        return found or None
+            own = part.monitors(step)
+            if own is not None:
+                found = (found or {}) | {f"{name}/{key}": value for key, value in own.items()}
+        return found
 
     def alarms(self, step: int, values: Mapping[str, float]) -> tuple[str, ...]:
         """Those of all parts."""

@@ -188,6 +188,7 @@ class M3I(TaskModel):
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._step: int | None = None
+        self._was_due = False
         self._seen: list[dict[str, Tensor]] = []
 
     @property
@@ -234,14 +235,16 @@ class M3I(TaskModel):
         for target in self._targets().values():
             target.posterior.advance()
         self.balancer.advance(step)
+        self._was_due = self.watch.is_due(self._number())
         self._step = self._number() + 1
         self.steps.fill_(self._step)
 
     def monitors(self, step: int) -> Mapping[str, float] | None:
         """What was seen in this step, as means over micro-batches; None between watched steps."""
-        if not self._seen:
-            return None
         seen, self._seen = self._seen, []
+        # Decided by the count of steps, not by what was seen: a rank may have had no rows.
+        if not self._was_due:
+            return None
         numbers: dict[str, list[Tensor]] = {}
         for each in seen:
             for name, value in each.items():
