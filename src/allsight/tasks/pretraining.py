@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -77,8 +77,6 @@ class Pretraining(Task):
     returns the losses.
     """
 
-    counted: ClassVar[tuple[str, ...]] = ("label", "caption")
-
     class Config(Task.Config):
         views: tuple[ViewLooks, ...] = (FIRST_VIEW, SECOND_VIEW)
         """How each view is made, all from one decoded picture."""
@@ -98,6 +96,12 @@ class Pretraining(Task):
         """How crops are resized."""
 
     config: Pretraining.Config
+
+    @property
+    def counted(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The supervision that it gives, of which some rows may have none."""
+        has_label, has_caption = self.config.labels == "use", bool(self.config.tokenizer)
+        return ("label",) * has_label + ("caption",) * has_caption
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -194,11 +198,12 @@ class Pretraining(Task):
         return outputs["losses"]
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        label, captioned = batch.targets.get("label"), batch.targets.get("captioned")
-        return {
-            "label": 0.0 if label is None else float((label >= 0).sum()),
-            "caption": 0.0 if captioned is None else float(captioned.sum()),
-        }
+        counts = {}
+        if "label" in self.counted:
+            counts["label"] = float((batch.targets["label"] >= 0).sum())
+        if "caption" in self.counted:
+            counts["caption"] = float(batch.targets["captioned"].sum())
+        return counts
 
     def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Answer]:
         losses = {name: float(loss) for name, loss in outputs["losses"].items()}
