@@ -275,6 +275,7 @@ class Trainer:
             if looks:
                 self.events.write("norms", step.number, values=self._norms.after())
             self.model.after_step(step.number)
+            self._note_monitors(step.number)
             if self._ema is not None:
                 self._ema.update(step.number)
             for batch, state in zip(batches, states, strict=True):
@@ -436,6 +437,20 @@ class Trainer:
         news = [] if self._loader is None else self._loader.workforce.news()
         for text in news:
             self.events.write("alarm", result.number, text=text)
+
+    def _note_monitors(self, number: int) -> None:
+        """Write down what the model says about its training, and what it warns of."""
+        own = self.model.monitors(number)
+        if own is None:
+            return
+        found: dict[str, list[float]] = {}
+        for theirs in self.ranks.gather(dict(own)):
+            for name, value in theirs.items():
+                found.setdefault(name, []).append(value)
+        values = {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
+        self.events.write("monitor", number, values=values)
+        for text in self.model.alarms(number, values):
+            self.events.write("alarm", number, text=text)
 
     def _name_culprits(self, step: Step, faults: Sequence[tuple[Batch, Tensor]], report: StepReport) -> None:
         """Say which samples were in the micro-batches whose loss was not finite."""

@@ -2,6 +2,7 @@
 
 from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.attention import AttentionPool
+from allsight.layers.attention_block import AttentionBlock, TokenNormName, make_token_norm
 from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3, DCNv4
 from allsight.layers.deform_conv import DeformConv2d
@@ -18,6 +19,7 @@ from allsight.layers.norm import (
     make_norm,
     without_statistics,
 )
+from allsight.layers.positions import grid_places, sincos, sincos_2d
 from allsight.layers.precision import in_float32
 from allsight.layers.remat import recompute
 from allsight.layers.spatial_cross_attention import SeenCells, SpatialCrossAttention, find_seen_cells
@@ -27,6 +29,7 @@ __all__ = [
     "FPN",
     "MLP",
     "ActivationName",
+    "AttentionBlock",
     "AttentionPool",
     "BatchNormLast",
     "ConvLast",
@@ -41,11 +44,16 @@ __all__ = [
     "SpatialCrossAttention",
     "SyncBatchNormLast",
     "TemporalSelfAttention",
+    "TokenNormName",
     "find_seen_cells",
+    "grid_places",
     "in_float32",
     "make_activation",
     "make_norm",
+    "make_token_norm",
     "prepare_for_inference",
     "recompute",
+    "sincos",
+    "sincos_2d",
     "without_statistics",
 ]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from allsight.tasks.bev_detection import BEVDetection
     from allsight.tasks.bev_segmentation import BEVSegmentation
     from allsight.tasks.classification import Classification
+    from allsight.tasks.pretraining import Pretraining
     from allsight.tasks.segmentation import SemanticSegmentation
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Classification",
     "Metric",
     "Mixture",
+    "Pretraining",
     "Reader",
     "SemanticSegmentation",
     "Split",
@@ -33,6 +35,7 @@ _LAZY = {
     "BEVDetection": "bev_detection",
     "BEVSegmentation": "bev_segmentation",
     "Classification": "classification",
+    "Pretraining": "pretraining",
     "SemanticSegmentation": "segmentation",
 }
 

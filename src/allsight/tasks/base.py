@@ -22,6 +22,7 @@ TASKS = Family(
         "bev_detection": "allsight.tasks.bev_detection:BEVDetection",
         "bev_segmentation": "allsight.tasks.bev_segmentation:BEVSegmentation",
         "classification": "allsight.tasks.classification:Classification",
+        "pretraining": "allsight.tasks.pretraining:Pretraining",
         "semantic_segmentation": "allsight.tasks.segmentation:SemanticSegmentation",
     },
 )

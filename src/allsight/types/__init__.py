@@ -6,7 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
+    from allsight.types.answers import (
+        Answer,
+        ClassScores,
+        LabelMapAnswer,
+        PretrainingAnswer,
+        TextAnswer,
+        class_name,
+    )
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
     from allsight.types.bev import BEVGrid, BEVSpec
     from allsight.types.boxes import Boxes3D
@@ -15,10 +22,21 @@ if TYPE_CHECKING:
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
     from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
-    from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
+    from allsight.types.samples import (
+        Crop,
+        Image,
+        LabelMap,
+        Modality,
+        Objects,
+        Panoptic,
+        Rig,
+        Sample,
+        Text,
+        Video,
+    )
 
 _HOME = {
-    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
+    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "PretrainingAnswer", "TextAnswer", "class_name"),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "bev": ("BEVGrid", "BEVSpec"),
     "boxes": ("Boxes3D",),
@@ -27,7 +45,18 @@ _HOME = {
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
     "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
-    "samples": ("Image", "LabelMap", "Modality", "Objects", "Panoptic", "Rig", "Sample", "Text", "Video"),
+    "samples": (
+        "Crop",
+        "Image",
+        "LabelMap",
+        "Modality",
+        "Objects",
+        "Panoptic",
+        "Rig",
+        "Sample",
+        "Text",
+        "Video",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -48,6 +77,7 @@ __all__ = [
     "Closed",
     "CorruptSample",
     "Costs",
+    "Crop",
     "DataError",
     "FeatureSpec",
     "Image",
@@ -59,6 +89,7 @@ __all__ = [
     "Objects",
     "Outputs",
     "Panoptic",
+    "PretrainingAnswer",
     "Query",
     "Rig",
     "Sample",

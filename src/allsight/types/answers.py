@@ -84,3 +84,18 @@ class TextAnswer(Answer):
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "text": self.text, "log_probability": self.log_probability}
+
+
+@dataclass(frozen=True)
+class PretrainingAnswer(Answer):
+    """Losses of the batch that a row was in, and its class, where there are classes."""
+
+    kind: ClassVar[str] = "pretraining"
+
+    losses: dict[str, float]
+    label: int | None = None
+    classes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        named = None if self.label is None else class_name(self.label, self.classes)
+        return {**super().to_json(), "losses": self.losses, "class": named}

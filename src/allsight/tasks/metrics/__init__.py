@@ -4,7 +4,16 @@ from allsight.tasks.metrics.classification import ClassificationScores
 from allsight.tasks.metrics.confusion import Confusion
 from allsight.tasks.metrics.detection_scores import Detection3DScores
 from allsight.tasks.metrics.map_iou import MapIoU
+from allsight.tasks.metrics.pretraining import PretrainingScores
 from allsight.tasks.metrics.segmentation import SegmentationScores
 from allsight.tasks.metrics.top_k import TopK
 
-__all__ = ["ClassificationScores", "Confusion", "Detection3DScores", "MapIoU", "SegmentationScores", "TopK"]
+__all__ = [
+    "ClassificationScores",
+    "Confusion",
+    "Detection3DScores",
+    "MapIoU",
+    "PretrainingScores",
+    "SegmentationScores",
+    "TopK",
+]
