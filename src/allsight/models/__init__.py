@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from allsight.models.classifier import Classifier
     from allsight.models.multi_head import MultiHead
     from allsight.models.parts import Parts
+    from allsight.models.uniperceiver import UniPerceiver
 
 __all__ = [
     "MODELS",
@@ -31,6 +32,7 @@ __all__ = [
     "PlainModel",
     "TaskModel",
     "TaskOfModel",
+    "UniPerceiver",
     "model_for_tasks",
     "num_parameters",
 ]
@@ -40,6 +42,7 @@ _LAZY = {
     "Classifier": "classifier",
     "MultiHead": "multi_head",
     "Parts": "parts",
+    "UniPerceiver": "uniperceiver",
 }
 
 

@@ -17,6 +17,7 @@ MODELS = Family(
         "classifier": "allsight.models.classifier:Classifier",
         "multi_head": "allsight.models.multi_head:MultiHead",
         "parts": "allsight.models.parts:Parts",
+        "uni_perceiver": "allsight.models.uniperceiver.model:UniPerceiver",
     },
 )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
-    from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
+    from allsight.types.query import Among, Closed, Continuation, InBatch, Query, Segment, Vocabulary
     from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
 
 _HOME = {
@@ -26,7 +26,7 @@ _HOME = {
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
-    "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
+    "query": ("Among", "Closed", "Continuation", "InBatch", "Query", "Segment", "Vocabulary"),
     "samples": ("Image", "LabelMap", "Modality", "Objects", "Panoptic", "Rig", "Sample", "Text", "Video"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -46,6 +46,7 @@ __all__ = [
     "CheckpointError",
     "ClassScores",
     "Closed",
+    "Continuation",
     "CorruptSample",
     "Costs",
     "DataError",
