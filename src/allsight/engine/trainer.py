@@ -275,6 +275,8 @@ class Trainer:
             if looks:
                 self.events.write("norms", step.number, values=self._norms.after())
             self.model.after_step(step.number)
+            if looks and (statistics := self.model.statistics()):
+                self.events.write("model", step.number, values=statistics)
             if self._ema is not None:
                 self._ema.update(step.number)
             for batch, state in zip(batches, states, strict=True):

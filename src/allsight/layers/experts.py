@@ -23,10 +23,12 @@ class RunMix:
     Args:
         runs: First token and the one after the last of each run; together they are the whole sequence.
         gates: Weight of each expert in each run's mix; all but `k` of a row are 0.
+        choice: The one expert of each run, where experts were merged; `gates` then say nothing.
     """
 
     runs: tuple[tuple[int, int], ...]
     gates: Float[Tensor, "m e"]
+    choice: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class ExpertLinear(nn.Module):
             choices = mix.experts.flatten(0, 1), mix.gates.flatten(0, 1).to(x.dtype)
             flat = expert_dispatch(x.flatten(0, 1), self.weight.to(x.dtype), self.bias.to(x.dtype), *choices)
             return flat.unflatten(0, x.shape[:2])
-        weight, bias = self.merged(mix.gates)
+        if mix.choice is None:
+            weight, bias = self.merged(mix.gates)
+        else:
+            weight, bias = ([p[expert] for expert in mix.choice] for p in (self.weight, self.bias))
         parts = [
             F.linear(x[:, first:end], w, b)
             for (first, end), w, b in zip(mix.runs, weight, bias, strict=True)
@@ -134,7 +139,7 @@ def limit_load(mix: TokenMix, num_experts: int, capacity_factor: float) -> Token
     place = (ordered.cumsum(0) * ordered).sum(-1)
     fits = torch.empty_like(place, dtype=torch.bool)
     fits[order] = place <= room
-    return replace(mix, gates=(gates * fits).unflatten(0, mix.gates.shape[:1]).view_as(mix.gates))
+    return replace(mix, gates=(gates * fits).view_as(mix.gates))
 
 
 def balance_loss(

@@ -75,6 +75,10 @@ class TaskModel(Model):
         communication of its own.
         """
 
+    def statistics(self) -> dict[str, float]:
+        """What the model tells of the last step beside its losses, by name; goes into the events."""
+        return {}
+
     def own_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Published weights under this model's names; models without published weights change nothing."""
         return weights

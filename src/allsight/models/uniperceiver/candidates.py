@@ -38,6 +38,9 @@ class Candidates:
         self._shard_above = shard_above
         self._kept: dict[tuple[str, bool], _Kept] = {}
 
+    def __deepcopy__(self, memo: object) -> Candidates:
+        return Candidates(self._shard_above)
+
     def features(
         self, encoder: Encoder, among: Closed | Vocabulary, purpose: Purpose
     ) -> Float[Tensor, "s c"]:

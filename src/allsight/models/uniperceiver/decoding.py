@@ -1,7 +1,7 @@
 """Writing a text word by word: greedy, with a beam, or by drawing.
 
 What comes before the text sees nothing of it, so its keys and values are computed once; then each word costs
-two tokens: the word before, whose keys and values stay, and the <SPE> that asks for the next and leaves again.
+two tokens: the word before, whose keys and values stay, and the <SPE> that asks for the next, and leaves.
 
 Letters: b rows, k texts followed at a time (beam), v words, c channels.
 """

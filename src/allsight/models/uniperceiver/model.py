@@ -20,11 +20,13 @@ from allsight.models.uniperceiver import official
 from allsight.models.uniperceiver.candidates import Candidates
 from allsight.models.uniperceiver.conditions import Purpose, purpose_of
 from allsight.models.uniperceiver.encoder import VARIANTS, Encoder, EncoderSettings, complete
+from allsight.models.uniperceiver.experts import merge_experts
 from allsight.objectives import (
     IGNORED_LABEL,
     boltzmann_logits,
     equal_rows,
     false_negatives,
+    gather_rows,
     group_candidates,
 )
 from allsight.types import Batch, Closed, InBatch, Outputs, Query, Segment, State, Vocabulary
@@ -77,6 +79,8 @@ class UniPerceiver(TaskModel):
         names = dict.fromkeys((*config.temperatures, *self.tasks))
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(first)) for name in names})
         self._candidates = Candidates(config.shard_above)
+        self._loads: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._last: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
         """The likelihoods a task asks for.
@@ -177,10 +181,53 @@ class UniPerceiver(TaskModel):
         return outputs
 
     def _penalties(self) -> dict[str, Tensor]:
-        return {}
+        """Losses of the routers in this forward pass, weighted; their load is kept for `after_step`."""
+        settings = self.config.experts
+        if settings is None or not self.training:
+            return {}
+        seen = {name: router.take_observed() for name, router in self.encoder.trunk.routers().items()}
+        for name, observed in seen.items():
+            for each in observed:
+                # Gathered here, where all ranks pass equally often: `after_step` must not communicate.
+                load = each.load[None]
+                load = gather_rows(load).mean(0) if settings.bias_step > 0 else load[0]
+                self._loads.setdefault(name, []).append((load, each.entropy))
+        all_seen = [each for observed in seen.values() for each in observed]
+        if not settings.looks_at_data or not all_seen:
+            return {}
+        weights = {"expert_balance": settings.balance_loss, "router_z": settings.z_loss}
+        values = {
+            "expert_balance": torch.stack([each.balance for each in all_seen]).mean(),
+            "router_z": torch.stack([each.z for each in all_seen]).mean(),
+        }
+        return {name: weight * values[name] for name, weight in weights.items() if weight > 0}
 
     def _balance(self) -> None:
-        pass
+        """Move the routers' biases against the load of the step, and remember it for people."""
+        settings = self.config.experts
+        for name, router in self.encoder.trunk.routers().items():
+            noted = self._loads.pop(name, [])
+            if not noted or settings is None:
+                continue
+            load = torch.stack([load for load, _ in noted]).mean(0)
+            entropy = torch.stack([entropy for _, entropy in noted]).mean()
+            self._last[name] = (load, entropy)
+            if settings.looks_at_data and settings.bias_step > 0:
+                router.balance(load)
+
+    def statistics(self) -> dict[str, float]:
+        """Of each router in the last step: `gate_entropy/NAME` (nats; log(experts) is even) and
+        `expert_load/NAME/E`, the share of choices that expert E got."""
+        found: dict[str, float] = {}
+        for name, (load, entropy) in self._last.items():
+            short = name.removeprefix("blocks.")
+            found[f"gate_entropy/{short}"] = float(entropy)
+            found |= {f"expert_load/{short}/{e}": share for e, share in enumerate(load.tolist())}
+        return found
+
+    def merge_experts(self, attributes: Float[Tensor, "m bits"] | None = None) -> UniPerceiver:
+        """A copy without routers, see `experts.merge_experts`."""
+        return merge_experts(self, attributes)
 
     @classmethod
     def from_official(cls, source: Source, config: UniPerceiver.Config | None = None) -> UniPerceiver:

@@ -128,7 +128,7 @@ class Router(nn.Module):
 
     def gates(self, conditions: Conditions) -> Float[Tensor, "m e"]:
         """The mix of each run, where the choice does not look at the data."""
-        mix = self(torch.empty(0), conditions)
+        mix = self(self.choose.weight.new_empty(0, 0, 0), conditions)
         assert isinstance(mix, RunMix)
         return mix.gates
 
