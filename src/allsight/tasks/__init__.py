@@ -11,14 +11,22 @@ from allsight.tasks.base import TASKS, Metric, Reader, Split, Task, Transform, b
 if TYPE_CHECKING:
     from allsight.tasks.bev_detection import BEVDetection
     from allsight.tasks.bev_segmentation import BEVSegmentation
+    from allsight.tasks.captioning import Captioning
     from allsight.tasks.classification import Classification
+    from allsight.tasks.image_text_retrieval import ImageTextRetrieval
+    from allsight.tasks.masked_language import MaskedLanguage
     from allsight.tasks.segmentation import SemanticSegmentation
+    from allsight.tasks.vqa import VQA
 
 __all__ = [
     "TASKS",
+    "VQA",
     "BEVDetection",
     "BEVSegmentation",
+    "Captioning",
     "Classification",
+    "ImageTextRetrieval",
+    "MaskedLanguage",
     "Metric",
     "Mixture",
     "Reader",
@@ -32,8 +40,12 @@ __all__ = [
 _LAZY = {
     "BEVDetection": "bev_detection",
     "BEVSegmentation": "bev_segmentation",
+    "Captioning": "captioning",
     "Classification": "classification",
+    "ImageTextRetrieval": "image_text_retrieval",
+    "MaskedLanguage": "masked_language",
     "SemanticSegmentation": "segmentation",
+    "VQA": "vqa",
 }
 
 

@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
+    from allsight.types.answers import (
+        Answer,
+        ClassScores,
+        LabelMapAnswer,
+        PairAnswer,
+        TextAnswer,
+        WordsAnswer,
+        class_name,
+    )
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
     from allsight.types.bev import BEVGrid, BEVSpec
     from allsight.types.boxes import Boxes3D
@@ -18,7 +26,15 @@ if TYPE_CHECKING:
     from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
 
 _HOME = {
-    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
+    "answers": (
+        "Answer",
+        "ClassScores",
+        "LabelMapAnswer",
+        "PairAnswer",
+        "TextAnswer",
+        "WordsAnswer",
+        "class_name",
+    ),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "bev": ("BEVGrid", "BEVSpec"),
     "boxes": ("Boxes3D",),
@@ -59,6 +75,7 @@ __all__ = [
     "MultiCameraBatch",
     "Objects",
     "Outputs",
+    "PairAnswer",
     "Panoptic",
     "Query",
     "Rig",
@@ -70,6 +87,7 @@ __all__ = [
     "TextAnswer",
     "Video",
     "Vocabulary",
+    "WordsAnswer",
     "class_name",
     "inverse_affine",
     "relative_pose",

@@ -76,7 +76,10 @@ class Candidates:
         if isinstance(among, Closed):
             return among.candidates, f"closed/{among.key}"
         words = torch.arange(encoder.text.words.num_embeddings, device=encoder.mean.device)
-        return (Segment("text", words[:, None]),), "vocabulary"
+        ids = words[:, None]
+        if encoder.word_end is not None:
+            ids = torch.cat([ids, torch.full_like(ids, encoder.word_end)], dim=1)
+        return (Segment("text", ids),), "vocabulary"
 
     def _encode(
         self, encoder: Encoder, segments: Sequence[Segment], purpose: Purpose

@@ -51,7 +51,7 @@ def write(
     """
     settings, read = query.continuation, query.read
     assert settings is not None
-    if read != len(query.inputs) - 1 or not query.inputs[read].causal:
+    if read is None or read != len(query.inputs) - 1 or not query.inputs[read].causal:
         raise ValueError("continuation: expected query.read to name a causal text that is the last input")
     if not isinstance(query.among, Vocabulary):
         raise ValueError("continuation: the candidates must be the vocabulary")
@@ -139,15 +139,13 @@ def _search(
         reader.pick(first)
     words = torch.empty(rows * beam, 0, dtype=torch.int64, device=device)
     finished = torch.zeros(rows, beam, dtype=torch.bool, device=device)
-    scores: Tensor | None = None
+    # All followers are the same at first, so only one of them may be followed.
+    scores = torch.zeros(rows, beam, device=device)
+    scores[:, 1:] = float("-inf")
     forbidden = torch.tensor(settings.forbidden, dtype=torch.int64, device=device)
     for _ in range(settings.max_tokens):
         logits = likelihoods(words).index_fill(-1, forbidden, float("-inf"))
         log_p = logits.log_softmax(-1).unflatten(0, (rows, beam))  # [b, k, v]
-        if scores is None:
-            # All followers are the same at first, so only one of them may be followed.
-            scores = log_p.new_full((rows, beam), float("-inf"))
-            scores[:, 0] = 0.0
         ended = torch.full_like(log_p[0, 0], float("-inf"))
         ended[end] = 0.0
         log_p = torch.where(finished[:, :, None], ended, log_p)
@@ -166,7 +164,6 @@ def _search(
         words = torch.cat([words, word.flatten()[:, None]], dim=1)
         if bool(finished.all()):
             break
-    assert scores is not None
     texts = words.unflatten(0, (rows, beam))
     lengths = (texts != end).sum(-1)
     # The end counts as a word, so that no length is 0.

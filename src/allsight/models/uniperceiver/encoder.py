@@ -69,6 +69,8 @@ class EncoderSettings(Config):
         experts: Conditional mixture of experts; None is dense.
         vocab_size: Ids of the texts; None takes them from the tasks' tokenizer.
         spe_id: Id of <SPE>; None takes it from the tokenizer, else it is the last.
+        word_end: Id behind each word of the vocabulary where words are candidates; None has none. Published
+            weights learnt with one (that of CLIP's vocabulary is 49407).
         max_tokens: Longest text.
         text_types: Rows of the type embedding of texts; published weights have 2, of which one is used.
         stem: One convolution as large as a patch, or small ones for small pictures.
@@ -90,6 +92,7 @@ class EncoderSettings(Config):
     experts: ExpertSettings | None = None
     vocab_size: int | None = Field(default=None, ge=2)
     spe_id: int | None = Field(default=None, ge=0)
+    word_end: int | None = Field(default=None, ge=0)
     max_tokens: int = Field(default=512, ge=1)
     text_types: int = Field(default=1, ge=1)
     stem: Literal["patch", "conv"] = "patch"
@@ -119,6 +122,7 @@ class Encoder(nn.Module):
         assert config.vocab_size is not None
         channels = config.channels
         spe_id = config.vocab_size - 1 if config.spe_id is None else config.spe_id
+        self.word_end = config.word_end
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.text = TextTokenizer(
             config.vocab_size,

@@ -27,7 +27,7 @@ _SCHEMAS = (({_IMAGE}, {TEXT}), ({TEXT}, {TEXT}), ({_IMAGE, TEXT}, {TEXT}), ({TE
 
 
 def known_attributes() -> Float[Tensor, "m bits"]:
-    """The attribute vectors of all tasks that ask about pictures, texts or both (among them the published)."""
+    """The attribute vectors of all tasks that ask about pictures, texts or both, those published too."""
     found: dict[tuple[int, ...], None] = {}
     for inputs, targets in _SCHEMAS:
         for is_target in (False, True):

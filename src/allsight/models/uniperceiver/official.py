@@ -18,6 +18,7 @@ from allsight.models.uniperceiver.router import ExpertSettings
 from allsight.types import CheckpointError
 from allsight.weights import LoadReport, Weights, load_mapped
 
+_CLIP_WORDS, _CLIP_END = 49411, 49407
 _LAYERS = "fused_encoder.layers."
 _SCALE = "loss_prepare.logit_scale_"
 _EXPERTS = ".experts.deepspeed_experts."
@@ -204,6 +205,7 @@ def recognise(weights: Weights) -> dict[str, Any]:
         layer_scale=1e-3 if f"{first}gamma_1" in weights else None,
         experts=experts,
         vocab_size=vocab_size,
+        word_end=_CLIP_END if vocab_size == _CLIP_WORDS else None,
         max_tokens=len(weights["token_embed.embeddings_pos.position_embeddings.weight"]),
         text_types=len(weights[_TEXT_TYPES]),
         patch_px=patch_px,
