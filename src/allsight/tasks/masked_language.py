@@ -53,6 +53,8 @@ class MaskedLanguage(Task):
         config = self.config
         steps: list[Transform] = picture_steps(config, split) if config.with_image else []
         cut = config.long_texts == "cut"
+        if split == "predict":
+            return Compose(*steps, BlankWords(self.tokenizer, config.max_tokens, cut))
         mask = MaskWords(self.tokenizer, config.max_tokens, config.share_masked, cut, split == "train")
         return Compose(*steps, mask)
 
@@ -62,11 +64,14 @@ class MaskedLanguage(Task):
         inputs: dict[str, Any] = {"words": words, "is_word": is_word}
         if self.config.with_image:
             inputs["image"] = stack_images(samples)
-        labels = torch.full_like(words, -100)
-        for row, sample in enumerate(samples):
-            given = sample.targets["masked_labels"]
-            labels[row, : len(given)] = given
-        return Batch(self.name, tuple(s.id for s in samples), inputs, {"labels": labels})
+        targets: dict[str, Any] = {}
+        if all("masked_labels" in sample.targets for sample in samples):
+            labels = torch.full_like(words, -100)
+            for row, sample in enumerate(samples):
+                given = sample.targets["masked_labels"]
+                labels[row, : len(given)] = given
+            targets = {"labels": labels}
+        return Batch(self.name, tuple(s.id for s in samples), inputs, targets)
 
     def cast(self, batch: Batch) -> Query:
         text = Segment("text", batch.inputs["words"], batch.inputs["is_word"])
@@ -87,7 +92,9 @@ class MaskedLanguage(Task):
         return self._answers(batch.targets["labels"], batch)
 
     def _answers(self, words: Int64[Tensor, "b t"], batch: Batch) -> list[Answer]:
-        asked = batch.targets["labels"] != -100
+        asked = batch.inputs["words"] == self.tokenizer.spe_id
+        if "labels" in batch.targets:
+            asked = batch.targets["labels"] != -100
         rows = [row[where] for row, where in zip(words, asked, strict=True)]
         return [
             WordsAnswer(id, self.name, self.tokenizer.decode(row), tuple(row.tolist()))
@@ -99,6 +106,34 @@ class MaskedLanguage(Task):
 
     def main_metric(self) -> str:
         return "accuracy"
+
+
+@dataclass(frozen=True)
+class BlankWords:
+    """For answers: `___` in a text is a word to be named. Without a text there is nothing to name.
+
+    Raises:
+        DataError: Too many tokens.
+    """
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    cut: bool
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        text = sample.inputs.get("text", Text(""))
+        assert isinstance(text, Text)
+        blank = torch.tensor([self.tokenizer.spe_id])
+        parts = [self.tokenizer.encode(part) for part in text.string.split(" ___")]
+        ids = (
+            parts[0]
+            if len(parts) == 1
+            else torch.cat([parts[0], *(t for p in parts[1:] for t in (blank, p))])
+        )
+        if len(ids) >= self.max_tokens and not self.cut:
+            encode_text(text.string, self.tokenizer, self.max_tokens, id=sample.id)
+        ids = torch.cat([ids[: self.max_tokens - 1], torch.tensor([self.tokenizer.eos_id])])
+        return replace(sample, inputs={**sample.inputs, "text": replace(text, tokens=ids)})
 
 
 @dataclass(frozen=True)
