@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from allsight.models.uniperceiver.conditions import Purpose, find_conditions
-from allsight.objectives import boltzmann_logits
 from allsight.types import Continuation, Query, Segment, Vocabulary
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def write(
         raise ValueError("continuation: expected query.read to name a causal text that is the last input")
     if not isinstance(query.among, Vocabulary):
         raise ValueError("continuation: the candidates must be the vocabulary")
-    words = model.candidates(query.among, purpose)
+    words = F.normalize(model.candidates(query.among, purpose), dim=-1) * scale
     before = (
         *query.inputs[:-1],
         replace(query.inputs[-1], content=query.inputs[-1].content[:, :0], mask=None),
@@ -63,7 +63,8 @@ def write(
     reader = (Cached if cached else Anew)(model, before, purpose, settings.max_tokens)
 
     def likelihoods(texts: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows v"]:
-        return boltzmann_logits(reader.next(texts), words, scale)
+        # As `boltzmann_logits`, with the candidates' part done once.
+        return F.normalize(reader.next(texts), dim=-1) @ words.T
 
     return _search(reader, likelihoods, len(before[-1].content), settings, words.device)
 
@@ -83,6 +84,9 @@ class Cached:
         self.encoder.trunk(x, layout.mask, conditions, self.memory, keep=length)
         self.real = layout.real
         self.segment = before[-1]
+        self.conditions = {
+            new: find_conditions([self.segment], [new], purpose, device=x.device) for new in (1, 2)
+        }
 
     def next(self, words: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows c"]:
         asking = words.new_full((len(words), 1), self.encoder.text.spe_id)
@@ -96,8 +100,7 @@ class Cached:
         if self.real is not None:
             mask = mask.repeat(len(words), 1, 1)
             mask[:, :, : self.real.shape[1]] &= self.real[:, None]
-        conditions = find_conditions([self.segment], [new], self.purpose, device=x.device)
-        x = self.encoder.trunk(x, mask, conditions, self.memory, keep=new - 1)
+        x = self.encoder.trunk(x, mask, self.conditions[new], self.memory, keep=new - 1)
         return self.encoder.project(x[:, -1])
 
     def pick(self, rows: Int64[Tensor, " more"]) -> None:

@@ -43,7 +43,7 @@ class RetrievalScores:
         names = [f"{way}_r{k}" for way in ("to_text", "to_image") for k in _KS]
         if not self.texts:
             return dict.fromkeys([*names, "mean_recall"], float("nan"))
-        queries, targets = (_normalised(np.stack(rows)) for rows in (self.queries, self.targets))
+        queries, targets = (_normalised(_stacked(rows)) for rows in (self.queries, self.targets))
         _, text = np.unique(self.texts, return_inverse=True)
         right = text[:, None] == text[None, :]
         similarity = queries @ targets.T
@@ -53,6 +53,12 @@ class RetrievalScores:
 
     def tables(self) -> dict[str, Any]:
         return {}
+
+
+def _stacked(rows: list[np.ndarray]) -> Float32[np.ndarray, "n d"]:
+    """Rows as one array; narrow ones (a truth has a width of its own) are filled up with zeros."""
+    width = max(map(len, rows))
+    return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
 
 
 def _normalised(rows: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
