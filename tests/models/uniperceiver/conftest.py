@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -42,3 +43,9 @@ def relative():
             return float((a.double() - b.double()).norm() / b.double().norm())
 
     return distance
+
+
+@pytest.fixture
+def without_shape_checks(monkeypatch):
+    """Learning tests make thousands of calls whose shapes other tests check."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

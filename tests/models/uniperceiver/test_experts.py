@@ -225,7 +225,7 @@ def learn_conflict(attributes, *, dense=False, steps=250, seed=0):
     return accuracy, float(F.cosine_similarity(*gradients, dim=0))
 
 
-def test_experts_end_a_conflict_only_where_attributes_differ():
+def test_experts_end_a_conflict_only_where_attributes_differ(without_shape_checks):
     """Published thesis in miniature: experts alone do not help, telling tasks apart does."""
     same = torch.tensor([[1.0, 0, 0, 1, 1, 0, 0, 0]] * 2)
     different = torch.tensor([[1.0, 0, 0, 1, 1, 0, 0, 0], [0.0, 1, 0, 1, 0, 1, 0, 0]])
