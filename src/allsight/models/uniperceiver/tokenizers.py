@@ -162,7 +162,7 @@ class VisionTokenizer(nn.Module):
         return self.frames.weight[first : first + count]
 
 
-def as_pixels(content: Shaped[Tensor, b * rest], mean: Tensor, std: Tensor) -> Float[Tensor, b * rest]:
+def as_pixels(content: Shaped[Tensor, "*shape"], mean: Tensor, std: Tensor) -> Float[Tensor, "*shape"]:
     """Pixels as the model takes them: uint8 ones are normalised, others are so already."""
     if content.is_floating_point():
         return content.to(mean.dtype)
