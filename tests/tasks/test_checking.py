@@ -35,7 +35,9 @@ SHIPPED = {
         "canvas_hw_px": (32, 32),
     },
 }
-"""Every task of the table, with settings that fit the generated world."""
+"""Tasks of the table with settings that fit the generated world."""
+WITH_TEXTS = {"captioning", "image_text_retrieval", "masked_language", "vqa"}
+"""Those checked in `test_text_tasks.py`, with a model that reads their queries."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def faults(findings):
 
 
 def test_every_task_of_the_table_is_checked():
-    assert set(SHIPPED) == set(TASKS.table)
+    assert set(SHIPPED) | WITH_TEXTS == set(TASKS.table)
 
 
 @pytest.mark.parametrize("kind", SHIPPED)

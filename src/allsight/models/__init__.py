@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from allsight.models.m3i import M3I
     from allsight.models.multi_head import MultiHead
     from allsight.models.parts import Parts
+    from allsight.models.uniperceiver import UniPerceiver
 
 __all__ = [
     "M3I",
@@ -33,6 +34,7 @@ __all__ = [
     "PlainModel",
     "TaskModel",
     "TaskOfModel",
+    "UniPerceiver",
     "model_for_tasks",
     "num_parameters",
 ]
@@ -43,6 +45,7 @@ _LAZY = {
     "M3I": "m3i",
     "MultiHead": "multi_head",
     "Parts": "parts",
+    "UniPerceiver": "uniperceiver",
 }
 
 

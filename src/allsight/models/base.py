@@ -19,6 +19,7 @@ MODELS = Family(
         "m3i": "allsight.models.m3i.model:M3I",
         "multi_head": "allsight.models.multi_head:MultiHead",
         "parts": "allsight.models.parts:Parts",
+        "uni_perceiver": "allsight.models.uniperceiver.model:UniPerceiver",
     },
 )
 

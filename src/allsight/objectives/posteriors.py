@@ -19,14 +19,14 @@ IGNORED_LABEL = -100
 
 def boltzmann_logits(
     queries: Float[Tensor, "*lead b d"],
-    candidates: Float[Tensor, "*lead s d"],
+    candidates: Float[Tensor, "*sets s d"],
     scale: Float[Tensor, ""] | float,
 ) -> Float[Tensor, "*lead b s"]:
     """Cosine similarity over the temperature: the logarithm of P up to a constant of the row.
 
     Args:
         queries: What asks; need not be normalised.
-        candidates: What it is compared with.
+        candidates: What it is compared with; one set for all, or one for each leading index.
         scale: 1 / temperature.
     Source: Uni-Perceiver, arXiv:2112.01522, eq. 1.
     """

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
         Answer,
         ClassScores,
         LabelMapAnswer,
+        PairAnswer,
         PretrainingAnswer,
         TextAnswer,
+        WordsAnswer,
         class_name,
     )
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
-    from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
+    from allsight.types.query import Among, Closed, Continuation, InBatch, Query, Segment, Vocabulary
     from allsight.types.samples import (
         Crop,
         Image,
@@ -36,7 +38,16 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "PretrainingAnswer", "TextAnswer", "class_name"),
+    "answers": (
+        "Answer",
+        "ClassScores",
+        "LabelMapAnswer",
+        "PairAnswer",
+        "PretrainingAnswer",
+        "TextAnswer",
+        "WordsAnswer",
+        "class_name",
+    ),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "bev": ("BEVGrid", "BEVSpec"),
     "boxes": ("Boxes3D",),
@@ -44,7 +55,7 @@ _HOME = {
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
-    "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
+    "query": ("Among", "Closed", "Continuation", "InBatch", "Query", "Segment", "Vocabulary"),
     "samples": (
         "Crop",
         "Image",
@@ -75,6 +86,7 @@ __all__ = [
     "CheckpointError",
     "ClassScores",
     "Closed",
+    "Continuation",
     "CorruptSample",
     "Costs",
     "Crop",
@@ -88,6 +100,7 @@ __all__ = [
     "MultiCameraBatch",
     "Objects",
     "Outputs",
+    "PairAnswer",
     "Panoptic",
     "PretrainingAnswer",
     "Query",
@@ -100,6 +113,7 @@ __all__ = [
     "TextAnswer",
     "Video",
     "Vocabulary",
+    "WordsAnswer",
     "class_name",
     "inverse_affine",
     "relative_pose",
