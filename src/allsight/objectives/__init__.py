@@ -14,6 +14,7 @@ from allsight.objectives.cross_entropy import (
     soft_cross_entropy,
 )
 from allsight.objectives.detection_3d import detection_3d_losses, match_boxes, sigmoid_focal_loss
+from allsight.objectives.map_masks import map_mask_losses
 
 __all__ = [
     "boxes_from_bevformer",
@@ -24,6 +25,7 @@ __all__ = [
     "detection_3d_losses",
     "encode_boxes",
     "label_weight",
+    "map_mask_losses",
     "match_boxes",
     "pixel_cross_entropy",
     "pixel_weight",

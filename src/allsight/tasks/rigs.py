@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +12,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from allsight.data.driving.mapped import Clips, ThinHistory
+from allsight.config import ConfigError
+from allsight.data.driving.mapped import Chunks, Clips, ThinHistory
 from allsight.data.readers import open_reader
 from allsight.data.transforms import (
     ColorJitter,
@@ -29,17 +30,17 @@ from allsight.data.transforms import (
 from allsight.data.transforms.rigs import names_of, rig_of
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.settings import given_options
-from allsight.types import Batch, MultiCameraBatch, Rig, Sample
+from allsight.types import Batch, BEVSpec, FeatureSpec, MultiCameraBatch, Rig, Sample
 
 
 class RigTask(Task):
     """Base of tasks whose input is a camera rig; subclasses say what is asked.
 
     Batches hold `rig` (`MultiCameraBatch`; cameras by name in the data set's order, those that delivered
-    nothing not present) and, with `history`, `history`: a tuple of `MultiCameraBatch`, oldest first, whose
-    `starts` are true up to the first frame of a clip that is there (before it, that frame is repeated).
-    Targets are tuples with one `Boxes3D` (`boxes`) and one `BoxNotes` (`box_notes`) a row; with `history`,
-    `history` is a tuple of such tuples of boxes.
+    nothing not present) and, with `history` or `chunk`, `history`: a tuple of `MultiCameraBatch`, oldest first,
+    whose `starts` are true up to the first frame that is there (before it, that frame is repeated).
+    Targets are tuples with one `Boxes3D` (`boxes`) and one `BoxNotes` (`box_notes`) a row; with earlier frames,
+    the target `history` is a tuple of dictionaries with the targets of each of them.
     """
 
     class Config(Task.Config):
@@ -63,6 +64,9 @@ class RigTask(Task):
         """x_min, y_min, x_max, y_max of the ground, in the reference frame; boxes outside are left out."""
         streams: bool = True
         """Whether drives are read as streams, for models with a memory; else samples come in any order."""
+        chunk: int = Field(default=1, ge=1)
+        """Streams in training move on by so many frames a step, all of which are answered and learn: the model
+        needs network.gradient_frames of as many and network.clip_loss=all."""
         history: int = Field(default=0, ge=0)
         """Clips in place of streams: so many earlier frames come with each training sample."""
         history_kept: int | None = Field(default=None, ge=0)
@@ -93,6 +97,8 @@ class RigTask(Task):
                 raise ValueError(f"range_m: expected x_min < x_max and y_min < y_max, got {self.range_m}")
             if min(self.hw_px) < 1:
                 raise ValueError(f"hw_px: expected a size above 0, got {self.hw_px}")
+            if self.chunk > 1 and (self.history or not self.streams):
+                raise ValueError(f"chunk={self.chunk}: frames of streams; set streams=true and history=0")
             if self.history_kept is not None and self.history_kept > self.history:
                 raise ValueError(f"history_kept={self.history_kept} is above history={self.history}")
             return self
@@ -126,12 +132,14 @@ class RigTask(Task):
         return open_reader(config.data, self.root, name, missing_cameras=config.missing_cameras, **options)
 
     def reader(self, split: Split) -> Reader:
-        drives = self.completed(self.drives(split))
+        drives = self.completed(self.drives(split), split)
         if split == "train" and self.config.history:
             return Clips(drives, self.config.history)
+        if split == "train" and self.config.chunk > 1:
+            return Chunks(drives, self.config.chunk)
         return drives if self.config.streams else NoStreams(drives)
 
-    def completed(self, drives: Any) -> Any:
+    def completed(self, drives: Any, split: Split) -> Any:
         """A reader with further targets in front of the data set's own."""
         return drives
 
@@ -158,26 +166,47 @@ class RigTask(Task):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         rigs = [rig_of(sample) for sample in samples]
-        inputs: dict[str, Any] = {"rig": collate_rigs(rigs, self._names(rigs), self.config.hw_px)}
+        longest = max(len(sample.views) for sample in samples)
+        # Where a row has no frame before, its own stands in for it and must not become its past.
+        alone = torch.tensor([not sample.views for sample in samples]) if longest else None
+        rig = collate_rigs(rigs, self._names(rigs), self.config.hw_px, alone)
+        inputs: dict[str, Any] = {"rig": rig}
         can_bus = [sample.targets.get("can_bus") for sample in samples]
         if all(isinstance(values, Tensor) for values in can_bus):
             inputs["can_bus"] = torch.stack([values for values in can_bus if values is not None])
-        longest = max(len(sample.views) for sample in samples)
+        targets = self.collate_targets([sample.targets for sample in samples])
         if longest:
             inputs["history"] = tuple(self._earlier(samples, longest, place) for place in range(longest))
-        targets: dict[str, Any] = {}
-        for name in ("boxes", "box_notes"):
-            if all(name in sample.targets for sample in samples):
-                targets[name] = tuple(sample.targets[name] for sample in samples)
-        if longest and all("history" in sample.targets for sample in samples):
-            targets["history"] = tuple(
-                tuple(
-                    _padded(sample.targets["history"], longest, sample.targets)[place]["boxes"]
-                    for sample in samples
-                )
-                for place in range(longest)
-            )
+            if all("history" in sample.targets for sample in samples):
+                rows = [_padded(sample.targets["history"], longest, sample.targets) for sample in samples]
+                targets["history"] = tuple(self.collate_targets(place) for place in zip(*rows, strict=True))
         return Batch(self.name, tuple(sample.id for sample in samples), inputs, targets)
+
+    def collate_targets(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The targets of one moment, those that all rows have."""
+        names = [name for name in ("boxes", "box_notes") if all(name in row for row in rows)]
+        return {name: tuple(row[name] for row in rows) for name in names}
+
+    def answered(self, outputs: Any, batch: Batch) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Outputs and targets of each moment that learns, the oldest first.
+
+        Raises:
+            ConfigError: The model answers for another number of frames than the task asks for.
+        """
+        frames = list(outputs) if isinstance(outputs, tuple) else [outputs]
+        moments = [*batch.targets.get("history", ()), batch.targets]
+        wanted = self.num_answered(batch)
+        if len(frames) != wanted:
+            raise ConfigError(
+                f"config.tasks.{self.name}.chunk: {self.config.chunk}, but the model answers for {len(frames)} "
+                f"of {wanted} frames; set model.network.gradient_frames={self.config.chunk} and "
+                "model.network.clip_loss=" + ("all" if wanted > 1 else "last")
+            )
+        return frames, moments[-wanted:]
+
+    def num_answered(self, batch: Batch) -> int:
+        """For how many moments of a batch answers learn: all of a chunk, the last of a clip."""
+        return 1 + len(batch.inputs.get("history", ())) if self.config.chunk > 1 else 1
 
     def _earlier(self, samples: Sequence[Sample], longest: int, place: int) -> MultiCameraBatch:
         rigs, starts = [], []
@@ -212,6 +241,20 @@ class NoStreams:
 
     def __getitem__(self, index: int) -> Sample:
         return self.reader[index]
+
+
+def bev_spec(features: tuple[FeatureSpec, ...], task: str) -> BEVSpec:
+    """The bird's-eye-view map among what a model offers to heads.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = next((spec for spec in features if isinstance(spec, BEVSpec)), None)
+    if found is None:
+        raise ConfigError(
+            f"config.model: task '{task}' needs a bird's-eye-view map; set model.kind=bevformer"
+        )
+    return found
 
 
 def collate_rigs(
