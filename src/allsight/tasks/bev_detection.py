@@ -14,12 +14,17 @@ from torch import Tensor
 from allsight.config import ConfigError
 from allsight.config import replace as replaced
 from allsight.data.driving.vocabulary import RANGE_M
+from allsight.data.inspection.moments import Seen
 from allsight.models.bevformer.detection import DetectionHead, joined_frames
 from allsight.objectives import center_loss, center_targets, detection_3d_losses
 from allsight.objectives.detection_3d import CODE_WEIGHTS
 from allsight.tasks.metrics.detection_scores import Detection3DScores, attribute_places
 from allsight.tasks.rigs import RigTask, bev_spec
 from allsight.types import Answer, Batch, Boxes3D, Boxes3DAnswer, FeatureSpec
+
+
+SHOWN_SCORE = 0.3
+"""Boxes with a lower score are not drawn."""
 
 
 class BEVDetection(RigTask):
@@ -120,6 +125,12 @@ class BEVDetection(RigTask):
 
     def truth(self, batch: Batch) -> list[Answer]:
         return [self._answer(boxes, batch, row) for row, boxes in enumerate(batch.targets["boxes"])]
+
+    def panels(self, batch: Batch, row: int, answer: Answer) -> list[Seen]:
+        """The boxes that are rather meant than not, over the true ones."""
+        assert isinstance(answer, Boxes3DAnswer)
+        truth = batch.targets["boxes"][row]
+        return [Seen(boxes=answer.boxes(SHOWN_SCORE), faint=truth, title="answer over truth (grey)")]
 
     def metric(self) -> Detection3DScores:
         most = self.config.eval_range_m or math.inf

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from allsight.data.driving.mapped import Mapped
 from allsight.data.driving.masks import PROTOCOLS, MapClass, MapMasks
+from allsight.data.inspection.moments import Seen
 from allsight.data.transforms import Compose
 from allsight.data.transforms.world_moves import CutMap, margin_cells, widened
 from allsight.models.bevformer.segmentation import MapHead, MapQueryHead, joined_maps
@@ -21,7 +22,7 @@ from allsight.objectives import map_mask_losses
 from allsight.tasks.base import Split, Transform
 from allsight.tasks.metrics.map_iou import MapIoU
 from allsight.tasks.rigs import RigTask, bev_spec
-from allsight.types import Answer, Batch, BEVGrid, BEVMapAnswer, FeatureSpec
+from allsight.types import Answer, Batch, BEVGrid, BEVMap, BEVMapAnswer, FeatureSpec
 
 
 class BEVSegmentation(RigTask):
@@ -116,6 +117,11 @@ class BEVSegmentation(RigTask):
             BEVMapAnswer(id, self.name, masks[row], self.grid, self.map_classes)
             for row, id in enumerate(batch.ids)
         ]
+
+    def panels(self, batch: Batch, row: int, answer: Answer) -> list[Seen]:
+        assert isinstance(answer, BEVMapAnswer)
+        truth = BEVMap(batch.targets["bev_map"][row].cpu(), self.grid, self.map_classes)
+        return [Seen(bev_map=truth, title="truth"), Seen(bev_map=answer.bev_map(), title="answer")]
 
     def metric(self) -> MapIoU:
         return MapIoU(self.map_classes)

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from allsight.config import ConfigError
 from allsight.data.driving.mapped import Chunks, Clips, ThinHistory
+from allsight.data.inspection.moments import RigView, Seen, draw_moment
 from allsight.data.readers import open_reader
 from allsight.data.transforms import (
     ColorJitter,
@@ -30,7 +31,11 @@ from allsight.data.transforms import (
 from allsight.data.transforms.rigs import names_of, rig_of
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.settings import given_options
-from allsight.types import Batch, BEVSpec, FeatureSpec, MultiCameraBatch, Rig, Sample
+from allsight.types import Answer, Batch, BEVSpec, DataError, FeatureSpec, MultiCameraBatch, Rig, Sample
+
+
+_TILE_PX = 256
+"""Width of a camera's picture in reports."""
 
 
 class RigTask(Task):
@@ -56,6 +61,8 @@ class RigTask(Task):
         """Names of cameras in order; empty takes all of the data set."""
         missing_cameras: Literal["refuse", "allow"] = "refuse"
         """Whether a sample that lacks a camera is refused or read without it."""
+        can_bus: bool = False
+        """Bring what the car's own sensors measured (nuScenes' CAN bus), for model.network.compat=official."""
         min_points: int | None = Field(default=None, ge=0)
         """Training boxes with fewer points are left out; None takes the format's default."""
         hw_px: tuple[int, int] = (256, 448)
@@ -117,19 +124,30 @@ class RigTask(Task):
     @cached_property
     def cameras(self) -> tuple[str, ...]:
         """Names of the cameras in the order of batches; empty for rigs that come without names."""
-        return self.config.cameras or tuple(self.drives("train").cameras)
+        if self.config.cameras or not self.config.data:
+            return self.config.cameras
+        try:
+            return tuple(self.drives("train").cameras)
+        except (ConfigError, DataError):
+            # Weights without their data: a rig's own order counts.
+            return ()
 
     def drives(self, split: Split) -> Any:
         """The data set's own reader of a split."""
+        config = self.config
+        return self.drives_of(config.data, config.train_split if split == "train" else config.val_split)
+
+    def drives_of(self, data: str, split: str) -> Any:
+        """The reader of any set of drives, with the task's settings and under the set's own name of a split."""
         config = self.config
         options = given_options(
             version=config.version,
             classes=self.given_classes or config.classes,
             cameras=config.cameras,
             min_points=config.min_points,
+            can_bus=config.can_bus or None,
         )
-        name = config.train_split if split == "train" else config.val_split
-        return open_reader(config.data, self.root, name, missing_cameras=config.missing_cameras, **options)
+        return open_reader(data, self.root, split, missing_cameras=config.missing_cameras, **options)
 
     def reader(self, split: Split) -> Reader:
         drives = self.completed(self.drives(split), split)
@@ -171,9 +189,6 @@ class RigTask(Task):
         alone = torch.tensor([not sample.views for sample in samples]) if longest else None
         rig = collate_rigs(rigs, self._names(rigs), self.config.hw_px, alone)
         inputs: dict[str, Any] = {"rig": rig}
-        can_bus = [sample.targets.get("can_bus") for sample in samples]
-        if all(isinstance(values, Tensor) for values in can_bus):
-            inputs["can_bus"] = torch.stack([values for values in can_bus if values is not None])
         targets = self.collate_targets([sample.targets for sample in samples])
         if longest:
             inputs["history"] = tuple(self._earlier(samples, longest, place) for place in range(longest))
@@ -208,6 +223,15 @@ class RigTask(Task):
         """For how many moments of a batch answers learn: all of a chunk, the last of a clip."""
         return 1 + len(batch.inputs.get("history", ())) if self.config.chunk > 1 else 1
 
+    def picture(self, batch: Batch, row: int, answer: Answer) -> UInt8[np.ndarray, "h w 3"]:
+        """All cameras with what was answered, and what `panels` shows beside them."""
+        view = RigView.of_row(batch.inputs["rig"], row, self.cameras)
+        return draw_moment(view, self.classes, self.panels(batch, row, answer), tile_px=_TILE_PX)
+
+    def panels(self, batch: Batch, row: int, answer: Answer) -> list[Seen]:
+        """Truth and answer from above."""
+        raise NotImplementedError(f"{type(self).__name__} has no panels")
+
     def _earlier(self, samples: Sequence[Sample], longest: int, place: int) -> MultiCameraBatch:
         rigs, starts = [], []
         for sample in samples:
@@ -219,7 +243,7 @@ class RigTask(Task):
     def _names(self, rigs: Sequence[Rig]) -> tuple[str, ...]:
         if any(not rig.camera_names for rig in rigs):
             return ()
-        known = self.cameras if self.config.data else ()
+        known = self.cameras
         others = tuple(dict.fromkeys(name for rig in rigs for name in rig.camera_names if name not in known))
         return (*known, *others)
 

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from allsight.data.inspection.driving import DrawsFrames, draw_rig, ego_path
-from allsight.types import Boxes3D, Boxes3DAnswer, Sample
+from allsight.types import Boxes3DAnswer, Sample
 
 
 def draw_answer(
@@ -32,16 +31,8 @@ def draw_answer(
         path_ref_m: Where the car drives.
         tile_px: Width of a camera's picture.
     """
-    keep = answer.scores >= min_score
-    boxes = Boxes3D(
-        torch.from_numpy(answer.centers_ref_m[keep]).float(),
-        torch.from_numpy(answer.sizes_m[keep]).float(),
-        torch.from_numpy(answer.yaw_rad[keep]).float(),
-        torch.from_numpy(answer.velocities_ref_mps[keep]).float(),
-        torch.from_numpy(answer.labels[keep]),
-    )
-    shown = Sample(sample.id, sample.inputs, {**sample.targets, "boxes": boxes})
-    return draw_rig(shown, answer.classes, path_ref_m=path_ref_m, tile_px=tile_px)
+    targets = {**sample.targets, "boxes": answer.boxes(min_score)}
+    return draw_rig(Sample(sample.id, sample.inputs, targets), answer.classes, path_ref_m=path_ref_m, tile_px=tile_px)
 
 
 def drive_gif(
