@@ -25,6 +25,9 @@ def evaluate(
     weights: Weights = None,
     task: Task = None,
     classes: Classes = None,
+    drop_cameras: Annotated[
+        bool, typer.Option("--drop-cameras", help="Camera rigs: also score without each camera in turn.")
+    ] = False,
     as_json: Json = False,
     trust: Trust = False,
 ) -> None:
@@ -34,10 +37,14 @@ def evaluate(
     allsight eval runs/joint_world
     allsight eval runs/joint_world --weights last --task shapes --json
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth
+    allsight eval runs/bevformer_micro_drives --drop-cameras
     """
     from allsight.engine.predictor import flat
 
     predictor = _load(run, weights, classes, trust)
+    if drop_cameras:
+        _score_without_cameras(predictor, run, task, as_json=as_json)
+        return
     scores = predictor.score(task)
     for bad in (bad for score in scores.values() for bad in score.corrupt):
         print(f"note: {bad.task}: {bad.id}: {bad.reason}; left out of the score", file=sys.stderr)
@@ -49,10 +56,27 @@ def evaluate(
         print("\n".join(metric_lines(metrics)))
 
 
+def _score_without_cameras(predictor: Predictor, run: str, names: list[str] | None, *, as_json: bool) -> None:
+    from allsight.cli.driving import failure_lines, rig_tasks, without_each_camera
+
+    table = without_each_camera(predictor, names)
+    if as_json:
+        print_json({"run": run, "weights": predictor.weights, "without": table})
+        return
+    tasks = rig_tasks(predictor, names)
+    print(f"{run}: {predictor.weights}")
+    print("\n".join(failure_lines(table, [f"{name}/{task.main_metric()}" for name, task in tasks.items()])))
+
+
 def predict(
     run: Recipe,
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE", help="Files of pictures.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="PICTURE...",
+            help="Files of pictures; for camera rigs one data set, nuscenes:PATH or infos:PATH.",
+            show_default=False,
+        ),
     ],
     weights: Weights = None,
     classes: Classes = None,
@@ -61,6 +85,19 @@ def predict(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also write the pictures with the answers drawn."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Camera rigs: of the data set; default the task's.", show_default=False),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option(
+            "--scenes", min=1, metavar="N", help="Camera rigs: only the first N.", show_default=False
+        ),
+    ] = None,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="Camera rigs: a moving picture a scene in place of single ones.")
+    ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Classes to print a picture.")] = 3,
     as_json: Json = False,
     trust: Trust = False,
@@ -73,12 +110,41 @@ def predict(
     allsight predict internimage_t_in1k photo.jpg --weights internimage_t_1k_224.pth --classes imagenet.txt
 
     A picture that cannot be read is named and left out; the exit status is then 2.
+
+    \b
+    allsight predict runs/bevformer_micro_drives nuscenes:drives --scenes 1 --out drawn --gif
     """
+    from allsight.cli.driving import names_drives, predict_drives
+    from allsight.config import ConfigError
+    from allsight.tasks.rigs import RigTask
+
     predictor = _load(run, weights, classes, trust)
+    if any(names_drives(str(picture)) for picture in pictures):
+        if len(pictures) > 1:
+            raise ConfigError(f"predict: expected one data set of drives alone, got {len(pictures)} words")
+        found = predict_drives(
+            predictor,
+            str(pictures[0]),
+            split=split,
+            names=task,
+            scenes=scenes,
+            out=out,
+            gif=gif,
+            as_json=as_json,
+        )
+        if as_json:
+            print_json(found)
+        return
+    for name in task or list(predictor.tasks):
+        if isinstance(predictor.tasks.get(name), RigTask):
+            raise ConfigError(
+                f"predict: task '{name}' looks through camera rigs; name their data set, nuscenes:PATH or "
+                "infos:PATH"
+            )
     readable, faults = _sorted_out(pictures)
     if faults:
         print("\n".join(faults), file=sys.stderr)
-    found: list[dict[str, Any]] = []
+    found = []
     taken: set[Path] = set()
     for name in task or list(predictor.tasks):
         for picture, answer in zip(readable, predictor.predict_many(map(str, readable), name), strict=True):

@@ -63,8 +63,8 @@ class Predictor:
         """The answer for one picture.
 
         Args:
-            x: Path, PIL image, [h, w, 3] uint8 array or [3, h, w] tensor; for tasks on camera rigs a `Rig`; or a
-                whole `Sample`, whose targets are not looked at.
+            x: Path, PIL image, [h, w, 3] uint8 array or [3, h, w] tensor; for tasks on camera rigs a `Rig`;
+                or a whole `Sample`, whose targets are not looked at.
             task: Which of the model's tasks; may be left out where there is one.
         Raises:
             ConfigError: No such task.
@@ -101,7 +101,8 @@ class Predictor:
         """Answers for the frames of one stream, as they come; the model remembers the frames before.
 
         Args:
-            xs: Rigs, samples, or what `predict` takes, in the order of time; an iterator is read as it is needed.
+            xs: Rigs, samples, or what `predict` takes, in the order of time; an iterator is read as it is
+            needed.
             task: As for `predict`.
         Raises:
             ConfigError: No such task.

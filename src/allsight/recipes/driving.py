@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from allsight.config import Mixture, replace
 from allsight.engine.config import EvalConfig, RunConfig
 from allsight.engine.optim import AdamW
@@ -17,24 +19,19 @@ _MICRO_STEPS = 16_000
 
 
 def bevformer_micro_drives() -> RunConfig:
-    """BEVFormer-micro on generated drives: boxes of ten classes and a map of road and lanes, jointly, on a CPU.
+    """BEVFormer-micro on generated drives, on a CPU: boxes of ten classes, and a map, jointly.
 
     Two lanes stream through the drives, two frames a step, and gradients run through both. Beside the
-    published network: half of the queries start at the peaks of a heatmap, distances weigh four times as much,
-    velocities five times, gradients are clipped at 100.
+    published network: half of the queries start at the peaks of a heatmap, distances weigh four times as
+    much, velocities five times, gradients are clipped at 100.
 
-    Command: allsight data drives drives --scenes 2000 && allsight train bevformer_micro_drives data.root=drives
+    Command: allsight data drives drives --scenes 2000 && allsight train bevformer_micro_drives
+    data.root=drives
     Hardware: 2 CPU cores; hours. Expected: no figure yet (benchmarks/bev_learning.py has the questions).
     Measured here: no.
     Source: ours, after BEVFormer (arXiv:2203.17270).
     """
-    rig = {
-        "data": "nuscenes:.",
-        "hw_px": (96, 160),
-        "chunk": 2,
-        "batch_size": 2,
-        "share": 0.5,
-    }
+    rig: dict[str, Any] = {"data": "nuscenes:.", "hw_px": (96, 160), "chunk": 2, "batch_size": 2}
     return RunConfig(
         name="bevformer_micro_drives",
         model=BEVFormer.Config(
@@ -67,7 +64,8 @@ def bevformer_micro_drives() -> RunConfig:
 def bevformer_micro_smoke() -> RunConfig:
     """`bevformer_micro_drives` for 4 steps: does the whole way from drives to a report work?
 
-    Command: allsight data drives drives --scenes 2 --val 1 && allsight train bevformer_micro_smoke data.root=drives
+    Command: allsight data drives drives --scenes 2 --val 1 && allsight train bevformer_micro_smoke
+    data.root=drives
     Hardware: 1 CPU core; below 20 seconds. Expected: it ends; nothing is learned. Measured here: yes.
     Source: ours.
     """
@@ -95,7 +93,7 @@ def bevformer_tiny_nuscenes() -> RunConfig:
 
 
 def bevformer_small_nuscenes() -> RunConfig:
-    """BEVFormer-small on nuScenes: ResNet-101 with deformable stages, 150 x 150 cells, pictures of 736 x 1280.
+    """BEVFormer-small on nuScenes: ResNet-101 with deformable stages, 150 x 150 cells, 736 x 1280.
 
     Command: allsight train bevformer_small_nuscenes start.weights=r101_dcn_fcos3d_pretrain.pth
     Hardware: 8 GPUs of 16 GB. Expected: NDS 47.9, mAP 37.0 (published). Measured here: no.
@@ -105,7 +103,7 @@ def bevformer_small_nuscenes() -> RunConfig:
 
 
 def bevformer_base_nuscenes() -> RunConfig:
-    """BEVFormer-base on nuScenes: ResNet-101 with deformable stages, 200 x 200 cells, pictures of 928 x 1600.
+    """BEVFormer-base on nuScenes: ResNet-101 with deformable stages, 200 x 200 cells, 928 x 1600.
 
     Command: allsight train bevformer_base_nuscenes start.weights=r101_dcn_fcos3d_pretrain.pth
     Hardware: 8 GPUs of 32 GB. Expected: NDS 51.7, mAP 41.6 (published). Measured here: no.
@@ -117,9 +115,9 @@ def bevformer_base_nuscenes() -> RunConfig:
 def _nuscenes(variant: str, *, hw_px: tuple[int, int], history: int) -> RunConfig:
     """The published schedule on clips: one of the earlier frames is dropped, only the last one learns.
 
-    What differs: alignment by relative poses (`model.network.compat=official` has the published rules, and then
-    the tasks' `can_bus` brings what the car measured); colours change by 0.2 in place of the published ranges;
-    no grid mask; pictures are cut at the top where they are too high, not padded below.
+    What differs: alignment by relative poses (`model.network.compat=official` has the published rules, and
+    then the tasks' `can_bus` brings what the car measured); colours change by 0.2 in place of the published
+    ranges; no grid mask; pictures are cut at the top where they are too high, not padded below.
     """
     return RunConfig(
         name=f"bevformer_{variant}_nuscenes",

@@ -22,7 +22,6 @@ from allsight.tasks.metrics.detection_scores import Detection3DScores, attribute
 from allsight.tasks.rigs import RigTask, bev_spec
 from allsight.types import Answer, Batch, Boxes3D, Boxes3DAnswer, FeatureSpec
 
-
 SHOWN_SCORE = 0.3
 """Boxes with a lower score are not drawn."""
 
@@ -32,8 +31,9 @@ class BEVDetection(RigTask):
 
     Batches are those of `RigTask`. The head is a `DetectionHead`; its losses are sums over all decoder layers
     and means over boxes, with each frame counted as one box more, so that frames without boxes count and
-    results do not depend on how a batch is split. Outputs hold `boxes`, a `Boxes3D` [b, k] with scores, under this key of a
-    dictionary or this name of a dataclass; boxes with a score below `min_score` are left out of the answers.
+    results do not depend on how a batch is split. Outputs hold `boxes`, a `Boxes3D` [b, k] with scores,
+    under this key of a dictionary or this name of a dataclass; boxes with a score below `min_score` are
+    left out of the answers.
     The score is nuScenes': NDS where all classes are of its benchmark, else the mean AP of the classes that
     occur.
     """
@@ -58,7 +58,8 @@ class BEVDetection(RigTask):
         min_score: float = Field(default=0.0, ge=0, le=1)
         """Boxes below this score are left out."""
         eval_range_m: float | None = Field(default=None, gt=0)
-        """How far from the car boxes count at most, beside nuScenes' range of their class (50 m for others)."""
+        """How far from the car boxes count at most, beside nuScenes' range of their class (50 m for
+        others)."""
         ring_edges_m: tuple[float, ...] = (0.0, 20.0, 40.0)
         """Scores are given for the rings between these distances too."""
 

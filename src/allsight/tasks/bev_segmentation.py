@@ -30,8 +30,9 @@ class BEVSegmentation(RigTask):
 
     Batches are those of `RigTask` with the target `bev_map` [b, c, h, w], true where a cell is of the class.
     The head is a `MapHead`: a query per class, or convolutions. The losses are means over rows and classes,
-    summed over the layers that answer. Outputs hold `map_logits` [b, c, h, w], under this key of a dictionary or this name of a dataclass. The
-    score is the IoU of each class over the whole set, at the best of the thresholds .35 to .65.
+    summed over the layers that answer. Outputs hold `map_logits` [b, c, h, w], under this key of a
+    dictionary or this name of a dataclass. The score is the IoU of each class over the whole set, at the
+    best of the thresholds .35 to .65.
     """
 
     class Config(RigTask.Config):

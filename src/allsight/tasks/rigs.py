@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from allsight.config import ConfigError
 from allsight.data.driving.mapped import Chunks, Clips, ThinHistory
@@ -33,7 +34,6 @@ from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.settings import given_options
 from allsight.types import Answer, Batch, BEVSpec, DataError, FeatureSpec, MultiCameraBatch, Rig, Sample
 
-
 _TILE_PX = 256
 """Width of a camera's picture in reports."""
 
@@ -42,10 +42,10 @@ class RigTask(Task):
     """Base of tasks whose input is a camera rig; subclasses say what is asked.
 
     Batches hold `rig` (`MultiCameraBatch`; cameras by name in the data set's order, those that delivered
-    nothing not present) and, with `history` or `chunk`, `history`: a tuple of `MultiCameraBatch`, oldest first,
-    whose `starts` are true up to the first frame that is there (before it, that frame is repeated).
-    Targets are tuples with one `Boxes3D` (`boxes`) and one `BoxNotes` (`box_notes`) a row; with earlier frames,
-    the target `history` is a tuple of dictionaries with the targets of each of them.
+    nothing not present) and, with `history` or `chunk`, `history`: a tuple of `MultiCameraBatch`, oldest
+    first, whose `starts` are true up to the first frame that is there (before it, that frame is repeated).
+    Targets are tuples with one `Boxes3D` (`boxes`) and one `BoxNotes` (`box_notes`) a row; with earlier
+    frames, the target `history` is a tuple of dictionaries with the targets of each of them.
     """
 
     class Config(Task.Config):
@@ -62,7 +62,7 @@ class RigTask(Task):
         missing_cameras: Literal["refuse", "allow"] = "refuse"
         """Whether a sample that lacks a camera is refused or read without it."""
         can_bus: bool = False
-        """Bring what the car's own sensors measured (nuScenes' CAN bus), for model.network.compat=official."""
+        """Bring what the car's own sensors measured (nuScenes), for model.network.compat=official."""
         min_points: int | None = Field(default=None, ge=0)
         """Training boxes with fewer points are left out; None takes the format's default."""
         hw_px: tuple[int, int] = (256, 448)
@@ -72,8 +72,8 @@ class RigTask(Task):
         streams: bool = True
         """Whether drives are read as streams, for models with a memory; else samples come in any order."""
         chunk: int = Field(default=1, ge=1)
-        """Streams in training move on by so many frames a step, all of which are answered and learn: the model
-        needs network.gradient_frames of as many and network.clip_loss=all."""
+        """Streams in training move on by so many frames a step, all of which are answered and learn: the
+        model needs network.gradient_frames of as many and network.clip_loss=all."""
         history: int = Field(default=0, ge=0)
         """Clips in place of streams: so many earlier frames come with each training sample."""
         history_kept: int | None = Field(default=None, ge=0)
@@ -92,6 +92,8 @@ class RigTask(Task):
         """Training: probability that a camera delivers nothing."""
         permute_cameras: bool = False
         """Training: put cameras into a random order."""
+        eval_without: tuple[str, ...] = ()
+        """Judging: these cameras deliver nothing."""
         noise_turn_rad: float = Field(default=0.0, ge=0)
         """Training: standard deviation of errors in the cameras' directions."""
         noise_shift_m: float = Field(default=0.0, ge=0)
@@ -138,7 +140,7 @@ class RigTask(Task):
         return self.drives_of(config.data, config.train_split if split == "train" else config.val_split)
 
     def drives_of(self, data: str, split: str) -> Any:
-        """The reader of any set of drives, with the task's settings and under the set's own name of a split."""
+        """The reader of any drives with the task's settings; `split` is as the set itself names it."""
         config = self.config
         options = given_options(
             version=config.version,
@@ -180,6 +182,8 @@ class RigTask(Task):
             if config.camera_dropout > 0:
                 steps.append(DropCameras(config.camera_dropout))
             steps.append(WithinRange(config.range_m))
+        elif split == "val" and config.eval_without:
+            steps.append(DropCameras(1.0, config.eval_without))
         return Compose(*steps)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -213,8 +217,8 @@ class RigTask(Task):
         wanted = self.num_answered(batch)
         if len(frames) != wanted:
             raise ConfigError(
-                f"config.tasks.{self.name}.chunk: {self.config.chunk}, but the model answers for {len(frames)} "
-                f"of {wanted} frames; set model.network.gradient_frames={self.config.chunk} and "
+                f"config.tasks.{self.name}.chunk: {self.config.chunk}, but the model answers for "
+                f"{len(frames)} of {wanted} frames; set model.network.gradient_frames={wanted} and "
                 "model.network.clip_loss=" + ("all" if wanted > 1 else "last")
             )
         return frames, moments[-wanted:]

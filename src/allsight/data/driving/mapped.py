@@ -12,7 +12,7 @@ import numpy as np
 from allsight.data.driving.frames import Frame
 from allsight.data.driving.masks import MapMasks
 from allsight.data.driving.vector_map import VectorMap, read_map
-from allsight.types import DataError, Sample
+from allsight.types import BEVMap, DataError, Sample
 
 
 @runtime_checkable
@@ -75,23 +75,26 @@ class Mapped(Wrapped):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.reader[index]
+        return replace(sample, targets={**sample.targets, "bev_map": self.bev_map(index)})
+
+    def bev_map(self, index: int) -> BEVMap:
+        """The map classes of a sample, without decoding its pictures."""
         frame = self.reader.frame(index)
         vector_map = None
         if self._needs_map:
             file = self.reader.map_file(index)
             if file is None or not file.is_file():
                 raise DataError(
-                    f"{sample.id}: no vector map{f' {file}' if file else ''}; get the map expansion of the "
-                    "data set, or ask for classes that need none",
-                    sample.id,
+                    f"{self.split}/{frame.token}: no vector map{f' {file}' if file else ''}; get the map "
+                    "expansion of the data set, or ask for classes that need none",
+                    f"{self.split}/{frame.token}",
                 )
             vector_map = _map(file)
         corners = footprints(frame)
         by_name: dict[str, list[np.ndarray]] = {}
         for label, points in zip(frame.boxes.labels.tolist(), corners, strict=True):
             by_name.setdefault(self.classes[label], []).append(points)
-        bev_map = self.masks.of(frame.token, frame.world_from_ref, vector_map, by_name)
-        return replace(sample, targets={**sample.targets, "bev_map": bev_map})
+        return self.masks.of(frame.token, frame.world_from_ref, vector_map, by_name)
 
 
 @lru_cache(maxsize=4)

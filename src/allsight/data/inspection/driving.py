@@ -73,7 +73,7 @@ def draw_rig(
         sample: Targets may be missing.
         classes: Names; each class has its colour.
         path_ref_m: Where the car drives, in the reference frame.
-        reach_m: How far the panel shows; default as far as the boxes, 20 to 55 m.
+        reach_m: How far the panel shows; default as far as boxes and map, 20 to 55 m.
         tile_px: Width of a camera's picture.
     """
     rig = sample.inputs["rig"]

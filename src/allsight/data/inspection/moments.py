@@ -101,7 +101,7 @@ def draw_moment(
         classes: Names of the boxes' classes; each class has its colour.
         panels: From left to right; at least one.
         path_ref_m: Where the car drives.
-        reach_m: How far the panels show; default as far as the boxes, 20 to 55 m.
+        reach_m: How far the panels show; default as far as boxes and maps, 20 to 55 m.
         tile_px: Width of a camera's picture.
     """
     boxes = panels[-1].boxes
@@ -115,6 +115,10 @@ def draw_moment(
     if reach_m is None:
         places = [_footprints(b, view) for p in panels for b in (p.boxes, p.faint)]
         farthest = max(float(np.abs(place).max(initial=0)) for place in places)
+        maps = [seen.bev_map.grid for seen in panels if seen.bev_map is not None]
+        farthest = max(
+            [farthest, *(max(map(abs, grid.range_m[:2] + grid.range_m[3:5])) - 2 for grid in maps)]
+        )
         reach_m = min(max(farthest + 2, 20.0), _REACH_M)
     parts = [_panel(view, seen, len(classes), path_ref_m, reach_m) for seen in panels]
     panel = np.concatenate(parts, axis=1)

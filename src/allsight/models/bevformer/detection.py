@@ -199,9 +199,9 @@ class PeakQueries(nn.Module):
 
 
 def joined_frames(frames: Sequence[DetectionOutputs]) -> DetectionOutputs:
-    """Outputs for the same rows at several moments as those of that many more rows, one moment after the other.
+    """Outputs for the same rows at several moments as those of that many more rows.
 
-    For losses; boxes are left out.
+    One moment comes after the other. For losses; boxes are left out.
     """
     heat = [frame.heatmap for frame in frames if frame.heatmap is not None]
     return DetectionOutputs(

@@ -22,10 +22,10 @@ class TrainableBEVFormer(TaskModel):
     """The map of a rig's pictures, and the head that each task brings for it.
 
     A task's `head` gets one `BEVSpec` and returns a module that reads the map [b, c, h, w]: `DetectionHead`,
-    or whatever it likes. Batches have the input `rig`, a `MultiCameraBatch`, and may have `history`: the frames
-    before it, a tuple with the oldest first. `network.gradient_frames` says how many of the last frames learn;
-    the others only give memory. Outputs are the head's; with `history` and `clip_loss="all"` a tuple of them,
-    one for each frame that learns.
+    or whatever it likes. Batches have the input `rig`, a `MultiCameraBatch`, and may have `history`: the
+    frames before it, a tuple with the oldest first. `network.gradient_frames` says how many of the last
+    frames learn; the others only give memory. Outputs are the head's; with `history` and `clip_loss="all"`
+    a tuple of them, one for each frame that learns.
 
     Args:
         config: Its settings; `detection` is what a task's own head replaces, and is not read.

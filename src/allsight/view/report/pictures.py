@@ -86,7 +86,9 @@ def _wide(sample: Shown) -> Html:
         return tag("figure", tag("div", "no picture", class_="missing"), caption)
     height, width = picture.shape[:2]
     uri = data_uri(encode_jpeg(picture, quality=82), "image/jpeg")
-    return tag("figure", tag("img", src=uri, alt=sample.id, width=width, height=height, loading="lazy"), caption)
+    return tag(
+        "figure", tag("img", src=uri, alt=sample.id, width=width, height=height, loading="lazy"), caption
+    )
 
 
 def _counts(sample: Shown) -> list[Html]:
