@@ -131,12 +131,13 @@ def micro(data: Path, name: str, steps: int, changes: Mapping[str, Any]) -> RunC
     recipe, _ = find_config("bevformer_micro_drives")
     common = {
         "name": name,
-        "data.root": str(data),
+        "data.root": str(data.parent),
         "schedule.steps": steps,
         "schedule.warmup_steps": max(1, min(100, steps // 4)),
         "eval.every_steps": max(1, steps // 4),
     }
-    return replace(recipe, {**common, **changes})
+    places = {f"tasks.{task}.data": f"nuscenes:{data.name}" for task in recipe.tasks}
+    return replace(recipe, {**common, **places, **changes})
 
 
 def boxes_only(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,10 @@ def predict_drives(
     """
     tasks = rig_tasks(predictor, names)
     first = next(iter(tasks.values()))
+    format, _, place = data.partition(":")
+    if Path(place).exists():
+        # What is typed is meant from where it is typed; else it is one of the run's data sets.
+        data = f"{format}:{Path(place).absolute()}"
     reader = first.drives_of(data, split or first.config.val_split)
     found: list[dict[str, Any]] = []
     start = 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "bevformer_base_nuscenes": "allsight.recipes.driving:bevformer_base_nuscenes",
+    "bevformer_micro_demo": "allsight.recipes.driving:bevformer_micro_demo",
     "bevformer_micro_drives": "allsight.recipes.driving:bevformer_micro_drives",
     "bevformer_micro_smoke": "allsight.recipes.driving:bevformer_micro_smoke",
     "bevformer_small_nuscenes": "allsight.recipes.driving:bevformer_small_nuscenes",

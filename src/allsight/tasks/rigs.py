@@ -248,6 +248,8 @@ class RigTask(Task):
         if any(not rig.camera_names for rig in rigs):
             return ()
         known = self.cameras
+        if not any(name in known for rig in rigs for name in rig.camera_names):
+            known = ()  # another rig: its own order counts
         others = tuple(dict.fromkeys(name for rig in rigs for name in rig.camera_names if name not in known))
         return (*known, *others)
 
