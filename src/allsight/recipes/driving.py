@@ -71,7 +71,7 @@ def bevformer_micro_demo() -> RunConfig:
         bevformer_micro_drives(),
         {
             "name": "bevformer_micro_demo",
-            "schedule.steps": 80,
+            "schedule.steps": 60,
             "schedule.warmup_steps": 10,
             "eval.every_steps": None,
             "eval.pictures": 6,
