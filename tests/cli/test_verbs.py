@@ -36,6 +36,7 @@ def events_of(run: Path) -> list[dict[str, Any]]:
         "train",
         "eval",
         "predict",
+        "export",
         "config",
         "report",
         "doctor",
@@ -61,6 +62,7 @@ def test_help_names_all_verbs(capsys: Capture) -> None:
             "train",
             "eval",
             "predict",
+            "export",
             "config",
             "report",
             "doctor",
@@ -172,6 +174,49 @@ def test_predict_answers_for_every_task_and_draws(
     for path in drawn:
         with Image.open(path) as image:
             assert min(image.size) >= 40 and image.mode == "RGB"
+
+
+def test_predict_explains_what_the_backbone_sees(
+    trained: Path, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    picture = next((world / "imagefolder").rglob("*.jpg"))
+    words = ["predict", str(trained), str(picture), "--task", "shapes", "--out", str(tmp_path), "--explain"]
+    assert main(words) == 0
+    assert f"explained: {tmp_path / 'explained' / 'index.html'}" in capsys.readouterr().err
+    names = {file.name for file in (tmp_path / "explained").iterdir()}
+    stem = picture.stem
+    assert names == {
+        "explain.json",
+        "field.png",
+        "index.html",
+        f"{stem}-displacement.png",
+        f"{stem}-sampling.png",
+    }
+
+
+def test_export_writes_a_program_of_a_run(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "shapes.pt2"
+    assert main(["export", str(trained), str(file), "--task", "shapes", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"] == [str(file)] and file.is_file()
+    assert told["outputs"] == ["logits"] and max(check["difference"] for check in told["checks"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["x.pt2"], "task: name one of: shapes, scenes"),
+        (["x.pt2", "--task", "shape"], "no task 'shape'"),
+        (["x.bin", "--task", "shapes"], "format: cannot tell from 'x.bin'"),
+        (["x.pt2", "--size", "big"], "--size: expected pixels as 224 or 256x320"),
+        (["x.pt2", "--input", "float"], "--input: expected one of normalised, uint8, got 'float'"),
+    ],
+)
+def test_export_says_what_is_wrong(
+    trained: Path, tmp_path: Path, capsys: Capture, words: list[str], said: str
+) -> None:
+    assert main(["export", str(trained), str(tmp_path / words[0]), *words[1:]]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_predict_prints_json_with_as_many_classes_as_asked(

@@ -7,9 +7,13 @@ from PIL import Image
 from allsight.draw import (
     Bar,
     captioned,
+    color_bar,
     contact_sheet,
     draw_bars,
     draw_boxes,
+    draw_cross,
+    draw_dots,
+    draw_heat,
     draw_label_map,
     draw_masks,
     draw_points,
@@ -17,6 +21,7 @@ from allsight.draw import (
     encode_jpeg,
     encode_png,
     enlarge,
+    heat_colors,
     legend,
     line_width_px,
     palette,
@@ -248,3 +253,47 @@ def test_points_are_dots_with_a_white_rim_and_may_lie_outside():
     assert not drawn[:, 15:].any() and not image.any()
     with pytest.raises(ValueError, match="finite points"):
         draw_points(image, np.array([[np.nan, 1.0]]), (0, 0, 0))
+
+
+def test_heat_grows_lighter_from_end_to_end():
+    colors = heat_colors(np.linspace(-0.5, 1.5, 60)[None])[0].astype(float)
+    light = colors @ [0.299, 0.587, 0.114]
+    assert (np.diff(light) >= 0).all() and light[0] < 10 and light[-1] > 240
+    with pytest.raises(ValueError, match="finite"):
+        heat_colors(np.array([[np.nan]]))
+
+
+def test_heat_lies_over_the_grey_picture():
+    image = np.zeros((4, 6, 3), dtype=np.uint8)
+    image[..., 0] = 90
+    assert (draw_heat(image, np.zeros((4, 6)), alpha=0) == 30).all()
+    assert (draw_heat(image, np.ones((4, 6)), alpha=1) == heat_colors(np.ones((1, 1)))[0, 0]).all()
+    with pytest.raises(ValueError, match=r"picture is \(4, 6\), strength is \(6, 4\)"):
+        draw_heat(image, np.ones((6, 4)))
+
+
+def test_dots_have_their_places_and_sizes_and_grow_denser_where_they_meet():
+    image, place = grey(40, 60), np.array([[30.0, 10.0]])
+    one = draw_dots(image, place, np.array([4.0]), (255, 0, 0), alpha=0.5)
+    rows, columns = np.nonzero(changed(image, one))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 14, 26, 34)
+    two = draw_dots(image, place.repeat(2, axis=0), np.array([4.0, 4.0]), (255, 0, 0), alpha=0.5)
+    assert two[10, 30, 0] > one[10, 30, 0] > image[10, 30, 0]
+    beyond = draw_dots(image, np.array([[-50.0, 5.0], [900.0, 900.0]]), np.array([4.0, 4.0]), (255, 0, 0))
+    assert not changed(image, beyond).any()
+    with pytest.raises(ValueError, match="finite"):
+        draw_dots(image, np.array([[np.inf, 0.0]]), np.array([1.0]), (0, 0, 0))
+
+
+def test_a_cross_is_centered_on_its_place():
+    image = grey(41, 41)
+    rows, columns = np.nonzero(changed(image, draw_cross(image, (20, 20), (0, 255, 0), reach_px=8)))
+    assert rows.mean() == columns.mean() == 20
+    assert rows.max() - rows.min() == 2 * 9
+
+
+def test_a_bar_of_colours_goes_from_dark_to_light_above_its_labels():
+    bar = color_bar(["0", "1"], width_px=80, height_px=6, size_px=12)
+    assert (bar[:6] == heat_colors(np.linspace(0, 1, 80)[None])[0]).all()
+    below = bar[6:]
+    assert (below[:, :15] < 100).any() and (below[:, -15:] < 100).any() and (below[:, 20:60] == 255).all()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from allsight import ops
-from allsight.layers import DCNv3, dcn, prepare_for_inference
+from allsight.layers import DCNv3, DCNv4, dcn, prepare_for_inference
 from allsight.layers.inference import fuses
 
 COMPILED = pytest.mark.skipif(not ops.is_compiled(), reason="no compiled kernels")
@@ -47,6 +47,18 @@ def test_with_and_without_gradients_and_prepared_give_the_same(name, dtype, limi
         prepare_for_inference(prepare_for_inference(layer))(x),
     ):
         assert float((output - expected).abs().max() / expected.abs().max()) < limit
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(dw_kernel_size=5, stride=2), dict(remove_center=True)])
+def test_a_layer_of_the_fourth_kind_has_its_rows_in_order(changes):
+    torch.manual_seed(0)
+    layer, x = DCNv4(16, 2, **changes).eval(), map_of()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    prepared = prepare_for_inference(layer)
+    assert prepared.offset_and_mask.out_features == 3 * 2 * layer.geometry.points
+    for output in (prepared(x), prepare_for_inference(prepared)(x)):
+        torch.testing.assert_close(output, layer(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 @COMPILED

@@ -11,6 +11,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.layers.inference import ForInference
 from allsight.types import FeatureSpec
 from allsight.weights import LoadReport
 
@@ -38,7 +39,7 @@ class DepthLayer:
     modules: tuple[nn.Module, ...]
 
 
-class Backbone(nn.Module, Configured):
+class Backbone(ForInference, Configured):
     """Images in, feature maps out, fine to coarse.
 
     A subclass sets `feature_specs` and implements `forward`.

@@ -33,7 +33,13 @@ from allsight.layers import (
     make_norm,
     recompute,
 )
-from allsight.layers.inference import fuses
+from allsight.layers.inference import (
+    CompiledAlone,
+    fuses,
+    scale_output,
+    take_in_batch_norm,
+    with_prepared_layers,
+)
 from allsight.ops import add_layer_norm, layer_norm_add
 from allsight.types import FeatureSpec
 from allsight.weights import Source, open_weights, write_weights
@@ -340,6 +346,10 @@ class Stem(nn.Module):
         x = self.act(self.norm1(self.conv1(x)))
         return self.drop(self.norm2(self.conv2(x)))
 
+    def inference_form(self) -> nn.Module:
+        """Return a copy whose batch norms are parts of the convolutions."""
+        return _without_batch_norms(self, ("conv1", "norm1"), ("conv2", "norm2"))
+
 
 class Downsample(nn.Module):
     """Half the size, twice the channels."""
@@ -352,6 +362,10 @@ class Downsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c2"]:
         return self.norm(self.conv(x))
+
+    def inference_form(self) -> nn.Module:
+        """Return a copy whose batch norm is part of the convolution."""
+        return _without_batch_norms(self, ("conv", "norm"))
 
 
 class Stage(nn.Module):
@@ -380,6 +394,9 @@ class Stage(nn.Module):
         """Whether the last addition of every block and the norm after it, the next block's, may be one."""
         first: Any = self.blocks[0]
         norms: list[Any] = [block.norm1 for block in self.blocks]
+        # Compiled ones are to be called whole.
+        if any(block._compiled_call_impl is not None for block in self.blocks):
+            return False
         return first.block_norm == "pre" and not self.norm_after and fuses(x, *self.blocks, *norms, self.norm)
 
     def _chained(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
@@ -391,7 +408,7 @@ class Stage(nn.Module):
         return normed
 
 
-class Block(nn.Module):
+class Block(CompiledAlone):
     """Two residual branches: the operator, then the MLP."""
 
     def __init__(self, config: InternImage.Config, stage: int, drop_path: float) -> None:
@@ -425,6 +442,22 @@ class Block(nn.Module):
             return self._norm_then_add(x, self.mlp(x), self.gamma2, self.norm2)
         x = self._norm_then_add(x, self.dcn(self.norm1(x)), None, self.res_norm1)
         return self._norm_then_add(x, self.mlp(self.norm2(x)), None, self.res_norm2)
+
+    def inference_form(self) -> nn.Module:
+        """Return a copy whose layer scales are parts of the weights before them."""
+        prepared = with_prepared_layers(self)
+        # A plain convolution is its own last layer.
+        mixing = getattr(prepared.dcn, "output_proj", prepared.dcn)
+        branches: tuple[tuple[Tensor | None, Any, nn.Module], ...] = (
+            (prepared.gamma1, prepared.norm1, mixing),
+            (prepared.gamma2, prepared.norm2, prepared.mlp.fc2),
+        )
+        for gamma, norm, linear in branches:
+            if gamma is not None:
+                last: Any = linear if self.block_norm == "pre" else norm
+                scale_output(last, gamma)
+        prepared.gamma1 = prepared.gamma2 = None
+        return prepared
 
     def between_norms(
         self, x: Float[Tensor, "b h w c"], normed: Float[Tensor, "b h w c"], then: nn.Module
@@ -460,6 +493,16 @@ class Block(nn.Module):
 
     def _branch(self, x: Float[Tensor, "b h w c"], gamma: Tensor | None) -> Float[Tensor, "b h w c"]:
         return self.drop_path(x if gamma is None else gamma * x)
+
+
+def _without_batch_norms(module: nn.Module, *pairs: tuple[str, str]) -> nn.Module:
+    """A copy in which the convolution of each pair does the work of its norm, if that is a batch norm."""
+    prepared = with_prepared_layers(module)
+    for conv, norm in pairs:
+        if isinstance(getattr(prepared, norm), nn.BatchNorm2d):
+            take_in_batch_norm(getattr(prepared, conv), getattr(prepared, norm))
+            setattr(prepared, norm, nn.Identity())
+    return prepared
 
 
 def _drop_path_chances(config: InternImage.Config) -> list[float]:

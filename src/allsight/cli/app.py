@@ -11,6 +11,7 @@ from allsight.cli import (
     checking,
     datasets,
     demonstration,
+    exporting,
     looking,
     running,
     using,
@@ -52,6 +53,7 @@ def _before(
 app.command("train", short_help="Train a recipe, or go on with a run.")(running.train)
 app.command("eval", short_help="Score weights on validation samples.")(using.evaluate)
 app.command("predict", short_help="Answer for pictures.")(using.predict)
+app.command("export", short_help="Write a model as ONNX or for torch.export.")(exporting.export)
 app.command("config", short_help="Print a recipe with all its settings.")(looking.config)
 app.command("report", short_help="Write a run's HTML report.")(looking.report)
 app.command("watch", short_help="Show how a run goes.")(watching.watch)

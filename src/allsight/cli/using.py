@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,14 @@ from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, check_back
 if TYPE_CHECKING:
     from allsight.engine.predictor import Predictor
     from allsight.types import Answer
+
+
+class Probe(StrEnum):
+    """The probes there are."""
+
+    knn = "knn"
+    linear = "linear"
+
 
 Task = Annotated[
     list[str] | None,
@@ -28,6 +37,20 @@ def evaluate(
     drop_cameras: Annotated[
         bool, typer.Option("--drop-cameras", help="Camera rigs: also score without each camera in turn.")
     ] = False,
+    probe: Annotated[
+        Probe | None,
+        typer.Option(
+            "--probe",
+            help="Judge the backbone's features instead: by nearest neighbours, or by a linear layer.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="FORMAT:PATH", help="With --probe: a set of classes other than the run's own."
+        ),
+    ] = None,
     as_json: Json = False,
     trust: Trust = False,
 ) -> None:
@@ -38,13 +61,25 @@ def evaluate(
     allsight eval runs/joint_world --weights last --task shapes --json
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth
     allsight eval runs/bevformer_micro_drives --drop-cameras
+    allsight eval runs/joint_world --probe knn
+    allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth --probe linear --data imagefolder:pets
+
+    With --probe the backbone stays as it is, and the results are also noted in the run folder.
     """
     from allsight.engine.predictor import flat
 
+    if data is not None and probe is None:
+        raise typer.BadParameter(
+            "--data is for --probe; the run's own tasks have their data in their settings"
+        )
     predictor = _load(run, weights, classes, trust)
     if drop_cameras:
         _score_without_cameras(predictor, run, task, as_json=as_json)
         return
+    if probe is not None:
+        from allsight.cli.probing import probe_and_say
+
+        return probe_and_say(run, predictor, probe.value, names=task, data=data, as_json=as_json)
     scores = predictor.score(task)
     for bad in (bad for score in scores.values() for bad in score.corrupt):
         print(f"note: {bad.task}: {bad.id}: {bad.reason}; left out of the score", file=sys.stderr)
@@ -98,6 +133,10 @@ def predict(
     gif: Annotated[
         bool, typer.Option("--gif", help="Camera rigs: a moving picture a scene in place of single ones.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Also show what the backbone sees, and what it costs; see below."),
+    ] = False,
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Classes to print a picture.")] = 3,
     as_json: Json = False,
     trust: Trust = False,
@@ -113,6 +152,8 @@ def predict(
 
     \b
     allsight predict runs/bevformer_micro_drives nuscenes:drives --scenes 1 --out drawn --gif
+    With --explain: sampling points, displacements, effective receptive field and times of parts go to
+    DIR/explained, without --out to RUN/explained, where the next report finds them.
     """
     from allsight.cli.driving import names_drives, predict_drives
     from allsight.config import ConfigError
@@ -141,6 +182,8 @@ def predict(
                 f"predict: task '{name}' looks through camera rigs; name their data set, nuscenes:PATH or "
                 "infos:PATH"
             )
+    if explain and out is None and predictor.folder is None:
+        raise typer.BadParameter(f"--explain: '{run}' is no run folder to write into; give --out DIR")
     readable, faults = _sorted_out(pictures)
     if faults:
         print("\n".join(faults), file=sys.stderr)
@@ -158,8 +201,19 @@ def predict(
                 print(f"{picture}: {name}: {_in_words(answer, top)}{'' if file is None else f'  -> {file}'}")
     if as_json:
         print_json(found)
+    if explain and readable:
+        _explain(predictor, readable, out, task)
     if faults:
         raise typer.Exit(2)
+
+
+def _explain(predictor: Predictor, pictures: list[Path], out: Path | None, task: list[str] | None) -> None:
+    from allsight.view.explain import FOLDER, explain
+
+    folder = out or predictor.folder
+    assert folder is not None
+    explain(predictor, pictures, folder / FOLDER, task=task[0] if task else None)
+    print(f"explained: {folder / FOLDER / 'index.html'}", file=sys.stderr)
 
 
 def _load(run: str, weights: str | None, classes: Path | None, trust: bool) -> Predictor:

@@ -8,6 +8,7 @@ from allsight.draw.bars import Bar, draw_bars
 from allsight.draw.bev import BEVView, bev_ground, draw_bev
 from allsight.draw.boxes3d import draw_boxes3d
 from allsight.draw.encode import encode_jpeg, encode_png
+from allsight.draw.heat import color_bar, draw_cross, draw_dots, draw_heat, heat_colors
 from allsight.draw.overlay import (
     draw_boxes,
     draw_label_map,
@@ -25,11 +26,15 @@ __all__ = [
     "Bar",
     "bev_ground",
     "captioned",
+    "color_bar",
     "contact_sheet",
     "draw_bars",
     "draw_bev",
     "draw_boxes",
     "draw_boxes3d",
+    "draw_cross",
+    "draw_dots",
+    "draw_heat",
     "draw_label_map",
     "draw_masks",
     "draw_points",
@@ -37,6 +42,7 @@ __all__ = [
     "encode_jpeg",
     "encode_png",
     "enlarge",
+    "heat_colors",
     "legend",
     "line_width_px",
     "palette",

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from allsight.backbones import Backbone
-from allsight.models.base import Model
+from allsight.config import Configured
 
-_WHOLES = (Model, Backbone, nn.ModuleList, nn.ModuleDict)
+_WHOLES = (Configured, nn.ModuleList, nn.ModuleDict)
+"""Models and backbones are those modules that have a configuration of their own."""
 
 
 class PartNorms:
@@ -68,13 +68,13 @@ class PartNorms:
         return values
 
 
-def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, list[nn.Parameter]]]:
+def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, list[Tensor]]]:
     if not isinstance(module, _WHOLES):
-        trained = [p for p in module.parameters() if p.requires_grad]
+        trained: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         if trained:
             yield name or "model", trained
         return
-    own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+    own: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
     if own:
         yield name or "model", own
     for child, inner in module.named_children():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from allsight.backbones import Backbone
+from allsight.backbones._base import Backbone
 from allsight.config import Config, ConfigError
 
 Factor = Annotated[float, Field(gt=0)]

@@ -6,6 +6,7 @@ Letters: b batch, h w input map, ho wo output map, g groups, c channels.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,26 @@ from torch import Tensor, nn
 
 from allsight.layers.activation import ActivationName, activation_name, make_activation
 from allsight.layers.dcn_points import dcnv3_points
-from allsight.layers.inference import InferenceOnly, fuses
+from allsight.layers.inference import InferenceOnly, fuses, take_in_batch_norm
 from allsight.layers.norm import NormName, make_norm
 from allsight.layers.precision import in_float32
 from allsight.ops import dcnv3, dcnv4, depthwise_norm_act
-from allsight.ops.dcnv3 import Geometry
+from allsight.ops.dcnv3 import Geometry, sampling_points
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where a deformable layer reads its input, and how much each sample counts.
+
+    Args:
+        points_xy: Places in pixels of the input map whose centers are integers.
+        weights: Of the samples; those of DCNv3 are positive and add up to 1 over the points.
+        geometry: The pattern that offsets move.
+    """
+
+    points_xy: Float[Tensor, "b ho wo g p 2"]
+    weights: Float[Tensor, "b ho wo g p"]
+    geometry: Geometry
 
 
 class DCNv3(nn.Module):
@@ -181,7 +197,24 @@ class DCNv3(nn.Module):
             parts["center_feature_scale"] = self.center_feature_scale
         return parts
 
-    def for_inference(self) -> DCNv3ForInference:
+    def sampling(self, x: Float[Tensor, "b h w c"]) -> Sampling:
+        """What `forward` samples of this input."""
+        geometry = Geometry.of(
+            self.groups,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.offset_scale,
+            self.remove_center,
+        )
+        offset, mask = self._offset_and_mask(self._context(x))
+        weights = mask.unflatten(-1, (self.groups, geometry.points))
+        if self.softmax:
+            weights = weights.softmax(-1)
+        return Sampling(sampling_points(offset, geometry), weights, geometry)
+
+    def inference_form(self) -> nn.Module:
         """Return the layer for evaluation only that `prepare_for_inference` puts in the place of this one."""
         return DCNv3ForInference(self)
 
@@ -189,11 +222,38 @@ class DCNv3(nn.Module):
         return f"{self.channels}, groups={self.groups}, kernel_size={self.kernel_size}, stride={self.stride}"
 
 
-class DCNv3ForInference(InferenceOnly, DCNv3):
+class _OneProduct(InferenceOnly):
+    """What deformable layers prepared for inference share: offsets and weights come of one matrix product.
+
+    Its result holds both side by side; the operator takes the two parts as they lie.
+    """
+
+    offset_and_mask: nn.Linear
+    _places: int
+
+    def _predict_with(self, weight: Float[Tensor, "places c"], bias: Float[Tensor, " places"]) -> None:
+        """Take over the rows for offsets (2 of each 3), then those for weights."""
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+        self.offset_and_mask, self._places = linear, 2 * weight.shape[0] // 3
+
+    def _offset_and_mask(
+        self, context: Float[Tensor, "b ho wo c"]
+    ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
+        merged = self.offset_and_mask
+        both = in_float32(F.linear, context, merged.weight, merged.bias)
+        return both[..., : self._places], both[..., self._places :]
+
+    def inference_form(self) -> nn.Module:
+        """Return a copy of this layer."""
+        return copy.deepcopy(self)
+
+
+class DCNv3ForInference(_OneProduct, DCNv3):
     """A DCNv3 that predicts offsets and weights of the samples by one matrix product.
 
-    Its result holds both side by side; the operator takes the two parts as they lie. The depth-wise weight is
-    kept with its taps apart and its channels together, as the operator wants it.
+    The depth-wise weight is kept with its taps apart and its channels together, as the operator wants it; a
+    batch norm after it is part of it.
 
     Args:
         layer: What is copied.
@@ -204,25 +264,12 @@ class DCNv3ForInference(InferenceOnly, DCNv3):
         self.__dict__.update(copy.deepcopy(layer).__dict__, training=False)
         offset, mask = self.offset, self.mask
         del self.offset, self.mask
-        self._places = offset.out_features
-        with torch.no_grad():
-            merged = nn.Linear(self.channels, offset.out_features + mask.out_features, device="meta")
-            merged.weight = nn.Parameter(torch.cat([offset.weight, mask.weight]))
-            merged.bias = nn.Parameter(torch.cat([offset.bias, mask.bias]))
-            self.offset_and_mask = merged
-            taps = self.dw_conv.weight.permute(2, 3, 1, 0).contiguous()
-            self.dw_conv.weight = nn.Parameter(taps.permute(3, 2, 0, 1))
-
-    def _offset_and_mask(
-        self, context: Float[Tensor, "b ho wo c"]
-    ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
-        merged = self.offset_and_mask
-        both = in_float32(F.linear, context, merged.weight, merged.bias)
-        return both[..., : self._places], both[..., self._places :]
-
-    def for_inference(self) -> DCNv3ForInference:
-        """Return a copy of this layer."""
-        return copy.deepcopy(self)
+        self._predict_with(torch.cat([offset.weight, mask.weight]), torch.cat([offset.bias, mask.bias]))
+        if isinstance(self.dw_norm, nn.BatchNorm2d):
+            take_in_batch_norm(self.dw_conv, self.dw_norm)
+            self.dw_norm = nn.Identity()
+        taps = self.dw_conv.weight.detach().permute(2, 3, 1, 0).contiguous()
+        self.dw_conv.weight = nn.Parameter(taps.permute(3, 2, 0, 1))
 
 
 class DCNv4(nn.Module):
@@ -355,21 +402,49 @@ class DCNv4(nn.Module):
 
         The rows of the projection are put in order, which costs nothing beside reordering its results.
         """
-        points = self.geometry.points
-        values = self.groups * points
-
-        def in_order(rows: Tensor) -> Tensor:
-            offset, mask = rows[: 3 * values].unflatten(0, (self.groups, -1)).split([2 * points, points], 1)
-            return torch.cat([offset.flatten(0, 1), mask.flatten(0, 1)])
-
-        weight, bias = in_order(self.offset_mask.weight), in_order(self.offset_mask.bias)
-        both = in_float32(F.linear, context, weight, bias)
+        values = self.groups * self.geometry.points
+        both = in_float32(F.linear, context, *self._in_order())
         offset, mask = both.split([2 * values, values], dim=-1)
         return offset, mask
+
+    def _in_order(self) -> tuple[Float[Tensor, "places c"], Float[Tensor, " places"]]:
+        """Weight and bias of the projection: the rows of all offsets, then of all weights; none unused."""
+        points = self.geometry.points
+
+        def in_order(rows: Tensor) -> Tensor:
+            used = rows[: 3 * self.groups * points].unflatten(0, (self.groups, -1))
+            offset, mask = used.split([2 * points, points], 1)
+            return torch.cat([offset.flatten(0, 1), mask.flatten(0, 1)])
+
+        return in_order(self.offset_mask.weight), in_order(self.offset_mask.bias)
+
+    def sampling(self, x: Float[Tensor, "b h w c"]) -> Sampling:
+        """What `forward` samples of this input."""
+        offset, mask = self._offset_and_mask(self._context(x))
+        weights = mask.unflatten(-1, (self.groups, self.geometry.points))
+        return Sampling(sampling_points(offset, self.geometry), weights, self.geometry)
+
+    def inference_form(self) -> nn.Module:
+        """Return the layer for evaluation only that `prepare_for_inference` puts in the place of this one."""
+        return DCNv4ForInference(self)
 
     def extra_repr(self) -> str:
         kernel = self.geometry.kernel_size[0]
         return f"{self.channels}, groups={self.groups}, kernel_size={kernel}, stride={self.stride}"
+
+
+class DCNv4ForInference(_OneProduct, DCNv4):
+    """A DCNv4 whose projection has its rows in the operator's order once and for all.
+
+    Args:
+        layer: What is copied.
+    """
+
+    def __init__(self, layer: DCNv4) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(copy.deepcopy(layer).__dict__, training=False)
+        self._predict_with(*self._in_order())
+        del self.offset_mask
 
 
 def _depth_wise(

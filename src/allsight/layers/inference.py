@@ -2,7 +2,7 @@
 
 `fuses` says whether a layer may take several of its steps as one operator of `allsight.ops` in this call;
 layers do so by themselves. `prepare_for_inference` also changes how weights are kept, which only pays if it
-is done once.
+is done once; whole networks offer it as `for_inference`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import copy
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from allsight import ops
 
 _Model = TypeVar("_Model", bound=nn.Module)
+_Net = TypeVar("_Net", bound="ForInference")
 
 
 def fuses(x: Tensor, *steps: nn.Module) -> bool:
@@ -46,9 +48,16 @@ def _any_needs_gradient(modules: tuple[nn.Module, ...]) -> bool:
 class Preparable(Protocol):
     """A layer that has a faster form for inference."""
 
-    def for_inference(self) -> nn.Module:
+    def inference_form(self) -> nn.Module:
         """Return a layer for evaluation only, with the outputs of this one; this one stays as it is."""
         ...
+
+
+class CompiledAlone(nn.Module):
+    """Marks the block that a network repeats, which `prepare_for_inference` may hand to `torch.compile`.
+
+    Compiled one by one, all blocks of a stage share one program; a network compiled whole is as many.
+    """
 
 
 class InferenceOnly(nn.Module):
@@ -61,22 +70,64 @@ class InferenceOnly(nn.Module):
             RuntimeError: `mode` is true.
         """
         if mode:
-            raise RuntimeError(
-                f"{type(self).__name__}: this model was prepared for inference and cannot be trained; "
-                "train the model that it was prepared from"
-            )
+            raise _cannot_train(self)
         return super().train(False)
 
 
-def prepare_for_inference(model: _Model) -> _Model:
+class ForInference(nn.Module):
+    """Base of whole networks, which can give a prepared copy of themselves."""
+
+    is_prepared: bool = False
+    """Whether this is such a copy."""
+
+    def for_inference(self: _Net, *, compile: bool | str = False) -> _Net:
+        """Return a copy for evaluation only, with the same outputs and faster; see `prepare_for_inference`.
+
+        Args:
+            compile: Also hand every block to `torch.compile`; a name is that of its backend.
+
+        Example:
+            >>> from allsight.models import Classifier
+            >>> model = Classifier(Classifier.Config.variant("nano", num_classes=10))
+            >>> fast = model.for_inference()
+            >>> fast.train()
+            Traceback (most recent call last):
+            RuntimeError: Classifier: was prepared for inference and cannot be trained; train the model it ...
+        """
+        return prepare_for_inference(self, compile=compile)
+
+    def train(self: _Net, mode: bool = True) -> _Net:
+        """Set the mode, as every module does.
+
+        Raises:
+            RuntimeError: Training a copy that was prepared for inference; nothing has been changed then.
+        """
+        if mode and self.is_prepared:
+            raise _cannot_train(self)
+        return super().train(mode)
+
+
+def _cannot_train(module: nn.Module) -> RuntimeError:
+    return RuntimeError(
+        f"{type(module).__name__}: was prepared for inference and cannot be trained; "
+        "train the model it was prepared from"
+    )
+
+
+def prepare_for_inference(model: _Model, *, compile: bool | str = False) -> _Model:
     """Return a copy of a model that is in evaluation mode for good and faster, with the same outputs.
 
-    Every layer that knows a faster form of itself gives it (`for_inference`): a DCNv3 layer predicts offsets
-    and weights by one matrix product. Weights are copied and laid out anew, so the copy's state dict is not
-    that of the model; the model itself is left as it is. Outputs differ by rounding only.
+    Every layer that knows a faster form of itself gives it (`inference_form`): deformable layers predict
+    offsets and weights by one matrix product, factors on residual branches become part of the weights before
+    them, batch norms part of the convolution before them. Weights are copied and laid out anew, so the copy's
+    state dict is not that of the model; the model itself is left as it is. Outputs differ by rounding only.
+    The copy takes any size that the model takes; preparing it again gives a further copy.
 
     Args:
         model: Any module, such as an `InternImage` or a classifier with one.
+        compile: Also hand every block to `torch.compile`, with sizes left open; a name is that of its
+            backend, True is PyTorch's default one. Pays on GPUs; the first calls take minutes. Copies and
+            files of the result are not compiled.
 
     Returns:
         The copy; `train()` on it is an error, and its parameters take no gradients.
@@ -88,17 +139,54 @@ def prepare_for_inference(model: _Model) -> _Model:
         >>> torch.allclose(prepare_for_inference(layer)(x), layer(x), atol=1e-6)
         True
     """
-    if isinstance(model, Preparable):
-        prepared: Any = model.for_inference()
-    else:
-        prepared = copy.deepcopy(model)
-        _replace_children(prepared)
-    return prepared.eval().requires_grad_(False)
+    prepared: Any = model.inference_form() if isinstance(model, Preparable) else with_prepared_layers(model)
+    prepared.eval().requires_grad_(False)
+    if isinstance(model, ForInference):
+        prepared.is_prepared = True
+    if compile:
+        backend = "inductor" if compile is True else compile
+        for module in prepared.modules():
+            if isinstance(module, CompiledAlone):
+                module.compile(dynamic=True, backend=backend)
+    return prepared
+
+
+def with_prepared_layers(module: _Model) -> _Model:
+    """A copy of a module whose inner layers have their forms for inference."""
+    copied = copy.deepcopy(module)
+    _replace_children(copied)
+    return copied
 
 
 def _replace_children(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, Preparable):
-            setattr(module, name, child.for_inference())
+            setattr(module, name, child.inference_form())
         else:
+            if isinstance(child, ForInference):
+                child.is_prepared = True
             _replace_children(child)
+
+
+@torch.no_grad()
+def scale_output(layer: nn.Linear | nn.LayerNorm | nn.Conv2d, factor: Float[Tensor, " c"]) -> None:
+    """Make a layer give `factor` times what it gave."""
+    rows = factor.view(-1, *(1 for _ in layer.weight.shape[1:]))
+    layer.weight = nn.Parameter(layer.weight * rows)
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias * factor)
+
+
+@torch.no_grad()
+def take_in_batch_norm(conv: nn.Conv2d, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Make a convolution do what a batch norm in evaluation mode does after it. Computed in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight
+    shift = -norm.running_mean * factor + (0 if norm.bias is None else norm.bias)
+    if conv.bias is not None:
+        shift = shift + conv.bias * factor
+    weight = conv.weight * factor.view(-1, 1, 1, 1)
+    conv.weight = nn.Parameter(weight.to(conv.weight))
+    conv.bias = nn.Parameter(shift.to(conv.weight))

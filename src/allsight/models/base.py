@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.layers.inference import ForInference
 from allsight.types import Batch, FeatureSpec, Outputs, Query, State
 
 MODELS = Family(
@@ -30,7 +31,7 @@ class TaskOfModel(Protocol):
     def cast(self, batch: Batch) -> Query: ...
 
 
-class Model(nn.Module, Configured):
+class Model(ForInference, Configured):
     """Base of all models; `Model.Config` is a field that holds any of them."""
 
     class Config(Config):

@@ -5,6 +5,7 @@ Letters: b batch, c channels, h w map.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,7 @@ from allsight.backbones import internimage_official as official
 from allsight.backbones import internimage_recognition as recognition
 from allsight.config import ConfigError, Variants
 from allsight.layers import AttentionPool, make_activation
+from allsight.layers.inference import take_in_batch_norm
 from allsight.layers.norm import LAYER_NORM_EPS
 from allsight.models.base import PlainModel, TaskModel, TaskOfModel
 from allsight.models.head_rows import HeadRows, select_classes
@@ -296,15 +298,27 @@ class ConvPool(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.proj = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels)
         self.act = make_activation(act)
 
     def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> Float[Tensor, "b c"]:
         return self.act(self.norm(self.proj(maps[-1]))).mean((2, 3))
 
+    def inference_form(self) -> nn.Module:
+        """Return a copy whose batch norm is part of the convolution."""
+        prepared = copy.deepcopy(self)
+        if isinstance(prepared.norm, nn.BatchNorm2d):
+            take_in_batch_norm(prepared.proj, prepared.norm)
+            prepared.norm = nn.Identity()
+        return prepared
+
 
 class MapAttentionPool(nn.Module):
-    """Lift the last two maps to the finer one's size, add them and pool their pixels by attention."""
+    """Lift the last two maps to the finer one's size, add them and pool their pixels by attention.
+
+    Attributes:
+        size_multiple: What the sides of pictures must be divisible by.
+    """
 
     def __init__(self, fine: FeatureSpec, coarse: FeatureSpec) -> None:
         super().__init__()
@@ -313,15 +327,15 @@ class MapAttentionPool(nn.Module):
         self.fine = nn.Conv2d(fine.channels, _TOKENS, 1)
         self.attention = AttentionPool(_TOKENS, _POOLED, heads=_HEADS)
         self.norm = nn.LayerNorm(_POOLED, eps=LAYER_NORM_EPS)
-        self.stride = coarse.stride
+        self.size_multiple = coarse.stride
 
     def forward(self, maps: tuple[Float[Tensor, "b _ _ _"], ...]) -> Float[Tensor, "b c"]:
         fine, coarse = maps[-2:]
         height, width = coarse.shape[2:]
         if tuple(fine.shape[2:]) != (2 * height, 2 * width):
             raise ValueError(
-                f"images: the attention head needs sides divisible by {self.stride}; the last two maps are "
-                f"{tuple(fine.shape[2:])} and {(height, width)} instead of one twice the other"
+                f"images: the attention head needs sides divisible by {self.size_multiple}; the last two "
+                f"maps are {tuple(fine.shape[2:])} and {(height, width)} instead of one twice the other"
             )
         x = F.pixel_shuffle(self.coarse(coarse), 2) + self.fine(fine)
         return self.norm(self.attention(x.flatten(2).transpose(1, 2)))

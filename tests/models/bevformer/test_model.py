@@ -351,7 +351,7 @@ def test_a_step_does_the_same_work_at_every_frame():
 
 def test_the_step_of_tensors_exports_with_explicit_state():
     model = model_of(network={"cameras": 4})
-    step = BEVStep(model)
+    step = BEVStep(model.network, model.head)
     frames = drive(2, rows=1)
     state = model.stream().init(1)
     _, state = model.stream().step(frames[0], state)

@@ -10,6 +10,7 @@ from torch import Tensor
 from allsight.ops._dispatch import Backend
 from allsight.ops._registration import register
 from allsight.ops.dcnv3._geometry import Geometry
+from allsight.ops.dcnv3.points import sampling_points
 from allsight.ops.dcnv3.reference import dcnv3_reference
 
 
@@ -83,4 +84,4 @@ def dcnv3(
     return DCNV3.run(backend, value, offset, mask, geometry, softmax)
 
 
-__all__ = ["DCNV3", "Geometry", "dcnv3"]
+__all__ = ["DCNV3", "Geometry", "dcnv3", "sampling_points"]

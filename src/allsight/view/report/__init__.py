@@ -15,6 +15,7 @@ from allsight.view.report.compare import comparison
 from allsight.view.report.curves import curves
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
+from allsight.view.report.probes import probes
 from allsight.view.report.settings import environment, settings
 from allsight.view.report.speed import speed
 from allsight.view.report.summary import header, tiles, trouble_link
@@ -56,12 +57,17 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
         problems += each.problems if each else ()
     for other in others:
         problems += [f"{other.name}: {text}" for text in other.problems]
+    explained = _explained(record, problems)
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
+    probed = probes(record)
+    if probed is not None:
+        sections.append(Section("probes", "Probes of the features", probed))
     sections += [
         Section("pictures", "Validation pictures", _pictures(record, kept)),
         Section("confusion", "Confusion", _confusion(record, kept)),
+        *explained,
         Section("time", "Time", speed(record)),
         Section("warnings", "Warnings", warnings(record, problems)),
     ]
@@ -80,6 +86,23 @@ def _pictures(record: RunRecord, kept: dict[str, Kept | None]) -> Html:
         if each is not None and each.samples
     ]
     return group(parts) if parts else _not_yet(record)
+
+
+def _explained(record: RunRecord, problems: list[str]) -> list[Section]:
+    """What `allsight predict RUN ... --explain` kept in the run folder."""
+    folder = record.folder / "explained"
+    if not folder.is_dir():
+        return []
+    # It needs torch, which nothing else of a report does.
+    from allsight.view.explain.page import TITLE, body
+    from allsight.view.explain.record import read_explanation
+
+    try:
+        found = read_explanation(folder)
+    except ValueError as error:
+        problems.append(str(error))
+        return []
+    return [] if found is None else [Section("explained", TITLE, body(found, folder))]
 
 
 def _confusion(record: RunRecord, kept: dict[str, Kept | None]) -> Html:

@@ -119,8 +119,8 @@ class _Projection:
         pixels = local[..., :2] / np.maximum(depth, 1e-6)[..., None] * lens.focal_px
         half = np.array([lens.hw_px[1], lens.hw_px[0]]) / 2
         ahead = np.greater(depth, _NEAR_M)
-        out = (pixels > half).all(axis=1) | (pixels < -half).all(axis=1)
-        beside = out.any(axis=1) & np.logical_and.reduce(ahead, axis=1)
+        out = np.greater(pixels, half).all(axis=1) | np.less(pixels, -half).all(axis=1)
+        beside = np.logical_or.reduce(out, axis=1) & np.logical_and.reduce(ahead, axis=1)
         kept = np.flatnonzero(
             facing & np.logical_or.reduce(ahead, axis=1) & ~beside & (depth.min(axis=1) < 110.0)
         )
