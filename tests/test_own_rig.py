@@ -20,7 +20,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "own_rig.md"
 def rig(tmp_path, monkeypatch):
     """Folders of pictures as the page wants them, and a run that has learned nothing."""
     monkeypatch.chdir(tmp_path)
-    generate_drives(tmp_path / "drives", Drives.Config.variant("easy", train=1, val=1, frames=2, hw_px=(32, 64)))
+    generate_drives(
+        tmp_path / "drives", Drives.Config.variant("easy", train=1, val=1, frames=2, hw_px=(32, 64))
+    )
     reader = open_reader(f"nuscenes:{tmp_path / 'drives'}", split="val")
     calibration, poses = {}, {}
     for number in range(2):

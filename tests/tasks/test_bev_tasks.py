@@ -201,7 +201,7 @@ def test_all_frames_of_a_chunk_learn_and_a_model_that_answers_for_others_is_refu
     assert set(losses) == set(one.counted)
     # Two rows and two moments with six boxes each, and one more for each frame.
     assert one.counts(batch)["boxes"] == 4 * (6 + 1)
-    with pytest.raises(ConfigError, match="gradient_frames=2 and model.network.clip_loss=all"):
+    with pytest.raises(ConfigError, match=r"gradient_frames=2 and model\.network\.clip_loss=all"):
         one.loss(outputs[0], batch)
 
 
@@ -220,11 +220,15 @@ def test_a_chunk_at_a_scenes_start_may_be_shorter(drives):
 
 def test_maps_are_trained_on_what_turns_into_them(drives):
     """A turned map has no empty corners: more is drawn than is asked for, and cut off after the turn."""
-    one = task(BEVSegmentation, drives, map_hw=(20, 20), turn_rad=0.5, mirror=0.0, colour=0.0, map_classes=("road",))
+    one = task(
+        BEVSegmentation, drives, map_hw=(20, 20), turn_rad=0.5, mirror=0.0, colour=0.0, map_classes=("road",)
+    )
     reader = one.reader("train")
     rows, columns = margin_cells(one.grid, 0.5)
     assert reader[0].targets["bev_map"].grid.hw == (20 + 2 * rows, 20 + 2 * columns) and rows > 0
-    everywhere = replace(reader[0].targets["bev_map"], masks=torch.ones(1, 20 + 2 * rows, 20 + 2 * columns) > 0)
+    everywhere = replace(
+        reader[0].targets["bev_map"], masks=torch.ones(1, 20 + 2 * rows, 20 + 2 * columns) > 0
+    )
     for seed in range(4):
         sample = replace(reader[0], targets={"bev_map": everywhere})
         found = one.transform("train")(sample, np.random.default_rng(seed)).targets["bev_map"]
@@ -247,7 +251,7 @@ def test_a_camera_can_be_left_out_of_judging(drives):
 
 
 def test_a_head_needs_a_birds_eye_view_map_and_the_classes_of_the_data(drives):
-    with pytest.raises(ConfigError, match="model.kind=bevformer"):
+    with pytest.raises(ConfigError, match=r"model\.kind=bevformer"):
         task(BEVDetection, drives).head((FeatureSpec(8, 4),))
     with pytest.raises(ConfigError, match="there are 10 classes"):
         task(BEVDetection, drives, head=head_of(num_classes=3)).head((spec_of(),))

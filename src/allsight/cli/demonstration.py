@@ -29,8 +29,8 @@ def demo(
     \b
     allsight demo
 
-    The world lies in RUNS/demo-data and is used again by the next demo, as are the drives in RUNS/demo-drives.
-    Each demo has run folders of its own: RUNS/demo and RUNS/demo-driving, RUNS/demo-2 ...
+    The world lies in RUNS/demo-data, drives in RUNS/demo-drives; the next demo uses them again. Each demo has
+    run folders of its own: RUNS/demo and RUNS/demo-driving, RUNS/demo-2 ...
     """
     from allsight.cli.running import print_results, train_with_progress
     from allsight.config import replace
@@ -48,7 +48,9 @@ def demo(
     print_results(metrics, folder)
     report = write_report(folder)
     driving = _drive(runs, folder.name, quiet=quiet)
-    print(f"the demo took {(time.perf_counter() - begun) / 60:.1f} minutes; look at its reports: {report}, {driving}")
+    print(
+        f"the demo took {(time.perf_counter() - begun) / 60:.1f} minutes; look at its reports: {report}, {driving}"
+    )
     print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
 
 

@@ -142,9 +142,10 @@ def _compare(
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    own, theirs = dict(state), dict(state)
+    own: dict[str, Tensor] = dict(state)
+    theirs: dict[str, Tensor] = dict(state)
     differences = []
-    names = BEVStep.state_names
+    names: tuple[str, ...] = BEVStep.state_names
     for frame in frames:
         with torch.no_grad():
             expected = step(*_inputs(frame, own))
