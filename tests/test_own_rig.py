@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from allsight import Trainer
+from allsight.cli import main
 from allsight.config import replace
 from allsight.data.readers import open_reader
 from allsight.data.world.drives import Drives, generate_drives
@@ -90,3 +91,21 @@ def test_the_page_leads_from_folders_to_answers(rig, capsys):
     ahead = (a[:, 2] > 1) & (b[:, 2] > 1)
     assert bool(ahead.any())
     assert bool(((a / a[:, 2:])[ahead] - (b / b[:, 2:])[ahead]).abs().max() < 1.5)
+    answers_are_drawn_and_cameras_dropped(capsys)
+
+
+def answers_are_drawn_and_cameras_dropped(capsys):
+    """The commands of the page; here, since a trained run takes seconds to make."""
+    run = "runs/bevformer_micro_drives"
+    assert main(["predict", run, "infos:my_rig", "--split", "all", "--out", "drawn"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("all/drive-1/000000: boxes: ") and Path("drawn/scene-0000-0001.png").is_file()
+    assert main(["predict", run, "infos:my_rig", "--split", "all", "--out", "drawn", "--gif", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["sample"] for row in found] == ["all/drive-1/000000", "all/drive-1/000001"]
+    assert Path("drawn/scene-0000.gif").is_file()
+    assert main(["predict", run, "drawn/scene-0000-0001.png"]) == 2
+    assert "name their data set" in capsys.readouterr().err
+    assert main(["eval", run, "--drop-cameras", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)["without"]
+    assert len(table) == 7 and "boxes/nds" in table["CAM_BACK"]

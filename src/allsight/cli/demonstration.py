@@ -48,9 +48,8 @@ def demo(
     print_results(metrics, folder)
     report = write_report(folder)
     driving = _drive(runs, folder.name, quiet=quiet)
-    print(
-        f"the demo took {(time.perf_counter() - begun) / 60:.1f} minutes; look at its reports: {report}, {driving}"
-    )
+    minutes = (time.perf_counter() - begun) / 60
+    print(f"the demo took {minutes:.1f} minutes; look at its reports: {report}, {driving}")
     print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
 
 
