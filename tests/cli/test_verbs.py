@@ -351,6 +351,9 @@ def test_the_demo_runs_again_and_its_commands_work_as_printed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demonstration, "_RECIPE", "joint_smoke")
     monkeypatch.setattr(demonstration, "_WORLD", {"seed": 0, "size_px": 32, "train": 24, "val": 12})
+    monkeypatch.setattr(demonstration, "_DRIVING_RECIPE", "bevformer_micro_smoke")
+    drives = {"seed": 0, "train": 1, "val": 1, "frames": 2, "hw_px": (32, 64)}
+    monkeypatch.setattr(demonstration, "_DRIVES", drives)
     monkeypatch.setattr("allsight.launch.run.usable_cores", lambda: 1)
     assert main(["demo", "--quiet"]) == 0
     first = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from data.toy_drives import HEIGHT, RIG, WIDTH, boxes_at, car_at, write_infos, w
 from allsight.data.driving.index import open_index
 from allsight.data.driving.poses import heading, inverse, moved
 from allsight.data.readers import open_reader
-from allsight.types import DataError
+from allsight.models.bevformer.alignment import official_can_bus
+from allsight.types import DataError, MultiCameraBatch
 
 
 def edited(file, change):
@@ -98,10 +100,16 @@ def test_filters_leave_boxes_out_and_say_so(tables):
 
 
 def test_what_the_car_measured_is_read_where_it_is_there(tables):
-    values = open_reader(f"nuscenes:{tables}", can_bus=True)[0].targets["can_bus"]
-    assert values.tolist() == [0.1, 0, 9.8, 0, 0, 0.2, 6, 0, 0]
+    rig = open_reader(f"nuscenes:{tables}", can_bus=True)[1].inputs["rig"]
+    assert rig.can_bus[7:16].tolist() == [0.1, 0, 9.8, 0, 0, 0.2, 6, 0, 0]
+    # Place and heading are those that the model would make of the pose.
+    batch = MultiCameraBatch.of([replace(rig, can_bus=None)])
+    without = official_can_bus(batch.rig)[0]
+    kept = [n for n in range(18) if not 7 <= n < 16]
+    torch.testing.assert_close(rig.can_bus[kept], without[kept], rtol=1e-6, atol=1e-5)
     (tables / "can_bus/scene-0003_pose.json").unlink()
-    assert not open_reader(f"nuscenes:{tables}", split="val", can_bus=True)[0].targets["can_bus"].any()
+    rig = open_reader(f"nuscenes:{tables}", split="val", can_bus=True)[0].inputs["rig"]
+    assert not rig.can_bus[7:16].any() and rig.can_bus[:3].any()
 
 
 @pytest.mark.parametrize(

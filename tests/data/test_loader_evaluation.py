@@ -64,7 +64,19 @@ def test_a_part_of_the_streams_is_whole_sequences():
     indices = [index for rows in order for index in rows.indices.tolist()]
     assert sorted(indices) == [*range(25), *range(50, 75)]
     assert order.num_judged == 50
-    assert order.spread(3) == frozenset()
+
+
+def test_frames_of_streams_have_numbers_of_their_own():
+    """Slots recur in streams, so what is shown of them goes by the order in which they are judged."""
+    numbers, shown = [], set()
+    for rank in range(2):
+        order, seen = EvaluationOrder(12, 2, rank, 2, sequences=(3, 3, 2, 4)), 0
+        shown |= order.spread(4)
+        for rows in order:
+            numbers += order.positions(rows.slots.tolist(), seen)
+            seen += len(rows.slots)
+    assert len(set(numbers)) == len(numbers) == 12
+    assert len(shown) == 4 and shown <= set(numbers)
 
 
 def loader_of(task, **options):

@@ -26,7 +26,7 @@ def test_pictures_are_kept_without_the_padding_of_their_canvas(tmp_path):
     batch = Batch("maps", ("a", "b"), {"image": pixels, "valid_hw_px": valid})
     task = Maps(Maps.Config())
     writer = PredictionWriter(tmp_path, 3, "maps")
-    writer.add(batch, task.truth(batch), task, frozenset({1}))
+    writer.add(batch, task.truth(batch), task, frozenset({1}), batch.slots.tolist())
     (row,) = writer._rows
     folder = tmp_path / "predictions" / "step-00000003" / "maps"
     kept = np.array(PillowImage.open(folder / row["image"]))

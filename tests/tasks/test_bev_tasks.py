@@ -11,9 +11,11 @@ from data.toy_drives import write_infos, write_nuscenes
 from allsight.config import ConfigError, build
 from allsight.data.driving.vocabulary import CLASSES
 from allsight.data.driving.writer import write_map_expansion
+from allsight.data.transforms.world_moves import margin_cells
+from allsight.models.bevformer import DetectionHead
 from allsight.tasks import BEVDetection, BEVSegmentation, Task
 from allsight.tasks.rigs import collate_rigs
-from allsight.types import Boxes3D
+from allsight.types import Batch, BEVGrid, BEVSpec, Boxes3D, FeatureSpec
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +158,100 @@ def test_settings_that_make_no_sense_are_refused():
     for wrong in ({"range_m": (1, 0, 0, 1)}, {"history": 1, "history_kept": 2}, {"hw_px": (0, 4)}):
         with pytest.raises(ConfigError):
             build(Task.Config, {"kind": "bev_detection", "data": "infos:x", **wrong})
+
+
+def head_of(**changes):
+    small = {"queries": 3, "peaks": 3, "layers": 2, "heads": 2, "hidden": 8, "drop": 0.0, "num_answers": 5}
+    return DetectionHead.Config(**{**small, **changes})
+
+
+def spec_of(channels=8):
+    return BEVSpec(channels, 1, BEVGrid((-40.0, -40, -5, 40, 40, 5), (8, 8)))
+
+
+def test_losses_of_boxes_do_not_depend_on_how_a_batch_is_split(drives):
+    one = task(BEVDetection, drives, head=head_of())
+    torch.manual_seed(0)
+    head = one.head((spec_of(),)).double()
+    bev = torch.randn(3, 8, 8, 8, dtype=torch.float64)
+    whole = batch_of(one, indices=(0, 1, 2))
+    empty = whole.targets["boxes"][1].select(torch.zeros(6, dtype=torch.bool))
+    rows = [whole.targets["boxes"][0], empty, whole.targets["boxes"][2]]
+    batches = [
+        Batch(one.name, whole.ids[part], {}, {"boxes": tuple(rows[part])})
+        for part in (slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3))
+    ]
+    losses = [
+        one.loss(head(bev[part]), batch)
+        for part, batch in zip((slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)), batches, strict=True)
+    ]
+    counts = [one.counts(batch) for batch in batches]
+    for name in one.counted:
+        parts = sum(loss[name] * count[name] for loss, count in zip(losses[1:], counts[1:], strict=True))
+        torch.testing.assert_close(losses[0][name], parts / counts[0][name])
+
+
+def test_all_frames_of_a_chunk_learn_and_a_model_that_answers_for_others_is_refused(drives):
+    one = task(BEVDetection, drives, head=head_of(), chunk=2, turn_rad=0.0, mirror=0.0, colour=0.0)
+    batch = batch_of(one, "train", (0, 2))
+    assert one.reader("train").sequences == (2, 1) and len(batch.inputs["history"]) == 1
+    head = one.head((spec_of(),))
+    outputs = [head(torch.randn(2, 8, 8, 8)) for _ in range(2)]
+    losses = one.loss(tuple(outputs), batch)
+    assert set(losses) == set(one.counted)
+    # Two rows and two moments with six boxes each, and one more for each frame.
+    assert one.counts(batch)["boxes"] == 4 * (6 + 1)
+    with pytest.raises(ConfigError, match=r"gradient_frames=2 and model\.network\.clip_loss=all"):
+        one.loss(outputs[0], batch)
+
+
+def test_a_chunk_at_a_scenes_start_may_be_shorter(drives):
+    """Three frames in chunks of two: first one alone, whose own picture must not become its past."""
+    one = task(BEVDetection, drives, chunk=2, train_split="val", turn_rad=0.0, mirror=0.0, colour=0.0)
+    reader = one.reader("train")
+    assert [len(reader[n].views) for n in range(2)] == [0, 1] and reader.sequences == (2,)
+    batch = batch_of(one, "train", (0, 1))
+    (before,) = batch.inputs["history"]
+    assert batch.inputs["rig"].starts.tolist() == [True, False]
+    assert (batch.inputs["rig"].rig.time_s - before.rig.time_s).tolist() == [0.0, 0.5]
+    with pytest.raises(ConfigError, match="set streams=true"):
+        task(BEVDetection, drives, chunk=2, history=1)
+
+
+def test_maps_are_trained_on_what_turns_into_them(drives):
+    """A turned map has no empty corners: more is drawn than is asked for, and cut off after the turn."""
+    one = task(
+        BEVSegmentation, drives, map_hw=(20, 20), turn_rad=0.5, mirror=0.0, colour=0.0, map_classes=("road",)
+    )
+    reader = one.reader("train")
+    rows, columns = margin_cells(one.grid, 0.5)
+    assert reader[0].targets["bev_map"].grid.hw == (20 + 2 * rows, 20 + 2 * columns) and rows > 0
+    everywhere = replace(
+        reader[0].targets["bev_map"], masks=torch.ones(1, 20 + 2 * rows, 20 + 2 * columns) > 0
+    )
+    for seed in range(4):
+        sample = replace(reader[0], targets={"bev_map": everywhere})
+        found = one.transform("train")(sample, np.random.default_rng(seed)).targets["bev_map"]
+        assert found.grid.hw == one.grid.hw and np.allclose(found.grid.range_m, one.grid.range_m)
+        assert bool(found.masks.all())
+
+
+def test_reports_show_all_cameras_with_truth_and_answer(drives):
+    for one in (task(BEVDetection, drives), task(BEVSegmentation, drives, map_hw=(20, 20))):
+        batch = batch_of(one)
+        truth = one.truth(batch)
+        picture = one.picture(batch, 1, truth[1])
+        assert picture.dtype == np.uint8 and picture.shape[1] > 256
+
+
+def test_a_camera_can_be_left_out_of_judging(drives):
+    one = task(BEVDetection, drives, eval_without=("CAM_BACK",))
+    assert batch_of(one).inputs["rig"].rig.is_present.tolist() == [[True, False]] * 2
+    assert batch_of(one, "train").inputs["rig"].rig.is_present is None
+
+
+def test_a_head_needs_a_birds_eye_view_map_and_the_classes_of_the_data(drives):
+    with pytest.raises(ConfigError, match=r"model\.kind=bevformer"):
+        task(BEVDetection, drives).head((FeatureSpec(8, 4),))
+    with pytest.raises(ConfigError, match="there are 10 classes"):
+        task(BEVDetection, drives, head=head_of(num_classes=3)).head((spec_of(),))

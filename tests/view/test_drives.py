@@ -11,7 +11,7 @@ from allsight.data.driving.statistics import drive_statistics
 from allsight.data.inspection import draw_rig, drive_sheet, ego_path, mosaic, survey
 from allsight.data.readers import open_reader
 from allsight.types import Boxes3DAnswer
-from allsight.view.drives import draw_answer, drive_gif, to_gif
+from allsight.view.drives import draw_answers, drive_gif, to_gif
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_answers_below_the_score_are_not_drawn(reader):
         answer = Boxes3DAnswer(
             sample.id, "t", *facts, scores, frame.ego_from_ref, frame.world_from_ref, reader.classes
         )
-        return draw_answer(sample, answer, tile_px=80)
+        return draw_answers(sample, [answer], tile_px=80)
 
     key_px = drawn(0.9).shape[0] - drawn(0.1).shape[0]
     assert key_px > 0  # The names of classes below.

@@ -6,17 +6,16 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from allsight.cli.words import command
 
-if TYPE_CHECKING:
-    from allsight.data.world import World
-
 _RECIPE = "joint_world"
 _WORLD = {"seed": 0, "size_px": 96, "train": 1500, "val": 240}
+_DRIVING_RECIPE = "bevformer_micro_demo"
+_DRIVES = {"seed": 0, "train": 12, "val": 2}
 
 
 def demo(
@@ -25,13 +24,13 @@ def demo(
     ),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
-    """Generate a small world, train two tasks jointly on it, and write a report. Takes minutes on a CPU.
+    """Generate a small world, train tasks jointly on it, and write reports. Takes minutes on a CPU.
 
     \b
     allsight demo
 
-    The world lies in RUNS/demo-data and is used again by the next demo; each demo has a run folder of its
-    own: RUNS/demo, RUNS/demo-2, ...
+    The world lies in RUNS/demo-data, drives in RUNS/demo-drives; the next demo uses them again. Each demo has
+    run folders of its own: RUNS/demo and RUNS/demo-driving, RUNS/demo-2 ...
     """
     from allsight.cli.running import print_results, train_with_progress
     from allsight.config import replace
@@ -48,8 +47,64 @@ def demo(
     metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
     print_results(metrics, folder)
     report = write_report(folder)
-    print(f"the demo took {(time.perf_counter() - begun) / 60:.1f} minutes; look at its report: {report}")
+    driving = _drive(runs, folder.name, quiet=quiet)
+    minutes = (time.perf_counter() - begun) / 60
+    print(f"the demo took {minutes:.1f} minutes; look at its reports: {report}, {driving}")
     print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
+
+
+def _drive(runs: Path, name: str, *, quiet: bool) -> Path:
+    """The driving stage: cameras around a car to boxes and a map; its report."""
+    from allsight.cli.driving import predict_drives
+    from allsight.cli.running import print_results, train_with_progress
+    from allsight.config import replace
+    from allsight.engine.predictor import load
+    from allsight.recipes import find_config
+    from allsight.view import write_report
+
+    data = runs / "demo-drives"
+    _provide_drives(data, quiet=quiet)
+    folder = _free_folder(runs / f"{name}-driving")
+    recipe, _ = find_config(_DRIVING_RECIPE)
+    places = {f"tasks.{task}.data": f"nuscenes:{data.name}" for task in recipe.tasks}
+    config = replace(recipe, {"name": folder.name, "data.root": str(runs.resolve()), **places})
+    print(f"driving: boxes and a map from six cameras, {config.schedule.steps} steps in {folder}")
+    metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
+    print_results(metrics, folder)
+    predict_drives(
+        load(folder),
+        f"nuscenes:{data}",
+        split=None,
+        names=None,
+        scenes=1,
+        out=folder,
+        gif=True,
+        as_json=True,
+    )
+    print(f"a drive as the model sees it: {folder / 'scene-0000.gif'}")
+    return write_report(folder)
+
+
+def _provide_drives(folder: Path, *, quiet: bool) -> None:
+    """The demo's drives in `folder`, generated unless they are there already."""
+    from allsight.cli.words import Counter
+    from allsight.config import ConfigError
+    from allsight.data.world.drives import Drives, generate_drives
+    from allsight.launch.run import usable_cores
+
+    config = Drives.Config.variant("easy", **_DRIVES)
+    if _holds(folder, config, "drives.json"):
+        print(f"using the drives in {folder}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "drives.json").is_file():
+            raise ConfigError(f"{folder}: no drives of this demo; move it away or choose another --runs")
+        print(f"{folder} holds drives of other settings; replacing them")
+        shutil.rmtree(folder)
+    begun = time.perf_counter()
+    generate_drives(folder, config, workers=usable_cores(), on_progress=None if quiet else Counter("scenes"))
+    count = (config.train + config.val) * config.frames
+    print(f"generated {count} frames of six cameras in {time.perf_counter() - begun:.1f} s in {folder}")
 
 
 def _to_try(folder: Path, data: Path) -> list[str]:
@@ -99,10 +154,10 @@ def _provide_world(folder: Path, *, quiet: bool) -> None:
     print(f"generated {count} pictures in {time.perf_counter() - begun:.1f} s in {folder}")
 
 
-def _holds(folder: Path, config: World.Config) -> bool:
-    """Whether the finished world in `folder` is the one of `config`."""
+def _holds(folder: Path, config: Any, file: str = "world.json") -> bool:
+    """Whether the finished data in `folder` is that of `config`."""
     try:
-        written: Any = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        written: Any = json.loads((folder / file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(written, dict) and written.get("options") == config.model_dump(mode="json")

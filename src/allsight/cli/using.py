@@ -34,6 +34,9 @@ def evaluate(
     weights: Weights = None,
     task: Task = None,
     classes: Classes = None,
+    drop_cameras: Annotated[
+        bool, typer.Option("--drop-cameras", help="Camera rigs: also score without each camera in turn.")
+    ] = False,
     probe: Annotated[
         Probe | None,
         typer.Option(
@@ -57,6 +60,7 @@ def evaluate(
     allsight eval runs/joint_world
     allsight eval runs/joint_world --weights last --task shapes --json
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth
+    allsight eval runs/bevformer_micro_drives --drop-cameras
     allsight eval runs/joint_world --probe knn
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth --probe linear --data imagefolder:pets
 
@@ -69,6 +73,9 @@ def evaluate(
             "--data is for --probe; the run's own tasks have their data in their settings"
         )
     predictor = _load(run, weights, classes, trust)
+    if drop_cameras:
+        _score_without_cameras(predictor, run, task, as_json=as_json)
+        return
     if probe is not None:
         from allsight.cli.probing import probe_and_say
 
@@ -84,10 +91,27 @@ def evaluate(
         print("\n".join(metric_lines(metrics)))
 
 
+def _score_without_cameras(predictor: Predictor, run: str, names: list[str] | None, *, as_json: bool) -> None:
+    from allsight.cli.driving import failure_lines, rig_tasks, without_each_camera
+
+    table = without_each_camera(predictor, names)
+    if as_json:
+        print_json({"run": run, "weights": predictor.weights, "without": table})
+        return
+    tasks = rig_tasks(predictor, names)
+    print(f"{run}: {predictor.weights}")
+    print("\n".join(failure_lines(table, [f"{name}/{task.main_metric()}" for name, task in tasks.items()])))
+
+
 def predict(
     run: Recipe,
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE", help="Files of pictures.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="PICTURE...",
+            help="Files of pictures; for camera rigs one data set, nuscenes:PATH or infos:PATH.",
+            show_default=False,
+        ),
     ],
     weights: Weights = None,
     classes: Classes = None,
@@ -96,6 +120,19 @@ def predict(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also write the pictures with the answers drawn."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Camera rigs: of the data set; default the task's.", show_default=False),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option(
+            "--scenes", min=1, metavar="N", help="Camera rigs: only the first N.", show_default=False
+        ),
+    ] = None,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="Camera rigs: a moving picture a scene in place of single ones.")
+    ] = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Also show what the backbone sees, and what it costs; see below."),
@@ -113,16 +150,44 @@ def predict(
 
     A picture that cannot be read is named and left out; the exit status is then 2.
 
+    \b
+    allsight predict runs/bevformer_micro_drives nuscenes:drives --scenes 1 --out drawn --gif
     With --explain: sampling points, displacements, effective receptive field and times of parts go to
     DIR/explained, without --out to RUN/explained, where the next report finds them.
     """
+    from allsight.cli.driving import names_drives, predict_drives
+    from allsight.config import ConfigError
+    from allsight.tasks.rigs import RigTask
+
     predictor = _load(run, weights, classes, trust)
+    if any(names_drives(str(picture)) for picture in pictures):
+        if len(pictures) > 1:
+            raise ConfigError(f"predict: expected one data set of drives alone, got {len(pictures)} words")
+        found = predict_drives(
+            predictor,
+            str(pictures[0]),
+            split=split,
+            names=task,
+            scenes=scenes,
+            out=out,
+            gif=gif,
+            as_json=as_json,
+        )
+        if as_json:
+            print_json(found)
+        return
+    for name in task or list(predictor.tasks):
+        if isinstance(predictor.tasks.get(name), RigTask):
+            raise ConfigError(
+                f"predict: task '{name}' looks through camera rigs; name their data set, nuscenes:PATH or "
+                "infos:PATH"
+            )
     if explain and out is None and predictor.folder is None:
         raise typer.BadParameter(f"--explain: '{run}' is no run folder to write into; give --out DIR")
     readable, faults = _sorted_out(pictures)
     if faults:
         print("\n".join(faults), file=sys.stderr)
-    found: list[dict[str, Any]] = []
+    found = []
     taken: set[Path] = set()
     for name in task or list(predictor.tasks):
         for picture, answer in zip(readable, predictor.predict_many(map(str, readable), name), strict=True):

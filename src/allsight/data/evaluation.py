@@ -51,10 +51,24 @@ class EvaluationOrder:
         return self.size if self.max_samples is None else min(self.size, self.max_samples)
 
     def spread(self, count: int) -> frozenset[int]:
-        """Up to `count` slots, evenly spread over all that is judged; none of streams, whose slots recur."""
-        if self.sequences is not None:
-            return frozenset()
-        return frozenset(_evenly(self.num_judged, min(count, self.num_judged)))
+        """Up to `count` of the `positions` of this rank, evenly spread over all that is judged."""
+        if self.sequences is None:
+            return frozenset(_evenly(self.num_judged, min(count, self.num_judged)))
+        own = sum(self.sequences[number] for number in self._sequences_judged()[self.rank :: self.world])
+        chosen = _evenly(own, min(own, -(-count // self.world)))
+        return frozenset(n * self.world + self.rank for n in chosen)
+
+    def positions(self, slots: list[int], seen: int) -> list[int]:
+        """A number for each row of a batch that no other sample judged has, on any rank.
+
+        Args:
+            slots: Of the rows.
+            seen: How many rows this rank judged before.
+        """
+        if self.sequences is None:
+            return slots
+        # The slots of streams recur.
+        return [(seen + n) * self.world + self.rank for n in range(len(slots))]
 
     def __iter__(self) -> Iterator[JudgedRows]:
         return self._stream_batches() if self.sequences is not None else self._plain_batches()

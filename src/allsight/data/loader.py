@@ -154,8 +154,12 @@ class EvaluationLoader:
         return self._order.num_judged
 
     def spread(self, count: int) -> frozenset[int]:
-        """Up to `count` slots, evenly spread over all samples judged; none of streams, whose slots recur."""
+        """Up to `count` of the `positions` of this rank, evenly spread over all samples judged."""
         return self._order.spread(count)
+
+    def positions(self, batch: Batch, seen: int) -> list[int]:
+        """A number for each row that no other sample judged has, after `seen` rows of this rank."""
+        return self._order.positions(batch.slots.tolist(), seen)
 
     def __iter__(self) -> Iterator[Batch]:
         orders = (JudgeOrder(self._task, rows.slots, rows.indices, rows.starts) for rows in self._order)

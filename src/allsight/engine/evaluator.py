@@ -106,9 +106,9 @@ class Evaluator:
             memory.keep(batch, state)
             answers = task.decode(self._precision.widen(outputs), batch)
             metric.update(answers, batch)
-            seen += len(batch)
             if writer is not None:
-                writer.add(batch, answers, task, shown)
+                writer.add(batch, answers, task, shown, loader.positions(batch, seen))
+            seen += len(batch)
         metric, seen, corrupt = self._merge(metric, seen, corrupt, task)
         values = metric.compute()
         problem = writer.finish(values, metric, task, self._ranks) if writer is not None else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +29,41 @@ class PredictionWriter:
         self._rows: list[dict[str, Any]] = []
         self._problem = ""
 
-    def add(self, batch: Batch, answers: Sequence[Answer], task: Task, shown: frozenset[int]) -> None:
-        """Keep the rows of a batch whose slots (positions in the validation set) are in `shown`."""
-        rows = [row for row, slot in enumerate(batch.slots.tolist()) if slot in shown]
+    def add(
+        self,
+        batch: Batch,
+        answers: Sequence[Answer],
+        task: Task,
+        shown: frozenset[int],
+        positions: Sequence[int],
+    ) -> None:
+        """Keep the rows of a batch whose `positions` (among all samples judged) are in `shown`."""
+        rows = {row: position for row, position in enumerate(positions) if position in shown}
         if not rows or self._problem:
             return
         truths = task.truth(batch)
         try:
-            self._keep_rows(rows, batch, answers, truths)
+            self._keep_rows(rows, batch, answers, truths, task)
         except OSError as error:
             self._problem = str(error)
 
     def _keep_rows(
-        self, rows: list[int], batch: Batch, answers: Sequence[Answer], truths: Sequence[Answer]
+        self,
+        rows: Mapping[int, int],
+        batch: Batch,
+        answers: Sequence[Answer],
+        truths: Sequence[Answer],
+        task: Task,
     ) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            number = int(batch.slots[row])
+        for row, number in rows.items():
             entry: dict[str, Any] = {"id": batch.ids[row], "position": number}
-            picture = batch.inputs.get("image")
-            if isinstance(picture, Tensor):
+            picture = task.picture(batch, row, answers[row])
+            if picture is None:
+                picture = _input_picture(batch, row)
+            if picture is not None:
                 entry["image"] = f"{number:06d}.png"
-                seen = _without_padding(picture[row], batch.inputs.get("valid_hw_px"), row)
-                PillowImage.fromarray(_as_uint8(seen)).save(self._folder / entry["image"])
+                PillowImage.fromarray(picture).save(self._folder / entry["image"])
             entry["truth"] = self._keep(truths[row], f"{number:06d}-truth")
             entry["answer"] = self._keep(answers[row], f"{number:06d}-answer")
             self._rows.append(entry)
@@ -79,6 +91,14 @@ class PredictionWriter:
             files[name] = f"{stem}-{name}.png"
             PillowImage.fromarray(array).save(self._folder / files[name])
         return {**kept, "files": files} if files else kept
+
+
+def _input_picture(batch: Batch, row: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The input `image`, where there is one."""
+    picture = batch.inputs.get("image")
+    if not isinstance(picture, Tensor):
+        return None
+    return _as_uint8(_without_padding(picture[row], batch.inputs.get("valid_hw_px"), row))
 
 
 def _without_padding(picture: Shaped[Tensor, "3 h w"], valid_hw_px: Any, row: int) -> Shaped[Tensor, "3 _ _"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from allsight.engine.starting import run_weights
 from allsight.engine.training_state import load_weights
 from allsight.models.base import TaskModel
 from allsight.tasks.base import Task, build_tasks
-from allsight.types import Answer, CheckpointError, DataError, Image, Sample
+from allsight.types import Answer, CheckpointError, DataError, Image, Rig, Sample, State
 from allsight.weights import read_weights
 
 _BATCH = 16
@@ -62,7 +63,8 @@ class Predictor:
         """The answer for one picture.
 
         Args:
-            x: Path, PIL image, [h, w, 3] uint8 array or [3, h, w] tensor.
+            x: Path, PIL image, [h, w, 3] uint8 array or [3, h, w] tensor; for tasks on camera rigs a `Rig`;
+                or a whole `Sample`, whose targets are not looked at.
             task: Which of the model's tasks; may be left out where there is one.
         Raises:
             ConfigError: No such task.
@@ -93,6 +95,30 @@ class Predictor:
             waiting.append(sample)
         if waiting:
             yield from self._answer(name, waiting)
+
+    @torch.inference_mode()
+    def predict_stream(self, xs: Iterable[Any], task: str | None = None) -> Iterator[Answer]:
+        """Answers for the frames of one stream, as they come; the model remembers the frames before.
+
+        Args:
+            xs: Rigs, samples, or what `predict` takes, in the order of time; an iterator is read as it is
+            needed.
+            task: As for `predict`.
+        Raises:
+            ConfigError: No such task.
+            DataError: A frame cannot be read; answers before it have been given.
+        """
+        name = self._task_name(task)
+        state: State = None
+        for number, x in enumerate(xs):
+            sample = self._transforms[name](_sample(x, number), np.random.default_rng(0))
+            batch = replace(
+                self.tasks[name].collate([sample]).to(self.device),
+                starts=torch.tensor([number == 0], device=self.device),
+            )
+            with self._precision.forward():
+                outputs, state = self.model(batch, state)
+            yield self.tasks[name].decode(self._precision.widen(outputs), batch)[0]
 
     def evaluate(self, names: list[str] | None = None) -> dict[str, float]:
         """`{"task/metric": value}` over the validation samples, which must be at hand.
@@ -240,9 +266,23 @@ def _read_names(file: Path) -> tuple[str, ...]:
 
 
 def _sample(x: Any, number: int) -> Sample:
+    if isinstance(x, Sample):
+        return replace(x, targets={})
+    if isinstance(x, Rig):
+        return Sample(f"input {number}", {"rig": x})
     image: Image = read_picture(x)
     return Sample(str(x) if isinstance(x, str | Path) else f"input {number}", {"image": image})
 
 
 def _same_size(a: Sample, b: Sample) -> bool:
-    return a.image.hw_px == b.image.hw_px
+    sizes = [
+        {name: [image.hw_px for image in _images(one)] for name, one in sample.inputs.items()}
+        for sample in (a, b)
+    ]
+    return sizes[0] == sizes[1]
+
+
+def _images(modality: Any) -> tuple[Image, ...]:
+    if isinstance(modality, Rig):
+        return modality.images
+    return (modality,) if isinstance(modality, Image) else ()

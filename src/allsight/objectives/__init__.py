@@ -47,6 +47,7 @@ from allsight.objectives.posteriors import (
 )
 from allsight.objectives.prototypes import Centre, prototype_nll
 from allsight.objectives.spread import channel_std, effective_rank, top_share, unit_std
+from allsight.objectives.map_masks import map_mask_losses
 
 __all__ = [
     "IGNORED_LABEL",
@@ -79,6 +80,7 @@ __all__ = [
     "group_candidates",
     "label_weight",
     "laplace_nll",
+    "map_mask_losses",
     "match_boxes",
     "num_ranks",
     "pixel_cross_entropy",

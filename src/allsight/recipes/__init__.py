@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
 
 RECIPES = {
+    "bevformer_base_nuscenes": "allsight.recipes.driving:bevformer_base_nuscenes",
+    "bevformer_micro_demo": "allsight.recipes.driving:bevformer_micro_demo",
+    "bevformer_micro_drives": "allsight.recipes.driving:bevformer_micro_drives",
+    "bevformer_micro_smoke": "allsight.recipes.driving:bevformer_micro_smoke",
+    "bevformer_small_nuscenes": "allsight.recipes.driving:bevformer_small_nuscenes",
+    "bevformer_tiny_nuscenes": "allsight.recipes.driving:bevformer_tiny_nuscenes",
     "camvid_alone": "allsight.recipes.multitask:camvid_alone",
     "internimage_b_in1k": "allsight.recipes.imagenet:internimage_b_in1k",
     "internimage_g_in1k_512": "allsight.recipes.imagenet:internimage_g_in1k_512",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -180,6 +180,10 @@ class Task(Configured):
     def truth(self, batch: Batch) -> list[Answer]:
         """What `decode` would give if the model were right: the annotations, for reports."""
         raise NotImplementedError(f"{type(self).__name__} has no truth")
+
+    def picture(self, batch: Batch, row: int, answer: Answer) -> UInt8[np.ndarray, "h w 3"] | None:
+        """What a report shows of a row; None takes the input `image`."""
+        return None
 
     def metric(self) -> Metric:
         """A fresh metric."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
@@ -99,6 +100,18 @@ class Boxes3DAnswer(Answer):
             classes,
         )
 
+    def boxes(self, min_score: float = 0.0) -> Boxes3D:
+        """The boxes with at least this score, as tensors."""
+        keep = self.scores >= min_score
+        return Boxes3D(
+            torch.from_numpy(self.centers_ref_m[keep]),
+            torch.from_numpy(self.sizes_m[keep]),
+            torch.from_numpy(self.yaw_rad[keep]),
+            torch.from_numpy(self.velocities_ref_mps[keep]),
+            torch.from_numpy(self.labels[keep]),
+            torch.from_numpy(self.scores[keep]),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Numbers to the millimetre; velocities that are unknown are null."""
         boxes = []
@@ -126,6 +139,10 @@ class BEVMapAnswer(Answer):
     probabilities: Float32[np.ndarray, "c h w"]
     grid: BEVGrid
     classes: tuple[str, ...] = ()
+
+    def bev_map(self, threshold: float = 0.5) -> BEVMap:
+        """The cells that are rather of a class than not."""
+        return BEVMap(torch.from_numpy(self.probabilities >= threshold), self.grid, self.classes)
 
     def to_json(self) -> dict[str, Any]:
         shares = {

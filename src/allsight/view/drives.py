@@ -5,43 +5,42 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from allsight.data.inspection.driving import DrawsFrames, draw_rig, ego_path
-from allsight.types import Boxes3D, Boxes3DAnswer, Sample
+from allsight.types import Answer, BEVMapAnswer, Boxes3DAnswer, Sample
 
 
-def draw_answer(
+def draw_answers(
     sample: Sample,
-    answer: Boxes3DAnswer,
+    answers: Sequence[Answer],
     *,
     min_score: float = 0.3,
     path_ref_m: Float[np.ndarray, "t 2"] | None = None,
     tile_px: int = 400,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A sample's cameras and panel with the answered boxes in place of the true ones.
+    """A sample's cameras and panel with what was answered, boxes and map, in place of the truth.
 
     Args:
         sample: Before it was transformed, or with matrices that fit its pictures.
-        answer: In the same reference frame.
+        answers: Of one or several tasks, in the same reference frame.
         min_score: Boxes below are not drawn.
         path_ref_m: Where the car drives.
         tile_px: Width of a camera's picture.
     """
-    keep = answer.scores >= min_score
-    boxes = Boxes3D(
-        torch.from_numpy(answer.centers_ref_m[keep]).float(),
-        torch.from_numpy(answer.sizes_m[keep]).float(),
-        torch.from_numpy(answer.yaw_rad[keep]).float(),
-        torch.from_numpy(answer.velocities_ref_mps[keep]).float(),
-        torch.from_numpy(answer.labels[keep]),
-    )
-    shown = Sample(sample.id, sample.inputs, {**sample.targets, "boxes": boxes})
-    return draw_rig(shown, answer.classes, path_ref_m=path_ref_m, tile_px=tile_px)
+    targets: dict[str, Any] = {}
+    classes: tuple[str, ...] = ()
+    for answer in answers:
+        if isinstance(answer, Boxes3DAnswer):
+            targets["boxes"], classes = answer.boxes(min_score), answer.classes
+        elif isinstance(answer, BEVMapAnswer):
+            targets["bev_map"] = answer.bev_map()
+    shown = Sample(sample.id, sample.inputs, targets)
+    return draw_rig(shown, classes, path_ref_m=path_ref_m, tile_px=tile_px)
 
 
 def drive_gif(

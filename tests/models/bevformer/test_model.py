@@ -351,7 +351,7 @@ def test_a_step_does_the_same_work_at_every_frame():
 
 def test_the_step_of_tensors_exports_with_explicit_state():
     model = model_of(network={"cameras": 4})
-    step = BEVStep(model)
+    step = BEVStep(model.network, model.head)
     frames = drive(2, rows=1)
     state = model.stream().init(1)
     _, state = model.stream().step(frames[0], state)
@@ -387,8 +387,9 @@ class Task:
         raise NotImplementedError
 
 
-def batch_of(rig, task="boxes", rows=2):
-    return Batch(task, tuple("ab"[:rows]), {"rig": rig}, starts=torch.tensor([True] * rows))
+def batch_of(*frames, task="boxes", rows=2):
+    inputs = {"rig": frames[-1], **({"history": frames[:-1]} if len(frames) > 1 else {})}
+    return Batch(task, tuple("ab"[:rows]), inputs, starts=torch.tensor([True] * rows))
 
 
 def test_the_engine_drives_one_head_per_task():
@@ -401,7 +402,7 @@ def test_the_engine_drives_one_head_per_task():
     outputs, state = model(follow, state)
     assert outputs.logits.shape[-1] == 3
     assert all(len(tensor) == 2 and not tensor.requires_grad for tensor in state.values())
-    outputs, _ = model(batch_of(tuple(frames)))
+    outputs, _ = model(batch_of(*frames))
     outputs.logits.sum().backward()
     assert all(p.grad is None for p in model.heads["others"].parameters())
     with pytest.raises(ValueError, match="needs a MultiCameraBatch"):
@@ -412,7 +413,7 @@ def test_the_engine_drives_one_head_per_task():
 
 def test_every_frame_that_learns_is_answered_if_asked():
     model = model_for_tasks(config(network={"gradient_frames": 2, "clip_loss": "all"}), {"boxes": Task()})
-    outputs, _ = model(batch_of(tuple(drive(3))))
+    outputs, _ = model(batch_of(*drive(3)))
     assert isinstance(outputs, tuple) and len(outputs) == 2
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from allsight.data.driving.poses import heading, quaternion
 from allsight.types import DataError
 
 _FIELDS = ("accel", "rotation_rate", "vel")
@@ -39,6 +40,23 @@ class CanBus:
         return torch.from_numpy(
             values[min(int(np.searchsorted(times, time_us, side="right")), len(times) - 1)]
         )
+
+
+def vehicle_signals(
+    world_from_ego: Float64[np.ndarray, "4 4"], measured: Float64[Tensor, " 9"]
+) -> Float64[Tensor, " 18"]:
+    """The vector that `CameraRig.can_bus` wants: place, attitude, what was measured, heading.
+
+    Source: fundamentalvision/BEVFormer:projects/mmdet3d_plugin/datasets/nuscenes_dataset.py.
+    """
+    turn = float(heading(world_from_ego[:3, :3])) % (2 * np.pi)
+    return torch.cat(
+        [
+            torch.from_numpy(np.concatenate([world_from_ego[:3, 3], quaternion(world_from_ego[:3, :3])])),
+            measured,
+            torch.tensor([turn, np.degrees(turn)], dtype=torch.float64),
+        ]
+    )
 
 
 @lru_cache(maxsize=32)

@@ -12,7 +12,7 @@ import numpy as np
 from allsight.data.driving.frames import Frame
 from allsight.data.driving.masks import MapMasks
 from allsight.data.driving.vector_map import VectorMap, read_map
-from allsight.types import DataError, Sample
+from allsight.types import BEVMap, DataError, Sample
 
 
 @runtime_checkable
@@ -75,23 +75,26 @@ class Mapped(Wrapped):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.reader[index]
+        return replace(sample, targets={**sample.targets, "bev_map": self.bev_map(index)})
+
+    def bev_map(self, index: int) -> BEVMap:
+        """The map classes of a sample, without decoding its pictures."""
         frame = self.reader.frame(index)
         vector_map = None
         if self._needs_map:
             file = self.reader.map_file(index)
             if file is None or not file.is_file():
                 raise DataError(
-                    f"{sample.id}: no vector map{f' {file}' if file else ''}; get the map expansion of the "
-                    "data set, or ask for classes that need none",
-                    sample.id,
+                    f"{self.split}/{frame.token}: no vector map{f' {file}' if file else ''}; get the map "
+                    "expansion of the data set, or ask for classes that need none",
+                    f"{self.split}/{frame.token}",
                 )
             vector_map = _map(file)
         corners = footprints(frame)
         by_name: dict[str, list[np.ndarray]] = {}
         for label, points in zip(frame.boxes.labels.tolist(), corners, strict=True):
             by_name.setdefault(self.classes[label], []).append(points)
-        bev_map = self.masks.of(frame.token, frame.world_from_ref, vector_map, by_name)
-        return replace(sample, targets={**sample.targets, "bev_map": bev_map})
+        return self.masks.of(frame.token, frame.world_from_ref, vector_map, by_name)
 
 
 @lru_cache(maxsize=4)
@@ -134,14 +137,54 @@ class Clips:
         return len(self.reader)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.reader[index]
-        first = max(int(self._starts[index]), index - self.history)
-        earlier = [self.reader[n] for n in range(first, index)]
-        return replace(
-            sample,
-            views=tuple({"rig": one.inputs["rig"]} for one in earlier),
-            targets={**sample.targets, "history": tuple(one.targets for one in earlier)},
-        )
+        return _with_history(self.reader, max(int(self._starts[index]), index - self.history), index)
+
+
+class Chunks:
+    """Streams whose steps are several consecutive frames, for training through time.
+
+    A sample is the last frame of its chunk; the others are its `views` and the target `history`, as with
+    `Clips`. `sequences` counts chunks. Where a scene is no multiple of `frames`, its first chunk is shorter.
+
+    Args:
+        reader: Of drives.
+        frames: Of a chunk.
+    """
+
+    def __init__(self, reader: DriveReader, frames: int) -> None:
+        if frames < 2:
+            raise ValueError(f"Chunks: expected at least 2 frames, got {frames}")
+        self.reader, self.frames = reader, frames
+        self.name, self.split = reader.name, reader.split
+        self.classes, self.notes, self.cameras = reader.classes, reader.notes, reader.cameras
+        self.sequences = tuple(-(-length // frames) for length in reader.sequences)
+        starts = np.cumsum((0, *reader.sequences[:-1]))
+        ends = [
+            np.arange(start + length, start, -frames)[::-1]
+            for start, length in zip(starts, reader.sequences, strict=True)
+        ]
+        self._ends = np.concatenate(ends)
+        self._starts = np.repeat(starts, self.sequences)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"chunk {index} of {len(self)}")
+        last = int(self._ends[index]) - 1
+        return _with_history(self.reader, max(int(self._starts[index]), last - self.frames + 1), last)
+
+
+def _with_history(reader: DriveReader, first: int, last: int) -> Sample:
+    """A sample with the frames from `first` on before it."""
+    sample = reader[last]
+    earlier = [reader[n] for n in range(first, last)]
+    return replace(
+        sample,
+        views=tuple({"rig": one.inputs["rig"]} for one in earlier),
+        targets={**sample.targets, "history": tuple(one.targets for one in earlier)},
+    )
 
 
 @dataclass(frozen=True)

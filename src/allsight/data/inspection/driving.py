@@ -10,12 +10,10 @@ from jaxtyping import Float, Float64, UInt8
 from allsight import draw
 from allsight.data.driving.frames import Frame
 from allsight.data.driving.poses import inverse, moved
-from allsight.types import BEVMap, Boxes3D, DataError, Rig, Sample, class_name
+from allsight.data.inspection.moments import RigView, Seen, draw_moment
+from allsight.types import BEVMap, Boxes3D, DataError, Rig, Sample
 
-_REACH_M = 55.0
-_PANEL_PX = 900
 _MOST_ON_A_SHEET = 4
-_MAP_COLORS = ((222, 222, 214), (120, 120, 120), (236, 202, 140), (190, 215, 190), (214, 150, 150))
 
 
 @runtime_checkable
@@ -75,86 +73,16 @@ def draw_rig(
         sample: Targets may be missing.
         classes: Names; each class has its colour.
         path_ref_m: Where the car drives, in the reference frame.
-        reach_m: How far the panel shows; default as far as the boxes, 20 to 55 m or what the map needs.
+        reach_m: How far the panel shows; default as far as boxes and map, 20 to 55 m.
         tile_px: Width of a camera's picture.
     """
     rig = sample.inputs["rig"]
     assert isinstance(rig, Rig)
-    boxes = sample.targets.get("boxes")
-    boxes = boxes if isinstance(boxes, Boxes3D) else None
-    labels = boxes.labels.tolist() if boxes is not None else []
-    colors = [class_color(label, len(classes)) for label in labels]
-    corners = boxes.corners_ref_m().double().numpy() if boxes is not None else np.zeros((0, 8, 3))
-    matrices = rig.img_from_ref.double().numpy()
-    pictures = []
-    for image, matrix in zip(rig.images, matrices, strict=True):
-        pixels = np.ascontiguousarray(image.pixels.permute(1, 2, 0).numpy())
-        pictures.append(draw.draw_boxes3d(pixels, corners, matrix, colors))
-    names = rig.camera_names or tuple(f"camera {n}" for n in range(len(pictures)))
-    ego_from_ref = rig.ego_from_ref.double().numpy()
-    panel = _panel(sample, boxes, colors, ego_from_ref, path_ref_m, reach_m)
-    azimuths = azimuths_rad(matrices, ego_from_ref)
-    sheet = draw.surround(pictures, names, azimuths, panel=panel, tile_px=tile_px)
-    shown = sorted(set(labels))
-    if not shown:
-        return sheet
-    key = draw.legend(
-        [class_name(label, classes) for label in shown],
-        [class_color(label, len(classes)) for label in shown],
-        width_px=sheet.shape[1],
+    boxes, bev_map = sample.targets.get("boxes"), sample.targets.get("bev_map")
+    seen = Seen(
+        boxes=boxes if isinstance(boxes, Boxes3D) else None,
+        bev_map=bev_map if isinstance(bev_map, BEVMap) else None,
     )
-    return np.concatenate([sheet, key])
-
-
-def class_color(label: int, count: int) -> tuple[int, int, int]:
-    """One for each class, the same in every picture."""
-    colors = draw.palette(min(256, max(count, label + 1, 1)))
-    return colors[label % len(colors)]
-
-
-def azimuths_rad(
-    img_from_ref: Float[np.ndarray, "n 3 4"], ego_from_ref: Float[np.ndarray, "4 4"]
-) -> Float64[np.ndarray, " n"]:
-    """Where each camera looks, seen from the car: 0 ahead, left positive."""
-    # The last row of a projection is the camera's axis, since it gives the depth.
-    axes = img_from_ref[:, 2, :3] @ ego_from_ref[:3, :3].T
-    return np.arctan2(axes[:, 1], axes[:, 0]).astype(np.float64)
-
-
-def _panel(
-    sample: Sample,
-    boxes: Boxes3D | None,
-    colors: list[tuple[int, int, int]],
-    ego_from_ref: Float[np.ndarray, "4 4"],
-    path_ref_m: Float[np.ndarray, "t 2"] | None,
-    reach_m: float | None,
-) -> UInt8[np.ndarray, "h w 3"]:
-    turn, shift = ego_from_ref[:2, :2], ego_from_ref[:2, 3]
-    corners = boxes.corners_ref_m().double().numpy() if boxes is not None else np.zeros((0, 8, 3))
-    # Front left, front right, rear right, rear left of the lower face; x sign slowest, z sign fastest.
-    footprints = corners[:, [6, 4, 0, 2], :2] @ turn.T + shift
-    speeds = boxes.velocities_ref_mps.double().numpy() @ turn.T if boxes is not None else None
-    if reach_m is None:
-        farthest = float(np.abs(footprints).max(initial=0))
-        reach_m = min(max(farthest + 2, 20.0), _REACH_M)
-    view = draw.BEVView.square(reach_m, _PANEL_PX)
-    bev_map, ground = sample.targets.get("bev_map"), None
-    if isinstance(bev_map, BEVMap):
-        grid = bev_map.grid
-        ground = draw.bev_ground(
-            view,
-            bev_map.masks.numpy(),
-            (*grid.range_m[:2], *grid.range_m[3:5]),
-            [_MAP_COLORS[n % len(_MAP_COLORS)] for n in range(len(bev_map.classes))],
-            inverse(ego_from_ref),
-        )
-    path = None if path_ref_m is None else np.asarray(path_ref_m) @ turn.T + shift
-    return draw.draw_bev(
-        view,
-        footprints,
-        colors,
-        velocities_mps=speeds,
-        path_m=path,
-        ground=ground,
-        title=f"{reach_m:.0f} m, ahead is up",
+    return draw_moment(
+        RigView.of(rig), classes, [seen], path_ref_m=path_ref_m, reach_m=reach_m, tile_px=tile_px
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from jaxtyping import Float64, Int64
 
 from allsight.config import ConfigError, did_you_mean
 from allsight.data.decode import MAX_PIXELS
-from allsight.data.driving.can_bus import CanBus
+from allsight.data.driving.can_bus import CanBus, vehicle_signals
 from allsight.data.driving.frames import BoxArrays, Frame, Shot, check_intrinsics, to_sample
 from allsight.data.driving.index import Index, open_index
 from allsight.data.driving.poses import heading, inverse, moved, poses, rotations
@@ -20,7 +21,7 @@ from allsight.data.listings import SampleClasses
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.pictures import notes
 from allsight.data.readers.tree import FolderTree, Tree
-from allsight.types import DataError, Sample
+from allsight.types import DataError, Rig, Sample
 
 _SPLITS = "splits.json"
 
@@ -47,7 +48,7 @@ class NuScenes:
         min_points: Boxes with fewer LiDAR and radar points are left out.
         min_visibility: Boxes of a lower visibility level (1 to 4) are left out.
         range_m: Boxes whose middle is farther from the reference's origin in x or y are left out.
-        can_bus: Add the target `can_bus`: acceleration, rotation rate and velocity [9] from
+        can_bus: Fill `Rig.can_bus`, with acceleration, rotation rate and velocity from
             `PATH/can_bus/SCENE_pose.json`; zeros where a scene has no such file.
         index: Whether to keep the parsed tables as files beside them; default for large ones.
         max_pixels: Larger pictures are refused when they are read.
@@ -146,7 +147,11 @@ class NuScenes:
         sample = to_sample(id, frame, self._tree, max_pixels=self._max_pixels)
         if self._can_bus is not None:
             values = self._can_bus.at(frame.scene, int(self.index.sample_time_us[self.samples[index]]))
-            sample.targets["can_bus"] = values
+            pose = frame.world_from_ref @ inverse(frame.ego_from_ref)
+            rig = sample.inputs["rig"]
+            assert isinstance(rig, Rig)
+            signals = vehicle_signals(pose, values)
+            return replace(sample, inputs={**sample.inputs, "rig": replace(rig, can_bus=signals)})
         return sample
 
     def originals(self, index: int) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from allsight.data.transforms.rigs import mirrored, names_of, on_rigs, picked, rig_of
-from allsight.types import BEVMap, Boxes3D, BoxNotes, Rig, Sample
+from allsight.types import BEVGrid, BEVMap, Boxes3D, BoxNotes, Rig, Sample
 
 HISTORY = "history"
 """Target: the targets of the earlier frames of a clip, a tuple of dictionaries, oldest first."""
@@ -101,6 +101,61 @@ class WithinRange:
         if HISTORY in targets:
             kept[HISTORY] = tuple(self._kept(earlier) for earlier in targets[HISTORY])
         return kept
+
+
+@dataclass(frozen=True)
+class CutMap:
+    """Cut cells off all around the target `bev_map`: those that were there only to turn into it.
+
+    Args:
+        margin: Rows at either end, and columns.
+    """
+
+    margin: tuple[int, int]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return replace(sample, targets=self._cut(sample.targets)) if any(self.margin) else sample
+
+    def _cut(self, targets: dict[str, Any]) -> dict[str, Any]:
+        cut = dict(targets)
+        bev_map = targets.get("bev_map")
+        if isinstance(bev_map, BEVMap):
+            rows, columns = self.margin
+            height, width = bev_map.grid.hw
+            inner = bev_map.masks[:, rows : height - rows, columns : width - columns]
+            cut["bev_map"] = BEVMap(inner, widened(bev_map.grid, (-rows, -columns)), bev_map.classes)
+        if HISTORY in targets:
+            cut[HISTORY] = tuple(self._cut(earlier) for earlier in targets[HISTORY])
+        return cut
+
+
+def widened(grid: BEVGrid, margin: tuple[int, int]) -> BEVGrid:
+    """The grid with so many more rows at either end, and columns; the old cells stay where they are."""
+    (rows, columns), (cell_x, cell_y) = margin, grid.cell_m
+    x_min, y_min, z_min, x_max, y_max, z_max = grid.range_m
+    x, y = columns * cell_x, rows * cell_y
+    return BEVGrid(
+        (x_min - x, y_min - y, z_min, x_max + x, y_max + y, z_max),
+        (grid.hw[0] + 2 * rows, grid.hw[1] + 2 * columns),
+    )
+
+
+def margin_cells(
+    grid: BEVGrid, turn_rad: float, scale: float = 0.0, *, is_mirrored: bool = False
+) -> tuple[int, int]:
+    """How many rows and columns around a grid `MoveWorld` of these settings may bring into it."""
+    x_min, y_min, _, x_max, y_max, _ = grid.range_m
+    corners = np.array([(x, y) for x in (x_min, x_max) for y in (y_min, y_max)])
+    if is_mirrored:
+        # Which way the car looks in the reference frame is not known here.
+        corners = np.concatenate([corners, corners * [-1, 1], corners * [1, -1]])
+    angles = np.linspace(-turn_rad, turn_rad, 65)
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    x, y = corners.T
+    places = np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1) / (1 - scale)
+    over = np.maximum(places - [x_max, y_max], [x_min, y_min] - places).max(axis=(0, 1))
+    columns, rows = np.ceil(np.maximum(over, 0) / grid.cell_m - 1e-9).astype(int).tolist()
+    return rows, columns
 
 
 def _moved_targets(targets: dict[str, Any], new_from_ref: Float64[Tensor, "4 4"]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from allsight.models.bevformer.detection import DetectionHead, DetectionOutputs, answers
     from allsight.models.bevformer.model import BEVFormer, BEVFormerOutputs
     from allsight.models.bevformer.network import BEVNetwork
+    from allsight.models.bevformer.segmentation import MapConvHead, MapHead, MapOutputs, MapQueryHead
     from allsight.models.bevformer.stream import BEVStream
     from allsight.models.bevformer.trainable import TrainableBEVFormer
 
@@ -16,6 +17,7 @@ _HOME = {
     "detection": ("DetectionHead", "DetectionOutputs", "answers"),
     "model": ("BEVFormer", "BEVFormerOutputs"),
     "network": ("BEVNetwork",),
+    "segmentation": ("MapConvHead", "MapHead", "MapOutputs", "MapQueryHead"),
     "stream": ("BEVStream",),
     "trainable": ("TrainableBEVFormer",),
 }
@@ -28,6 +30,10 @@ __all__ = [
     "BEVStream",
     "DetectionHead",
     "DetectionOutputs",
+    "MapConvHead",
+    "MapHead",
+    "MapOutputs",
+    "MapQueryHead",
     "TrainableBEVFormer",
     "answers",
 ]

@@ -6,6 +6,7 @@ Letters: b rows, q queries, c channels, l decoder layers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from allsight.objectives.box_code_3d import CODE_SIZE, decode_boxes
 from allsight.objectives.detection_3d import CODE_WEIGHTS
 from allsight.types import BEVGrid, BEVSpec, Boxes3D
 
+NUSCENES_CLASSES = 10
 _EDGE = 1e-5
 Range = tuple[float, float, float, float, float, float]
 
@@ -56,7 +58,7 @@ class DetectionHead(nn.Module, Configured):
         """Settings of the head.
 
         Attributes:
-            num_classes: Classes.
+            num_classes: Classes; None: as many as the task has, or the ten of nuScenes where no task says.
             queries: Learned queries; at most so many boxes are found.
             peaks: Further queries that start at the peaks of a heatmap, which the head then learns too.
             layers: Decoder layers.
@@ -67,7 +69,7 @@ class DetectionHead(nn.Module, Configured):
             num_answers: How many (query, class) pairs become answers.
         """
 
-        num_classes: int = Field(default=10, ge=1)
+        num_classes: int | None = Field(default=None, ge=1)
         queries: int = Field(default=900, ge=0)
         peaks: int = Field(default=0, ge=0)
         layers: int = Field(default=6, ge=1)
@@ -86,7 +88,7 @@ class DetectionHead(nn.Module, Configured):
     def __init__(self, config: DetectionHead.Config, spec: BEVSpec) -> None:
         super().__init__()
         self.config, self.grid = config, spec.grid
-        channels = spec.channels
+        channels, classes = spec.channels, config.num_classes or NUSCENES_CLASSES
         self.code_weights = nn.Parameter(torch.tensor(CODE_WEIGHTS), requires_grad=False)
         self.queries = nn.Parameter(torch.randn(config.queries, 2 * channels))
         self.reference = nn.Linear(channels, 3)
@@ -94,9 +96,9 @@ class DetectionHead(nn.Module, Configured):
             DecoderLayer(channels, config.heads, config.points, config.hidden, drop=config.drop)
             for _ in range(config.layers)
         )
-        self.classify = nn.ModuleList(_classifier(channels, config.num_classes) for _ in self.layers)
+        self.classify = nn.ModuleList(_classifier(channels, classes) for _ in self.layers)
         self.regress = nn.ModuleList(_regressor(channels) for _ in self.layers)
-        self.peaks = PeakQueries(config.peaks, config.num_classes, spec) if config.peaks else None
+        self.peaks = PeakQueries(config.peaks, classes, spec) if config.peaks else None
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
 
@@ -194,6 +196,19 @@ class PeakQueries(nn.Module):
         index = cells[..., None].expand(-1, -1, bev.shape[1])
         content = self.content(bev.flatten(2).transpose(1, 2).gather(1, index))
         return heatmap, torch.cat([centers, height], dim=-1), self.position(centers), content
+
+
+def joined_frames(frames: Sequence[DetectionOutputs]) -> DetectionOutputs:
+    """Outputs for the same rows at several moments as those of that many more rows.
+
+    One moment comes after the other. For losses; boxes are left out.
+    """
+    heat = [frame.heatmap for frame in frames if frame.heatmap is not None]
+    return DetectionOutputs(
+        torch.cat([frame.logits for frame in frames], 1),
+        torch.cat([frame.codes for frame in frames], 1),
+        torch.cat(heat) if heat else None,
+    )
 
 
 def best_boxes(logits: Float[Tensor, "b q classes"], codes: Float[Tensor, "b q 10"], number: int) -> Boxes3D:

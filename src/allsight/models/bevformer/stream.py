@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from allsight.models.bevformer.detection import DetectionHead
 from allsight.models.bevformer.model import BEVFormer, BEVFormerOutputs
+from allsight.models.bevformer.network import BEVNetwork
 from allsight.types import Boxes3D, CameraRig, MultiCameraBatch
 
 _REMEMBERED = 1000
@@ -77,19 +79,38 @@ class BEVStep(nn.Module):
     """A step as a function of tensors alone, for export: shapes do not depend on the geometry.
 
     Args:
-        model: Only its default alignment by poses is supported.
+        network: Only its default alignment by poses is supported.
+        head: What reads boxes off the map; it is put into evaluation mode, as is the network.
         max_cells: Room for cells per camera; None: for all, which is exact for any rig. A smaller number is
             faster and exact for rigs whose cameras see no more cells than that.
     """
 
     state_names = ("bev", "has_past", "time_s", "world_from_ref")
 
-    def __init__(self, model: BEVFormer, *, max_cells: int | None = None) -> None:
+    def __init__(self, network: BEVNetwork, head: DetectionHead, *, max_cells: int | None = None) -> None:
         super().__init__()
-        if model.config.network.compat is not None:
+        if network.config.compat is not None:
             raise ValueError("BEVStep: compat='official' cannot be exported; use the default alignment")
-        self.model = model.eval()
-        self.max_cells = model.config.network.grid.cells if max_cells is None else max_cells
+        self.network, self.head = network.eval(), head.eval()
+        self.max_cells = network.config.grid.cells if max_cells is None else max_cells
+
+    input_names = (
+        "images",
+        "img_from_ref",
+        "ego_from_ref",
+        "world_from_ref",
+        "time_s",
+        *(f"past_{name}" for name in ("bev", "has_past", "time_s", "world_from_ref")),
+    )
+    output_names = (
+        "centers_ref_m",
+        "sizes_m",
+        "yaw_rad",
+        "velocities_ref_mps",
+        "labels",
+        "scores",
+        *(f"next_{name}" for name in ("bev", "has_past", "time_s", "world_from_ref")),
+    )
 
     def forward(
         self,
@@ -107,8 +128,8 @@ class BEVStep(nn.Module):
         rig = CameraRig(img_from_ref, ego_from_ref, world_from_ref, time_s)
         past = (past_bev, has_past, past_time_s, past_world_from_ref)
         before = dict(zip(self.state_names, past, strict=True))
-        bev, state = self.model.network(MultiCameraBatch(images, rig), before, max_cells=self.max_cells)
-        boxes: Boxes3D | None = self.model.head(bev).boxes
+        bev, state = self.network(MultiCameraBatch(images, rig), before, max_cells=self.max_cells)
+        boxes: Boxes3D | None = self.head(bev).boxes
         assert boxes is not None and boxes.scores is not None
         answers = (boxes.centers_ref_m, boxes.sizes_m, boxes.yaw_rad, boxes.velocities_ref_mps)
         return (*answers, boxes.labels, boxes.scores, *(state[name] for name in self.state_names))

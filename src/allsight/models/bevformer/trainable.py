@@ -12,7 +12,7 @@ from allsight.models.base import TaskModel, TaskOfModel
 from allsight.models.bevformer import official
 from allsight.models.bevformer.detection import DetectionHead
 from allsight.models.bevformer.model import BEVFormer
-from allsight.models.bevformer.network import BEVNetwork, detached
+from allsight.models.bevformer.network import BEVNetwork
 from allsight.models.multi_head import named_modules
 from allsight.types import Batch, BEVSpec, MultiCameraBatch, Outputs, State
 from allsight.weights import Weights, select_part
@@ -22,9 +22,10 @@ class TrainableBEVFormer(TaskModel):
     """The map of a rig's pictures, and the head that each task brings for it.
 
     A task's `head` gets one `BEVSpec` and returns a module that reads the map [b, c, h, w]: `DetectionHead`,
-    or whatever it likes. Batches have the input `rig`: a `MultiCameraBatch` where lanes stream frame by
-    frame, or a tuple of them, the oldest first, where a row is a clip. Of a clip, frames that do not learn
-    only give memory. Outputs are the head's; a tuple of them, one per frame, with `clip_loss="all"`.
+    or whatever it likes. Batches have the input `rig`, a `MultiCameraBatch`, and may have `history`: the
+    frames before it, a tuple with the oldest first. `network.gradient_frames` says how many of the last
+    frames learn; the others only give memory. Outputs are the head's; with `history` and `clip_loss="all"`
+    a tuple of them, one for each frame that learns.
 
     Args:
         config: Its settings; `detection` is what a task's own head replaces, and is not read.
@@ -60,19 +61,18 @@ class TrainableBEVFormer(TaskModel):
         if batch.task not in self.heads:
             raise ValueError(f"model has no head for task '{batch.task}'; it has {', '.join(self.heads)}")
         head, rig = self.heads[batch.task], batch.inputs.get("rig")
-        if isinstance(rig, MultiCameraBatch):
-            bev, memory = self.network(replace(rig, starts=batch.starts), state)
-            return head(bev), detached(memory)
-        if isinstance(rig, Sequence) and rig and isinstance(rig[0], MultiCameraBatch):
-            frames = (replace(rig[0], starts=batch.starts), *rig[1:])
-            maps, state = self.network.run_clip(frames, state)
-            if self.network.config.clip_loss == "all":
-                return tuple(head(bev) for bev in maps), state
-            return head(maps[-1]), state
-        raise ValueError(
-            f"task '{batch.task}': bevformer needs a MultiCameraBatch, or a tuple of them, as input 'rig'; "
-            f"inputs are {sorted(batch.inputs)}"
-        )
+        if not isinstance(rig, MultiCameraBatch):
+            raise ValueError(
+                f"task '{batch.task}': bevformer needs a MultiCameraBatch as input 'rig'; inputs are "
+                f"{sorted(batch.inputs)}"
+            )
+        earlier: Sequence[MultiCameraBatch] = batch.inputs.get("history", ())
+        first, *others = (*earlier, rig)
+        # The first frame goes on with the row's stream; the others say themselves whether they begin anew.
+        maps, state = self.network.run_clip((replace(first, starts=batch.starts), *others), state)
+        if earlier and self.network.config.clip_loss == "all":
+            return tuple(head(bev) for bev in maps), state
+        return head(maps[-1]), state
 
     def own_weights(self, weights: Weights) -> dict[str, Tensor]:
         """Return published weights under this model's names; what is not published comes back as it is.

@@ -22,6 +22,7 @@ _IGNORE = 255
 _LONGEST_PX = 360
 _PNG_UP_TO_PX = 96
 _NAMES = 3
+_SURE = 0.3
 
 
 def pictures(kept: Kept, task: TaskRecord) -> Html:
@@ -32,7 +33,9 @@ def pictures(kept: Kept, task: TaskRecord) -> Html:
     chosen = _mixed(kept.samples)
     shown = f"{len(chosen)} of {len(kept.samples)}" if len(chosen) < len(kept.samples) else str(len(chosen))
     note = f"{shown} validation samples as the model answered at step {count(kept.step)}"
-    if kinds == {"label_map"}:
+    if kinds <= {"boxes_3d", "bev_map"}:
+        body = tag("div", *(_wide(sample) for sample in chosen), class_="wides")
+    elif kinds == {"label_map"}:
         classes = kept.classes or task.classes
         body = _label_maps(chosen, classes)
         note += "; among the mistakes, wrong pixels are orange and those without truth white"
@@ -73,6 +76,29 @@ def _card(sample: Shown) -> Html:
         tag("figcaption", mark[right] if right is not None else None, *_words(sample)),
         class_=f"card {'wrong' if right is False else ''}".strip(),
     )
+
+
+def _wide(sample: Shown) -> Html:
+    """A sheet of cameras and panels, on which truth and answer are drawn already."""
+    picture = sample.picture()
+    caption = tag("figcaption", *_counts(sample), tag("span", sample.id, class_="id", title=sample.id))
+    if picture is None:
+        return tag("figure", tag("div", "no picture", class_="missing"), caption)
+    height, width = picture.shape[:2]
+    uri = data_uri(encode_jpeg(picture, quality=82), "image/jpeg")
+    return tag(
+        "figure", tag("img", src=uri, alt=sample.id, width=width, height=height, loading="lazy"), caption
+    )
+
+
+def _counts(sample: Shown) -> list[Html]:
+    """How many boxes there are and were answered; nothing for maps."""
+    truth, answer = sample.truth.get("boxes"), sample.answer.get("boxes")
+    if not isinstance(truth, list) or not isinstance(answer, list):
+        return []
+    scores = [box.get("score") for box in answer if isinstance(box, dict)]
+    sure = sum(isinstance(score, int | float) and score >= _SURE for score in scores)
+    return [tag("span", f"{len(truth)} boxes, {sure} answered with {_SURE:g} or more. ")]
 
 
 def _words(sample: Shown) -> list[Html]:
