@@ -210,6 +210,8 @@ def oracle_run(name: str, *, temporal: bool, steps: int, scenes: int, val_scenes
         cameras=0,
         bev_hw=(CELLS, CELLS),
         layers=1,
+        heights_m=(0.0,),
+        camera_points=4,
         gradient_frames=2 if temporal else 1,
         clip_loss="all" if temporal else "last",
     )
@@ -226,8 +228,8 @@ def oracle_run(name: str, *, temporal: bool, steps: int, scenes: int, val_scenes
                 range_m=ground,
                 eval_range_m=REACH_M,
                 head=head,
-                box_weight=0.25,
-                velocity_weight=2.0,
+                box_weight=1.0,
+                velocity_weight=1.0,
                 scenes=scenes,
                 val_scenes=val_scenes,
             )

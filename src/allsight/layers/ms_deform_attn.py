@@ -120,15 +120,22 @@ class MSDeformAttn(nn.Module):
         features = self.value_proj(value)
         if padding_mask is not None:
             features = features.masked_fill(padding_mask[..., None], 0.0)
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, self.levels, self.points))
+        places, weights = self.looks(query, reference_points, shapes)
         mixed = ms_deform_attn(
             features.unflatten(-1, (self.heads, self.channels // self.heads)),
             shapes,
-            self._locations(query, reference_points, shapes),
+            places,
             weights,
             softmax=True,
         )
         return self.output_proj(mixed)
+
+    def looks(
+        self, query: Float[Tensor, "b q c"], reference_points: Float[Tensor, "b q l xy"], shapes: Shapes
+    ) -> tuple[Float[Tensor, "b q m l p 2"], Float[Tensor, "b q m l p"]]:
+        """Where the queries look, (x, y) in 0..1, and the weights there before their softmax."""
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, self.levels, self.points))
+        return self._locations(query, reference_points, shapes), weights
 
     def _locations(
         self, query: Float[Tensor, "b q c"], reference_points: Float[Tensor, "b q l xy"], shapes: Shapes

@@ -117,17 +117,12 @@ class SpatialCrossAttention(nn.Module):
             shapes: (height, width) of every level.
             seen: Which camera sees which cells, and where.
         """
-        heights = seen.places.shape[2]
-        offsets = predict_offsets(self.sampling_offsets, query).flatten(0, 1)[seen.cells]  # [bn, k, mlp2]
-        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points // heights, heights, 2))
-        sizes = sizes_of_levels(shapes, offsets)[:, :, None]
-        places = torch.addcdiv(seen.places[:, :, None, None, None], offsets, sizes).flatten(4, 5)
-        weights = self.attention_weights(query).flatten(0, 1)[seen.cells]
+        places, weights = self.looks(query, shapes, seen)
         mixed = ms_deform_attn(
             self.value_proj(value).unflatten(-1, (self.heads, self.channels // self.heads)),
             shapes,
             places,
-            weights.unflatten(-1, (self.heads, self.levels, self.points)),
+            weights,
             softmax=True,
         )
         mixed = torch.where(seen.is_seen[..., None], mixed, 0.0)
@@ -135,6 +130,18 @@ class SpatialCrossAttention(nn.Module):
         total = total.index_add(0, seen.cells.flatten(), mixed.flatten(0, 1)).view(query.shape)
         mean = total / seen.cameras.clamp_min(1)[..., None].to(total.dtype)
         return self.drop(self.output_proj(mean))
+
+    def looks(
+        self, query: Float[Tensor, "b q c"], shapes: Shapes, seen: SeenCells
+    ) -> tuple[Float[Tensor, "bn k m l p 2"], Float[Tensor, "bn k m l p"]]:
+        """Where the cells look in each camera, (x, y) in 0..1, and the weights there before their softmax."""
+        heights = seen.places.shape[2]
+        offsets = predict_offsets(self.sampling_offsets, query).flatten(0, 1)[seen.cells]  # [bn, k, mlp2]
+        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points // heights, heights, 2))
+        sizes = sizes_of_levels(shapes, offsets)[:, :, None]
+        places = torch.addcdiv(seen.places[:, :, None, None, None], offsets, sizes).flatten(4, 5)
+        weights = self.attention_weights(query).flatten(0, 1)[seen.cells]
+        return places, weights.unflatten(-1, (self.heads, self.levels, self.points))
 
     def extra_repr(self) -> str:
         return f"{self.channels}, levels={self.levels}, heads={self.heads}, points={self.points}"

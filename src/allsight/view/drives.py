@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from allsight.data.inspection.driving import DrawsFrames, draw_rig, ego_path
-from allsight.types import Answer, BEVMapAnswer, Boxes3DAnswer, Sample
+from allsight.data.inspection.moments import RigView, Seen, draw_moment
+from allsight.draw import draw_points
+from allsight.models.bevformer.looking import Look
+from allsight.types import Answer, BEVMapAnswer, Boxes3D, Boxes3DAnswer, Sample
+
+_LITTLE, _SOME, _MUCH = (86, 180, 233), (240, 228, 66), (213, 94, 0)
 
 
 def draw_answers(
@@ -41,6 +47,35 @@ def draw_answers(
             targets["bev_map"] = answer.bev_map()
     shown = Sample(sample.id, sample.inputs, targets)
     return draw_rig(shown, classes, path_ref_m=path_ref_m, tile_px=tile_px)
+
+
+def draw_attention(
+    view: RigView,
+    boxes: Boxes3D,
+    classes: tuple[str, ...],
+    looks: Sequence[Look],
+    *,
+    least: float = 0.1,
+    tile_px: int = 400,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A box in all cameras and from above, with dots where the network looked for it: red much, blue little.
+
+    Args:
+        view: The cameras.
+        boxes: The box alone, or with others.
+        classes: Names.
+        looks: What `models.bevformer.looking.looks_for` gave for it.
+        least: Points of less than this share of the largest weight are not drawn.
+        tile_px: Width of a camera's picture.
+    """
+    largest = max((float(look.weights.max()) for look in looks if len(look.weights)), default=1.0)
+    pictures = list(view.pictures)
+    for look in looks:
+        shares = look.weights / largest
+        for low, high, color in ((least, 0.3, _LITTLE), (0.3, 0.6, _SOME), (0.6, np.inf, _MUCH)):
+            points = look.points_px[(shares >= low) & (shares < high)]
+            pictures[look.camera] = draw_points(pictures[look.camera], points, color)
+    return draw_moment(replace(view, pictures=pictures), classes, [Seen(boxes=boxes)], tile_px=tile_px)
 
 
 def drive_gif(
