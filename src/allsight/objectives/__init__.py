@@ -38,6 +38,7 @@ from allsight.objectives.gaussian import (
     laplace_nll,
     von_mises_fisher_nll,
 )
+from allsight.objectives.map_masks import map_mask_losses
 from allsight.objectives.posteriors import (
     IGNORED_LABEL,
     boltzmann_count,
@@ -47,7 +48,6 @@ from allsight.objectives.posteriors import (
 )
 from allsight.objectives.prototypes import Centre, prototype_nll
 from allsight.objectives.spread import channel_std, effective_rank, top_share, unit_std
-from allsight.objectives.map_masks import map_mask_losses
 
 __all__ = [
     "IGNORED_LABEL",
