@@ -123,20 +123,39 @@ def load_tensors(path: Path, wanted: Callable[[str], bool]) -> Tensors:
     Raises:
         CheckpointError: The checkpoint cannot be read.
     """
-    try:
-        reader = FileSystemReader(path)
-        stored = reader.read_metadata().state_dict_metadata
-        tensors = {
-            key: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for key, entry in stored.items()
-            if isinstance(entry, TensorStorageMetadata) and wanted(key)
-        }
-        # Each rank asks for what it needs, so no plan is agreed on between ranks.
-        with _one_process_is_meant():
-            dcp.load(tensors, storage_reader=reader, no_dist=True)
-    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+    tensors = {
+        key: torch.empty(shape, dtype=dtype)
+        for key, (shape, dtype) in stored_tensors(path).items()
+        if wanted(key)
+    }
+    load_into(path, tensors)
     return tensors
+
+
+def stored_tensors(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Key -> shape and format of each tensor of a checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    with _readable(path):
+        stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {
+        key: (entry.size, entry.properties.dtype)
+        for key, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def load_into(path: Path, tensors: Tensors) -> None:
+    """Fill tensors with what a checkpoint holds under their keys; of a sharded one, only this rank's part.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read; tensors may then be half filled.
+    """
+    # Each rank asks for what it needs, so no plan is agreed on between ranks.
+    with _readable(path), _one_process_is_meant():
+        dcp.load(tensors, storage_reader=FileSystemReader(path), no_dist=True)
 
 
 def prune(folder: Path, *, keep_last: int, keep: set[int]) -> None:
@@ -176,6 +195,14 @@ def read_best(folder: Path) -> tuple[int, float] | None:
         raise CheckpointError(
             f"{file}: does not say which checkpoint is best ({error!r}); remove it, or use weights=last"
         ) from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from allsight.config import Config, ConfigError, Mixture
 from allsight.engine.optim import AdamW, Optimiser
+from allsight.engine.parallel.config import ParallelConfig
 from allsight.engine.schedule import Cosine, Schedule
 from allsight.models.base import Model
 from allsight.tasks.base import Task
@@ -101,14 +102,6 @@ class StartConfig(Config):
         if self.fresh and not self.weights:
             raise ValueError(f"fresh={list(self.fresh)} needs weights; without, everything starts anew")
         return self
-
-
-class ParallelConfig(Config):
-    """How a step is spread over processes."""
-
-    strategy: Literal["single", "ddp"] = "single"
-    timeout_s: float = Field(default=600.0, gt=0)
-    """Seconds after which ranks that wait for a missing one give up."""
 
 
 class RunConfig(Config):

@@ -79,7 +79,8 @@ def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ra
 
 
 def _start_group(rank: int, world: int, device: torch.device, timeout: timedelta) -> None:
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # Small things that ranks say to each other stay on the CPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "TORCHELASTIC_RESTART_COUNT" in os.environ:
         # torchrun's store outlives an attempt; without a prefix, restarted ranks read dead ranks' addresses.
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

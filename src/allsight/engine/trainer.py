@@ -24,7 +24,7 @@ from allsight.engine.events import EventLog, Listener
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
 from allsight.engine.norms import PartNorms
-from allsight.engine.parallel import Parallel
+from allsight.engine.parallel import SHARDED, spread, total_norm
 from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import create_run_folder, open_run_folder
@@ -119,15 +119,21 @@ class Trainer:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
         self._precision = Precision(config.precision, self.ranks.device)
+        self._is_sharded = config.parallel.strategy in SHARDED and self.ranks.world > 1
+        self._parallel = spread(
+            self.model,
+            config.parallel,
+            self.ranks,
+            layout=config.sampling.layout,
+            num_tasks=len(self.tasks),
+            precision=config.precision,
+        )
         self._optimizer = config.optim.build().make(parameter_groups(self.model, config.optim), self._peak_lr)
         self._ema: WeightAverage | None = None
         if config.optim.ema_decay is not None:
             self._ema = WeightAverage(
                 self.model, decay=config.optim.ema_decay, warmup=config.optim.ema_warmup
             )
-        self._parallel = Parallel(
-            self.model, strategy=config.parallel.strategy, layout=config.sampling.layout, ranks=self.ranks
-        )
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._parameters = list(trained.values())
         self._clip = Clipping(config.optim, trained)
@@ -246,6 +252,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._buffers]
         totals = self._scales.global_counts(step)
+        self._parallel.begin(step)
 
         batches = [batch for name in step.tasks for batch in step.batches[name]]
         parts: Parts = {}
@@ -263,17 +270,19 @@ class Trainer:
             faults.append((batch, loss.detach()))
         self._parallel.finish()
 
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = total_norm([p.grad for p in self._parameters if p.grad is not None])
         report = self._reporter.report(step, parts, norm)
         if report.is_finite:
-            looks = self.ranks.is_first and _is_due(step.number, self.config.train.norms_every)
+            looks = _is_due(step.number, self.config.train.norms_every)
+            looks = looks and (self.ranks.is_first or self._is_sharded)
             if looks:
                 self._norms.before()
             self._clip(norm)
             self._optimizer.step()
             if looks:
-                self.events.write("norms", step.number, values=self._norms.after())
+                values = self._norms.after()
+                if self.ranks.is_first:
+                    self.events.write("norms", step.number, values=values)
             self.model.after_step(step.number)
             if self._ema is not None:
                 self._ema.update(step.number)
@@ -343,7 +352,8 @@ class Trainer:
         use_ema = self._ema is not None and self.config.eval.weights != "raw"
         self.ranks.share_first(self._buffers)
         workforce = self._loader.workforce if self._loader is not None else None
-        with self._ema.applied() if use_ema and self._ema is not None else nullcontext():
+        averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
+        with averaged, self._parallel.evaluating():
             scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
         metrics: dict[str, float] = {}
         for name, score in scores.items():
