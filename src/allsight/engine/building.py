@@ -107,6 +107,16 @@ def build_plan(
     )
 
 
+def rebuilt_plan(config: RunConfig, tasks: Mapping[str, Task], ranks: Ranks, steps: int) -> Plan:
+    """The order of a run's data under settings that changed in the middle of it.
+
+    Raises:
+        ConfigError: As `build_plan`.
+    """
+    readers = {name: task.reader("train") for name, task in tasks.items()}
+    return build_plan(config, tasks, readers, ranks.rank, ranks.world, steps)
+
+
 def rebuild_plan(text: str, rank: int, world: int, steps: int) -> Plan:
     """The plan again, in a worker process. The text is this very run's, so its code is trusted already."""
     config = build(RunConfig, parse_yaml(text, where="plan"), trust=True)

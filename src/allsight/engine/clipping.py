@@ -71,11 +71,11 @@ def _clip_units(parameters: Sequence[nn.Parameter], share: float) -> None:
     # Rows lie whole on one rank; a vector is one unit, whose parts all ranks hold.
     spread = [p for p in parameters if p.ndim <= 1 and isinstance(p, DTensor)]
     found = norms([[t] for p in spread for t in (p.detach(), _gradient(p))])
-    sizes = {p: (size, given) for p, size, given in zip(spread, found[::2], found[1::2], strict=True)}
+    sizes = {id(p): pair for p, *pair in zip(spread, found[::2], found[1::2], strict=True)}
     for parameter in parameters:
         weight, gradient = local_part(parameter.detach()), local_part(_gradient(parameter))
-        if parameter in sizes:
-            size, given = sizes[parameter]
+        if id(parameter) in sizes:
+            size, given = sizes[id(parameter)]
         else:
             axes = tuple(range(1, weight.ndim)) if weight.ndim > 1 else None
             size = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)

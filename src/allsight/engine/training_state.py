@@ -1,7 +1,7 @@
 """All that a training run must remember, as one flat dict of tensors.
 
 Keys: `model/NAME`, `ema/NAME`, `optim/PARAMETER/ENTRY`, `memory/TASK/SLOT/NAME`, `run/step`, `run/ledger`,
-and, where tasks have texts, `run/tokenizer` (its hash).
+where tasks have texts, `run/tokenizer` (its hash), and with float16 `run/loss_scale`.
 Order of data and all randomness follow from seed and step, so nothing of them is stored.
 """
 
@@ -19,9 +19,9 @@ from allsight.data.text import Tokenizer
 from allsight.engine.checkpoint import Tensors, load_into, load_tensors, stored_tensors
 from allsight.engine.distributed import Ranks
 from allsight.engine.ema import WeightAverage
+from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.types import CheckpointError
-
 
 Value = TypeVar("Value")
 
@@ -38,7 +38,9 @@ class TrainingState:
         ledger: Ledger,
         ranks: Ranks,
         tokenizer: Tokenizer | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
+        self._loss_scale = loss_scale or LossScale(enabled=False)
         self._model, self._optimizer, self._ema = model, optimizer, ema
         self._memory, self._ledger, self._ranks = memory, ledger, ranks
         self._tokenizer_hash = "" if tokenizer is None else tokenizer.hash
@@ -55,6 +57,8 @@ class TrainingState:
         found |= {f"memory/{key}": row for key, row in self._memory.tensors(self._ranks).items()}
         found["run/step"] = torch.tensor(step)
         found["run/ledger"] = self._ledger.to_tensor()
+        if self._loss_scale.enabled:
+            found["run/loss_scale"] = self._loss_scale.to_tensor()
         if self._tokenizer_hash:
             digits = bytearray.fromhex(self._tokenizer_hash)
             found["run/tokenizer"] = torch.frombuffer(digits, dtype=torch.uint8)
@@ -84,6 +88,7 @@ class TrainingState:
         rows = _below(load_tensors(path, lambda key: key.startswith("memory/")), "memory/")
         self._memory.restore({key: row.to(self._ranks.device) for key, row in rows.items()})
         self._ledger.restore(run["run/ledger"])
+        self._loss_scale.restore(run.get("run/loss_scale"))
         return int(run["run/step"])
 
     def _check_tokenizer(self, saved: Tensor | None, path: Path) -> None:

@@ -48,12 +48,12 @@ def spread(
         if layout == "mixed_lanes":
             raise ConfigError(
                 f"config.parallel.strategy: {strategy} needs all ranks to run the same layers at once, which "
-                "sampling.layout=mixed_lanes does not; set layout to one_task or mixed_batch, or strategy to ddp"
+                "sampling.layout=mixed_lanes does not; set layout to one_task or mixed_batch, or strategy=ddp"
             )
         if reruns:
             raise ConfigError(
-                f"config.train.recover_memory: not with parallel.strategy={strategy}, whose ranks wait for each "
-                "other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
+                f"config.train.recover_memory: not with parallel.strategy={strategy}, whose ranks wait for "
+                "each other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
             )
         return FullyShard(model, config.fsdp, ranks, hybrid=strategy == "hsdp", precision=precision)
     if layout == "mixed_lanes" or reruns:

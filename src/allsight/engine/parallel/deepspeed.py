@@ -42,14 +42,16 @@ def deepspeed_settings(config: RunConfig, world: int) -> dict[str, Any]:
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"config.parallel.deepspeed.file: {file}: cannot be read as JSON: {error}") from error
+        raise ConfigError(
+            f"config.parallel.deepspeed.file: {file}: cannot be read as JSON: {error}"
+        ) from error
     if not isinstance(given, dict):
         raise ConfigError(f"config.parallel.deepspeed.file: {file}: expected an object, got {given!r}")
     for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
         if given.get(key, "auto") not in ("auto", made[key]):
             raise ConfigError(
                 f"config.parallel.deepspeed.file: {file}: {key} is {given[key]!r}, but the run says "
-                f"{made[key]!r}; leave it out, or write \"auto\""
+                f'{made[key]!r}; leave it out, or write "auto"'
             )
     auto = {key: value for key, value in made.items() if given.get(key) == "auto"}
     return {"zero_allow_untested_optimizer": True, **given, **auto} | {
@@ -81,7 +83,9 @@ def _made(config: RunConfig, world: int) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": options.stage, "contiguous_gradients": True, "overlap_comm": True}
     if options.offload:
         if options.stage == 0:
-            raise ConfigError("config.parallel.deepspeed.offload: stage 0 shards nothing; set stage to 1, 2 or 3")
+            raise ConfigError(
+                "config.parallel.deepspeed.offload: stage 0 shards nothing; set stage to 1, 2 or 3"
+            )
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
         if options.stage == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": True}

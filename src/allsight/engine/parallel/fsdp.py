@@ -23,15 +23,14 @@ from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel, sum_gradients
 from allsight.engine.parallel.config import FSDPConfig
+from allsight.engine.precision import HALF
 from allsight.layers.blocks import blocks_of
 from allsight.models.base import TaskModel
 from allsight.types import Step
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class RanksDisagree(RuntimeError):
-    """Ranks were about to run different layers in one step, which sharding would answer with wrong weights."""
+    """Ranks were about to run different layers in one step, which would mix shards of weights."""
 
 
 class FullyShard(Parallel):
@@ -145,7 +144,7 @@ def _hybrid_mesh(config: FSDPConfig, ranks: Ranks) -> DeviceMesh:
 
 
 def _policy(config: FSDPConfig, precision: str) -> MixedPrecisionPolicy:
-    half = _HALF.get(precision)
+    half = HALF.get(precision)
     for name in ("gather_half", "reduce_half"):
         if half is None and getattr(config, name):
             raise ConfigError(
