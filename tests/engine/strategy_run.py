@@ -22,7 +22,12 @@ FEATURES = {
     "plain": {"optim.clip_norm": None, "optim.ema_decay": None},
     "clipping, average, evaluation": {"eval.every_steps": 4},
     "accumulation": {"train.accumulate": 2},
-    "several tasks a step": {"sampling.layout": "mixed_batch", "sampling.lanes": 4},
+    "several tasks a step": {
+        "sampling.layout": "mixed_batch",
+        "sampling.lanes": 4,
+        "tasks.a.batch_size": 16,
+        "tasks.b.batch_size": 16,
+    },
     "recomputation": {"model.remat": True},
     "adaptive clipping": {"optim.clip_norm": None, "optim.clip_adaptive": 0.02},
     "replaced samples": {"tasks.a.broken": (3, 17), "data.max_corrupt_fraction": 1.0},
@@ -48,7 +53,7 @@ OPTIONS = {
 
 
 def strategy_runs(world):
-    """Name -> (configuration, the same for one process). Two ranks have all features at once, four each alone."""
+    """Name -> (configuration, the same for one process); two ranks get all features at once."""
     found = {}
     features = {"all at once": ALL_AT_ONCE} if world == 2 else FEATURES
     for strategy in STRATEGIES:

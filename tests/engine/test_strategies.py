@@ -59,7 +59,7 @@ def test_a_run_goes_on_under_another_strategy(strategies, strategy):
 
 
 def test_one_process_goes_on_from_shards(strategies):
-    world, out, _ = strategies
+    _, out, _ = strategies
     again = Trainer(adam("single", 1), folder=out / "hsdp", resume=True)
     again.fit()
     again.close()

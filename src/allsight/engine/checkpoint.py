@@ -31,6 +31,8 @@ Tensors = dict[str, Tensor]
 Listed = dict[str, dict[str, Any]]
 """File -> `bytes` and `sha256`."""
 
+_REPLACED = ".replaced-step-"
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -98,12 +100,14 @@ def newest_whole(folder: Path, *, tell: Callable[[str], None] = lambda text: Non
 
 def list_checkpoints(folder: Path) -> list[Saved]:
     """The checkpoints in `folder`, oldest first, whether whole or not."""
-    found = [
-        Saved(int(path.name.removeprefix("step-")), path)
-        for path in folder.glob("step-*")
-        if path.is_dir() and path.name.removeprefix("step-").isdigit()
-    ]
-    return sorted(found, key=lambda saved: saved.step)
+    # One that was being replaced counts until its successor has its name.
+    found = {
+        int(digits): Saved(int(digits), path)
+        for prefix in (_REPLACED, "step-")
+        for path in folder.glob(f"{prefix}*")
+        if path.is_dir() and (digits := path.name.removeprefix(prefix)).isdigit()
+    }
+    return [found[step] for step in sorted(found)]
 
 
 def find_fault(path: Path) -> str | None:
@@ -267,7 +271,7 @@ def _listed(path: Path, ranks: Ranks) -> Listed:
 
 def _put_in_place(temporary: Path, target: Path) -> None:
     """Give a sealed checkpoint its name; one that had it (a step that was run again) goes."""
-    doomed = target.with_name(f".old-{target.name}")
+    doomed = target.with_name(f"{_REPLACED}{target.name.removeprefix('step-')}")
     if target.exists():
         shutil.rmtree(doomed, ignore_errors=True)
         os.replace(target, doomed)
