@@ -35,9 +35,9 @@ def spread(
     """
     strategy = config.strategy
     if strategy == "deepspeed":
-        from allsight.engine.parallel.deepspeed import require_deepspeed
+        from allsight.engine.parallel.deepspeed import refuse_deepspeed
 
-        require_deepspeed()
+        refuse_deepspeed()
     if ranks.world == 1:
         return Parallel(model, ranks)
     if strategy == "single":

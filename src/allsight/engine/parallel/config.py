@@ -44,7 +44,7 @@ class FSDPConfig(Config):
 
 
 class DeepSpeedConfig(Config):
-    """`strategy=deepspeed`: ZeRO as DeepSpeed does it (extra `deepspeed`)."""
+    """ZeRO as DeepSpeed does it (extra `deepspeed`); `allsight plan RECIPE --deepspeed` prints its settings."""
 
     stage: Literal[0, 1, 2, 3] = 2
     """What is sharded: 1 the optimiser, 2 gradients too, 3 parameters too."""
@@ -59,7 +59,7 @@ class ParallelConfig(Config):
 
     strategy: Strategy = "single"
     """One process; whole copies (ddp); parts of everything (fsdp); parts within groups of ranks that each
-    hold a whole copy (hsdp); DeepSpeed's ZeRO (deepspeed)."""
+    hold a whole copy (hsdp); DeepSpeed's ZeRO (deepspeed: settings only)."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which ranks that wait for a missing one give up."""
     ddp: DDPConfig = DDPConfig()

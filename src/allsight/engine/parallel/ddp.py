@@ -10,6 +10,7 @@ from typing import Any
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel
 from allsight.engine.parallel.config import DDPConfig
@@ -40,7 +41,13 @@ class DataParallel(Parallel):
             **_NO_BUFFER_SYNC,
         )
         if config.compression != "none":
-            self._module.register_comm_hook(None, _HOOKS[config.compression])
+            try:
+                self._module.register_comm_hook(None, _HOOKS[config.compression])
+            except TypeError as error:
+                raise ConfigError(
+                    f"config.parallel.ddp.compression: {config.compression} cannot be sent here ({error}); "
+                    "leave it out"
+                ) from error
 
     @property
     def loss_factor(self) -> float:

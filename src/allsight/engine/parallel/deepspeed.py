@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
 
 
-def require_deepspeed() -> None:
-    """Refuse in one line where DeepSpeed is not installed.
+def refuse_deepspeed() -> None:
+    """Say in one line what to do instead: the training loop here does not drive DeepSpeed's engine yet.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: Always.
     """
     if find_spec("deepspeed") is None:
         raise ConfigError(
             "config.parallel.strategy: deepspeed is not installed; pip install 'allsight[deepspeed]', or set "
             "strategy to fsdp, which shards the same things"
         )
+    raise ConfigError(
+        "config.parallel.strategy: allsight train does not drive DeepSpeed; `allsight plan RECIPE --deepspeed` "
+        "prints the settings for a script of your own; set strategy to fsdp, which shards the same things"
+    )
 
 
 def deepspeed_settings(config: RunConfig, world: int) -> dict[str, Any]:
