@@ -53,6 +53,7 @@ def _measured(model, batch) -> int:
     return highest
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_memory_of_a_pass_is_what_the_profiler_sees(name):
     config = _run(BACKBONES[name])

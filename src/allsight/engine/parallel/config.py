@@ -44,7 +44,7 @@ class FSDPConfig(Config):
 
 
 class DeepSpeedConfig(Config):
-    """ZeRO as DeepSpeed does it (extra `deepspeed`); `allsight plan RECIPE --deepspeed` prints its settings."""
+    """ZeRO as DeepSpeed does it; `allsight plan RECIPE --deepspeed` prints its settings."""
 
     stage: Literal[0, 1, 2, 3] = 2
     """What is sharded: 1 the optimiser, 2 gradients too, 3 parameters too."""

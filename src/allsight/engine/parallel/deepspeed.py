@@ -25,8 +25,8 @@ def refuse_deepspeed() -> None:
             "strategy to fsdp, which shards the same things"
         )
     raise ConfigError(
-        "config.parallel.strategy: allsight train does not drive DeepSpeed; `allsight plan RECIPE --deepspeed` "
-        "prints the settings for a script of your own; set strategy to fsdp, which shards the same things"
+        "config.parallel.strategy: allsight train does not drive DeepSpeed; `allsight plan RECIPE "
+        "--deepspeed` prints the settings for a script of your own; fsdp shards the same things"
     )
 
 
