@@ -70,6 +70,27 @@ def test_memory_of_a_pass_is_what_the_profiler_sees(name):
     assert cost.peak_with_gradients - batch.inputs["image"].nbytes == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_gradients_of_a_convolution_cost_twice_its_forward(groups):
+    with without_memory() as mode:
+        layer = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+        images = torch.zeros(2, 8, 5, 7)
+        batch = Batch("a", ("x", "y"), {"image": images}, {"label": torch.zeros(2).long()})
+
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.layer = torch.nn.Conv2d(8, 8, 1), layer
+
+            def forward(self, batch, state=None):
+                return {"x": self.layer(self.first(batch.inputs["image"]))}, None
+
+        cost = pass_cost(Model(), batch, precision="fp32", mode=mode)  # type: ignore[arg-type]
+    places, kernel = 2 * 5 * 7 * 8, 8 // groups * 9
+    # The first layer's input needs no gradient.
+    assert cost.work.flops == 2 * places * (3 * kernel + 2 * 8)
+
+
 def test_recomputation_takes_less_memory_and_more_arithmetic():
     plain = plan_run(_run(BACKBONES["internimage"]), gpus=1, kind="a100-40g")
     again = plan_run(_run(BACKBONES["internimage, recomputed"]), gpus=1, kind="a100-40g")

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from allsight.engine.building import Built, build_run, rebuilt_plan
 from allsight.engine.checkpoint import newest_whole
 from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
+from allsight.engine.diary import Diary, Passes, StepResult
 from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.evaluator import Evaluator
@@ -34,54 +35,14 @@ from allsight.engine.precision import Precision
 from allsight.engine.run_folder import create_run_folder, open_run_folder
 from allsight.engine.saving import Saving
 from allsight.engine.starting import start_from
-from allsight.engine.step_report import Parts, StepReport, StepReporter, describe_fault
+from allsight.engine.step_report import StepReporter
 from allsight.engine.streams import seeded
 from allsight.engine.training_state import TrainingState
-from allsight.types import Batch, CheckpointError, Costs, State, Step
+from allsight.types import Batch, CheckpointError, Costs, Step
 
 
 class RunFailed(RuntimeError):
     """The run stopped itself; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What happened in one optimiser step, over all ranks.
-
-    Args:
-        number: From 0.
-        loss: The number that was minimised.
-        losses: Task -> loss name -> mean over the global batch, before weights.
-        grad_norm: Before clipping.
-        seconds: Of the whole step, waiting included.
-        wait_s: Of it, waiting for data.
-        samples: Task -> rows of its global batch.
-        costs: Task -> what its data took to make, of this rank.
-        skipped: The step was not finite and changed nothing.
-        metrics: Results of an evaluation that followed the step.
-    """
-
-    number: int
-    loss: float
-    losses: Mapping[str, Mapping[str, float]]
-    lr: float
-    grad_norm: float
-    seconds: float
-    wait_s: float
-    samples: Mapping[str, int]
-    costs: Mapping[str, Costs]
-    skipped: bool
-    metrics: Mapping[str, float] | None = None
-
-
-@dataclass
-class Passes:
-    """What the forward and backward passes of a step left on this rank, one entry for each micro-batch."""
-
-    batches: list[Batch]
-    states: list[State] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    parts: Parts = field(default_factory=dict)
 
 
 class Trainer:
@@ -173,6 +134,8 @@ class Trainer:
             create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
         self.ranks.wait()
         self.events = EventLog(self.folder, self.ranks.rank)
+        self._diary = Diary(self.events, self.ranks, self._ledger)
+        self._set_sizes = {name: task.size for name, task in self._plan.tasks.items()}
         for note in notes:
             self.events.write("note", 0, text=note)
         self._state = TrainingState(
@@ -333,11 +296,14 @@ class Trainer:
                 self.events.write("note", step.number, text=text)
             else:
                 self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
-                self._name_culprits(step, passes, report)
+                self._diary.skipped(step, passes, report, self._skipped)
         self.step = step.number + 1
         self._ledger.see(step.sizes)
         if report.num_corrupt:
-            self._note_corrupt(step)
+            self._diary.corrupt(step)
+            excess = self._ledger.excess(self._set_sizes, self.config.data.max_corrupt_fraction)
+            if excess is not None:
+                self._fail(excess)
         return StepResult(
             number=step.number,
             loss=report.loss,
@@ -414,7 +380,7 @@ class Trainer:
     def _after(self, result: StepResult) -> dict[str, float] | None:
         """Events, evaluation and checkpoint that follow a step; metrics if it was evaluated."""
         self._saving.poll()
-        self._note_step(result)
+        self._diary.step(result, [] if self._loader is None else self._loader.workforce.news())
         if self._skipped_in_a_row >= self.config.train.max_skipped_in_a_row:
             self._fail(
                 f"{self._skipped_in_a_row} steps in a row were not finite; lower optim.lr or set "
@@ -483,60 +449,6 @@ class Trainer:
         self.events.write(
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
         )
-
-    def _note_step(self, result: StepResult) -> None:
-        self.events.write(
-            "train",
-            result.number,
-            values={
-                "loss": result.loss,
-                "lr": result.lr,
-                "grad_norm": result.grad_norm,
-                "seconds": result.seconds,
-                "wait_s": result.wait_s,
-                "samples": sum(result.samples.values()),
-            },
-        )
-        for task, losses in result.losses.items():
-            values = {"loss": sum(losses.values()), **losses, "samples": result.samples[task]}
-            self.events.write("train", result.number, task=task, values=values)
-        for task, costs in result.costs.items():
-            if costs.samples:
-                self.events.write("data", result.number, task=task, values=asdict(costs))
-        news = [] if self._loader is None else self._loader.workforce.news()
-        for text in news:
-            self.events.write("alarm", result.number, text=text)
-
-    def _name_culprits(self, step: Step, passes: Passes, report: StepReport) -> None:
-        """Say which samples were in the micro-batches whose loss was not finite."""
-        each = zip(passes.batches, passes.losses, strict=True)
-        own = [batch.ids for batch, loss in each if not bool(loss.isfinite())]
-        ids = [name for theirs in self.ranks.gather(own) for names in theirs for name in names]
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        samples = f" (samples {shown})" if ids else ""
-        self.events.write(
-            "alarm",
-            step.number,
-            values={"skipped": self._skipped},
-            text=f"step {step.number}: {describe_fault(report)}{samples}; step skipped, nothing was changed",
-        )
-
-    def _note_corrupt(self, step: Step) -> None:
-        own = [bad for name in step.tasks for batch in step.batches[name] for bad in batch.corrupt]
-        for bad in (bad for theirs in self.ranks.gather(own) for bad in theirs):
-            is_new = self._ledger.add(bad)
-            if is_new:
-                self.events.write(
-                    "data",
-                    step.number,
-                    task=bad.task,
-                    values={"corrupt": self._ledger.count(bad.task)},
-                    text=f"{bad.id}: {bad.reason}; replaced by {bad.replacement}",
-                )
-        sizes = {name: task.size for name, task in self._plan.tasks.items()}
-        excess = self._ledger.excess(sizes, self.config.data.max_corrupt_fraction)
-        if excess is not None:
-            self._fail(excess)
 
     def _fail(self, text: str) -> None:
         self.events.write("alarm", self.step, text=f"step {self.step}: {text}")

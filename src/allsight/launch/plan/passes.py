@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from allsight.config import ConfigError
 from allsight.engine.precision import HALF
-from allsight.models.base import TaskModel
 from allsight.types import Batch
 from allsight.types.batches import map_tensors
 
@@ -76,7 +75,7 @@ def without_memory() -> Iterator[FakeTensorMode]:
             setattr(nn.init, name, function)
 
 
-def pass_cost(model: TaskModel, batch: Batch, *, precision: str, mode: FakeTensorMode) -> PassCost:
+def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode) -> PassCost:
     """Cost of one pass of a model made within `without_memory`; the mean of its outputs stands for the loss.
 
     Raises:
@@ -96,7 +95,7 @@ def pass_cost(model: TaskModel, batch: Batch, *, precision: str, mode: FakeTenso
             total = _mean_of(outputs)
             del outputs
             total.backward()
-    except (torch._subclasses.fake_tensor.DataDependentOutputException, NotImplementedError) as error:
+    except (DataDependentOutputException, NotImplementedError) as error:
         raise ConfigError(
             f"plan: {type(model).__name__} cannot be planned, since its forward depends on the contents of "
             f"pictures or texts ({str(error).splitlines()[0] or type(error).__name__})"
@@ -128,6 +127,17 @@ def _tensors_of(batch: Batch) -> list[Tensor]:
     return found
 
 
+def _flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
+    if operator is torch.ops.aten.convolution_backward:
+        # PyTorch's own count takes the gradient of a grouped kernel for that of a dense one.
+        grad, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+        places = inputs if transposed else grad
+        return 2 * places.numel() * weight[0].numel() * (int(wanted[0]) + int(wanted[1]))
+    if operator in flop_registry:
+        return int(flop_registry[operator](*args, **kwargs, out_val=out))
+    return 0
+
+
 class _Meter(TorchDispatchMode):
     """Counts FLOPs, traffic, and the memory of all tensors that live at once."""
 
@@ -143,10 +153,7 @@ class _Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         new = sum(self._note(tensor) for tensor in made)
-        packet = func.overloadpacket
-        flops = 0
-        if packet in flop_registry:
-            flops = int(flop_registry[packet](*args, **(kwargs or {}), out_val=out))
+        flops = _flops(func.overloadpacket, args, kwargs or {}, out)
         # Views and look-ups move nothing.
         if new or flops or func._schema.is_mutable:
             read = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
