@@ -279,6 +279,11 @@ class InternImage(Backbone):
         """Return stem and blocks in order; `compat`: as the official code counts (`internimage_depth`)."""
         return layers_in_order(self, compat)
 
+    def blocks_in_order(self) -> list[nn.Module]:
+        """Return the blocks of all stages; stem, downsamplings and closing norms are in none."""
+        stages: Any = self.stages
+        return [block for stage in stages for block in stage.blocks]
+
     @classmethod
     def from_official(
         cls, source: Source, config: InternImage.Config | None = None, *, ema: bool = False
