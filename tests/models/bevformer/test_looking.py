@@ -8,7 +8,7 @@ from allsight.models.bevformer.looking import looks_for
 
 
 def test_a_box_is_looked_for_where_it_would_be_seen():
-    """With untrained offsets of pixels, points lie around the projection of the place that the query is for."""
+    """With untrained offsets of pixels, points lie around the projection of the query's place."""
     torch.manual_seed(0)
     config = BEVFormer.Config.variant("micro")
     model = BEVFormer(config).eval()
