@@ -104,7 +104,7 @@ class Session:
     def train(
         self, config: RunConfig, every: int = 100, start: Trainer | None = None
     ) -> tuple[Trainer, Values, float]:
-        """Train to the end, from another's weights if given; the trainer, the last metrics and CPU minutes."""
+        """Train to the end, perhaps from another's weights; trainer, last metrics, CPU minutes."""
         begun, trainer = cpu_s(), Trainer(replace(config, {"train.threads": self.threads}))
         if start is not None:
             trainer.model.load_state_dict(start.model.state_dict())
@@ -150,7 +150,7 @@ def boxes_only(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overfit(session: Session) -> tuple[list[Bar], list[str]]:
-    """8 clips by heart: frequent classes, no augmentation; then again with distances that weigh four times."""
+    """8 clips by heart: frequent classes, no augmentation; in the second half distances weigh four times."""
     data = session.drives("easy8", train=8, val=1)
     steps = session.length(3000)
     known = boxes_only({**_STILL, "val_split": "train", "classes": FREQUENT})
