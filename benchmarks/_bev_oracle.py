@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from allsight import Trainer
 from allsight.backbones import Backbone
 from allsight.config import Mixture
 from allsight.data.driving.poses import heading, inverse, moved
@@ -26,6 +27,7 @@ from allsight.data.world.drives.sampling import sample_drive
 from allsight.engine.config import EvalConfig, RunConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.schedule import Cosine
+from allsight.layers import SpatialCrossAttention
 from allsight.models import BEVFormer
 from allsight.models.bevformer import BEVNetwork, DetectionHead
 from allsight.tasks import BEVDetection
@@ -238,6 +240,16 @@ def oracle_run(name: str, *, temporal: bool, steps: int, scenes: int, val_scenes
         schedule=Cosine.Config(steps=steps, warmup_steps=max(1, min(100, steps // 4))),
         eval=EvalConfig(batch_size=4),
     )
+
+
+def look_straight(trainer: Trainer) -> None:
+    """Let cells begin with looking at their own place: here nothing hides what stands there.
+
+    Networks begin with looks at whole pixels around it, which are several metres off in so coarse a picture.
+    """
+    for module in trainer.model.modules():
+        if isinstance(module, SpatialCrossAttention):
+            nn.init.zeros_(module.sampling_offsets.bias)
 
 
 def broken(config: RunConfig, how: str) -> RunConfig:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from _bev_oracle import broken, oracle_run
+from _bev_oracle import broken, look_straight, oracle_run
 from _page import RESULTS, setting_of, write_page
 
 from allsight import Trainer
@@ -101,9 +101,13 @@ class Session:
     def length(self, steps: int) -> int:
         return self.steps or (4 if self.quick else steps)
 
-    def train(self, config: RunConfig, every: int = 100) -> tuple[Trainer, Values, float]:
+    def train(
+        self, config: RunConfig, every: int = 100, prepare: Callable[[Trainer], None] | None = None
+    ) -> tuple[Trainer, Values, float]:
         """Train to the end; the trainer, the last metrics and CPU minutes."""
         begun, trainer = cpu_s(), Trainer(replace(config, {"train.threads": self.threads}))
+        if prepare is not None:
+            prepare(trainer)
         for step in trainer:
             if step.number % every == 0:
                 parts = {name: {k: round(v, 2) for k, v in one.items()} for name, one in step.losses.items()}
@@ -148,7 +152,7 @@ def boxes_only(changes: Mapping[str, Any]) -> dict[str, Any]:
 def overfit(session: Session) -> tuple[list[Bar], list[str]]:
     """8 clips by heart: frequent classes, no augmentation."""
     data = session.drives("easy8", train=8, val=1)
-    steps = session.length(3000)
+    steps = session.length(1500)
     config = micro(data, "overfit", steps, boxes_only({**_STILL, "val_split": "train", "classes": FREQUENT}))
     _, values, minutes = session.train(config)
     return [
@@ -219,8 +223,8 @@ def oracle(session: Session) -> tuple[list[Bar], list[str]]:
     scenes, val = (8, 2) if session.quick else (600, 40)
     config = oracle_run("temporal", temporal=True, steps=steps, scenes=scenes, val_scenes=val)
     still = oracle_run("static", temporal=False, steps=steps, scenes=scenes, val_scenes=val)
-    trainer, with_past, minutes = session.train(config)
-    _, without, more = session.train(still)
+    trainer, with_past, minutes = session.train(config, prepare=look_straight)
+    _, without, more = session.train(still, prepare=look_straight)
     cut, shifted = (judged_as(trainer, broken(config, how))["boxes"] for how in ("history", "alignment"))
     mave = with_past["boxes/mave"]
     return [

@@ -44,7 +44,7 @@ def looks_for(
     row: int = 0,
     answer: int = 0,
 ) -> list[Look]:
-    """Follow an answer's query through the last decoder layer to cells, and these through the last encoder's.
+    """Follow an answer's query through the last decoder layer to cells, and these into the cameras.
 
     Weights are those of attention alone, in the last layers alone: they say where was looked, not why.
 
