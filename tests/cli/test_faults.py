@@ -36,7 +36,7 @@ def fault(words: list[str], capsys: Capture, status: int = 2) -> str:
         ("train joint_world --resum", "No such option: --resum"),
         ("config", "name a recipe, or --list to see them"),
         ("config joint_world --list", "--list lists all recipes; leave out 'joint_world'"),
-        ("predict joint_world", "Missing argument 'PICTURE'; see allsight predict --help"),
+        ("predict joint_world", "Missing argument 'PICTURE...'; see allsight predict --help"),
         ("predict joint_world x.jpg --top 0", "Invalid value for '--top'"),
         ("train joint_world --processes 0", "Invalid value for '--processes'"),
         ("train joint_world --processes 2 --gpus 2", "--processes and --gpus say the same thing; give one"),

@@ -107,7 +107,7 @@ def test_a_typo_is_one_line_that_names_its_path(path: str, seed: int) -> None:
         ("optim.lr=-1", "config.optim.lr: input should be greater than 0, got -1"),
         ("optim.lr.x=1", "config.optim.lr.x: 'config.optim.lr' is a single value and has no fields"),
         ("optim.kind=adam", "config.optim.kind: no optimiser 'adam'; did you mean 'adamw'?"),
-        ("optim.kind=cosine", "config.optim.kind: no optimiser 'cosine'; there are: adamw, sgd"),
+        ("optim.kind=cosine", "config.optim.kind: no optimiser 'cosine'; there are: adamw, muon, sgd"),
         ("optim=sgd", "config.optim: expected a mapping of settings, got 'sgd'"),
         ("optim.momentum=0.9", "config.optim.momentum: no such field"),
         ("schedule.steps=1.5", "config.schedule.steps: expected int or None, got 1.5"),
@@ -127,7 +127,7 @@ def test_a_typo_is_one_line_that_names_its_path(path: str, seed: int) -> None:
         ("model.backbone.depths.7=1", "config.model.backbone.depths.7: expected a position from 0 to 3"),
         (
             "precision=fp31",
-            "config.precision: expected 'fp32', 'bf16' or 'fp64', got 'fp31'; did you mean 'fp32'?",
+            "config.precision: expected 'fp32', 'bf16', 'fp16' or 'fp64', got 'fp31'; did you mean 'fp32'?",
         ),
         ("name=a/b", "config.name: expected a plain folder name, got 'a/b'"),
         ("name=", "config.name: expected a plain folder name, got ''"),

@@ -151,7 +151,7 @@ def _cosines(
         members.setdefault(part_of(name), []).append(number)
     tables = {}
     for part, numbers in members.items():
-        flat = {task: torch.cat([mean[n] for n in numbers]) for task, mean in means.items()}
+        flat = {task: torch.cat([mean[n].flatten() for n in numbers]) for task, mean in means.items()}
         # 0 / 0 is nan: a task that does not touch this part.
         tables[part] = tuple(
             tuple(float(a @ b / (a.norm() * b.norm())) for b in flat.values()) for a in flat.values()

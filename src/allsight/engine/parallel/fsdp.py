@@ -54,8 +54,9 @@ class FullyShard(Parallel):
         super().__init__(model, ranks)
         whole = {p for p in model.parameters() if p.ndim == 0}
         options: dict[str, Any] = {
-            "mesh": _hybrid_mesh(config, ranks) if hybrid else _mesh(ranks),
+            # Before the mesh, which asks the other ranks: what is wrong with the settings is said at once.
             "mp_policy": _policy(config, precision),
+            "mesh": _hybrid_mesh(config, ranks) if hybrid else _mesh(ranks),
             "offload_policy": CPUOffloadPolicy(pin_memory=ranks.device.type != "cpu")
             if config.offload
             else OffloadPolicy(),
