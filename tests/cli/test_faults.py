@@ -197,9 +197,7 @@ def test_a_run_that_stops_itself_is_status_1(
 def test_a_run_whose_end_could_not_be_saved_has_failed(
     world: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "allsight.engine.trainer.save_checkpoint", _raising(OSError(errno.ENOSPC, "No space"))
-    )
+    monkeypatch.setattr("allsight.engine.saving.save_checkpoint", _raising(OSError(errno.ENOSPC, "No space")))
     words = ["train", "joint_smoke", f"data.root={world}", "--runs", str(tmp_path), "--quiet"]
     line = fault(words, capsys, status=1)
     assert "trained to step 4, but its checkpoint could not be written, nor any before it" in line

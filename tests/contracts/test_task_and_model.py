@@ -93,7 +93,7 @@ def test_a_field_for_any_model_takes_plain_models_and_task_models():
 
 def test_a_model_must_say_its_kind():
     with pytest.raises(
-        ConfigError, match=r"model.kind: required; one of bevformer, classifier, multi_head, parts"
+        ConfigError, match=r"model.kind: required; one of bevformer, classifier, m3i, multi_head, parts"
     ):
         build(Model.Config, {}, path="model")
 

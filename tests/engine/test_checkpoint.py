@@ -122,7 +122,7 @@ def test_a_full_disk_is_called_so_whatever_pytorch_calls_it(tmp_path, monkeypatc
 def test_prune_keeps_the_newest_and_the_named(tmp_path):
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, step, TENSORS, Ranks())
-    prune(tmp_path, keep_last=2, keep={1})
+    prune(tmp_path, 2, keep={1})
     assert [c.step for c in list_checkpoints(tmp_path)] == [1, 3, 4]
 
 

@@ -214,7 +214,7 @@ def test_resume_before_every_task_was_drawn(tmp_path):
 
 
 def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch):
-    config = small_run()
+    config = replace(small_run(), {"checkpoint.asynchronous": False})
     trainer = Trainer(config, folder=tmp_path / "run")
     real = __import__("os").fsync
     state = {"full": False}
@@ -236,8 +236,8 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch):
 
 def test_a_best_checkpoint_that_could_not_be_written_is_not_the_best(tmp_path, monkeypatch):
     """Else the weights of the run would be those of a folder that is not there."""
-    config = replace(small_run(), {"eval.every_steps": 4, "checkpoint.every_steps": None})
-    trainer = Trainer(config, folder=tmp_path / "run")
+    changes = {"eval.every_steps": 4, "checkpoint.every_steps": None, "checkpoint.asynchronous": False}
+    trainer = Trainer(replace(small_run(), changes), folder=tmp_path / "run")
     scores = iter([0.5, 0.9, 0.6])
     monkeypatch.setattr(trainer, "_main_metric", lambda metrics: next(scores))
     full: list[bool] = []
@@ -247,7 +247,7 @@ def test_a_best_checkpoint_that_could_not_be_written_is_not_the_best(tmp_path, m
             raise OSError(28, "No space left on device")
         return save_checkpoint(*args)
 
-    monkeypatch.setattr("allsight.engine.trainer.save_checkpoint", save)
+    monkeypatch.setattr("allsight.engine.saving.save_checkpoint", save)
     for step in trainer:
         full[:] = [True] if step.number == 6 else []
         best = read_best(tmp_path / "run" / "checkpoints")

@@ -225,11 +225,6 @@ def test_truth_of_soft_labels_is_the_soft_label():
     assert truth.scores.tolist() == [0.25, 0.75]
 
 
-def test_it_cannot_be_cast_to_a_query_yet():
-    with pytest.raises(NotImplementedError, match="Classification has no query"):
-        task_of(num_classes=2).cast(batch_of([0]))
-
-
 def test_training_samples_can_be_left_out_by_name(folder):
     task = task_of(folder, leave_out=("cat/1", "cat/2"))
     assert len(task.reader("train")) == 6

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from allsight.backbones._base import BACKBONES, Backbone, DepthLayer
     from allsight.backbones.internimage import InternImage
     from allsight.backbones.resnet import ResNet
+    from allsight.backbones.vit import ViT
 
-__all__ = ["BACKBONES", "Backbone", "DepthLayer", "InternImage", "ResNet"]
+__all__ = ["BACKBONES", "Backbone", "DepthLayer", "InternImage", "ResNet", "ViT"]
 
 _LAZY = {
     "BACKBONES": "_base",
@@ -18,6 +19,7 @@ _LAZY = {
     "DepthLayer": "_base",
     "InternImage": "internimage",
     "ResNet": "resnet",
+    "ViT": "vit",
 }
 
 

@@ -20,6 +20,7 @@ BACKBONES = Family(
     {
         "internimage": "allsight.backbones.internimage:InternImage",
         "resnet": "allsight.backbones.resnet:ResNet",
+        "vit": "allsight.backbones.vit:ViT",
     },
 )
 

@@ -6,6 +6,7 @@ Letters: b batch, h w map, c channels. Maps are channels last [b, h, w, c] insid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -130,6 +131,8 @@ class InternImage(Backbone):
             drop_path_rule: Linear: rising from 0 in the first block to `drop_path` in the last; uniform: the
                 same in all.
             stem_stride: Input pixels per cell of the first map; 2 or 1 for small pictures.
+            later_strides: By how much each step from one stage to the next shrinks the map; 1 keeps small
+                pictures from becoming single cells. None: halved each time, as published.
             init_std: Standard deviation of the linear layers' first weights, but for those of the operator.
             residual_init: How large branches start. Depth: each 1 / sqrt(number of branches) of the plain
                 start, so that their sum is as large as one; zero: every block starts as the identity. What
@@ -164,6 +167,7 @@ class InternImage(Backbone):
         init_std: float = Field(default=0.02, gt=0)
         residual_init: Literal["plain", "depth", "zero"] = "plain"
         stem_stride: Literal[4, 2, 1] = 4
+        later_strides: tuple[Literal[1, 2], ...] | None = None
         frozen_stages: int = Field(default=-1, ge=-1)
         out_stages: tuple[int, ...] = Field(default=(0, 1, 2, 3), min_length=1)
         remat: Literal["none", "block"] = "none"
@@ -192,6 +196,11 @@ class InternImage(Backbone):
                     f"residual_init: '{self.residual_init}' and layer_scale both make branches start small; "
                     "use one of them"
                 )
+            if self.later_strides is not None and len(self.later_strides) != stages - 1:
+                raise ValueError(
+                    f"later_strides: expected one between each two stages ({stages - 1}), got "
+                    f"{self.later_strides}"
+                )
             check_operator(self)
             _check_rising("out_stages", self.out_stages, stages)
             if self.frozen_stages > max(self.out_stages) + 1:
@@ -205,6 +214,14 @@ class InternImage(Backbone):
         def stage_channels(self, stage: int) -> int:
             """Width of a stage."""
             return self.channels * 2**stage
+
+        def step_stride(self, stage: int) -> int:
+            """By how much the map shrinks after a stage."""
+            return 2 if self.later_strides is None else self.later_strides[stage]
+
+        def stage_stride(self, stage: int) -> int:
+            """Input pixels per cell of a stage's map."""
+            return self.stem_stride * prod(self.step_stride(before) for before in range(stage))
 
         @classmethod
         def from_official_args(cls, args: Mapping[str, Any]) -> InternImage.Config:
@@ -232,7 +249,7 @@ class InternImage(Backbone):
         )
         self.downsamples = nn.ModuleList(Downsample(config, i) for i in range(built - 1))
         self.feature_specs = tuple(
-            FeatureSpec(config.stage_channels(i), config.stem_stride * 2**i) for i in config.out_stages
+            FeatureSpec(config.stage_channels(i), config.stage_stride(i)) for i in config.out_stages
         )
         start_weights(self)
         if config.frozen_stages >= 0:
@@ -261,6 +278,11 @@ class InternImage(Backbone):
     def layers_in_order(self, compat: str = "none") -> tuple[DepthLayer, ...]:
         """Return stem and blocks in order; `compat`: as the official code counts (`internimage_depth`)."""
         return layers_in_order(self, compat)
+
+    def blocks_in_order(self) -> list[nn.Module]:
+        """Return the blocks of all stages; stem, downsamplings and closing norms are in none."""
+        stages: Any = self.stages
+        return [block for stage in stages for block in stage.blocks]
 
     @classmethod
     def from_official(
@@ -352,12 +374,12 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size, twice the channels."""
+    """Half the size (see `later_strides`), twice the channels."""
 
     def __init__(self, config: InternImage.Config, stage: int) -> None:
         super().__init__()
         channels = config.stage_channels(stage)
-        self.conv = ConvLast(channels, 2 * channels, 3, 2, 1, bias=False)
+        self.conv = ConvLast(channels, 2 * channels, 3, config.step_stride(stage), 1, bias=False)
         self.norm = make_norm(config.norm, 2 * channels)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c2"]:

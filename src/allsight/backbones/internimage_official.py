@@ -76,7 +76,13 @@ _CONSTRUCTOR: dict[str, Any] = {
 # The YAML of the classification code has defaults of its own for these.
 _YAML: dict[str, Any] = {"depths": (4, 4, 18, 4), "groups": (4, 8, 16, 32), "drop_path_rate": 0.1}
 # Settings of ours that have one value there.
-_OFFICIALLY = {"operator": "dcnv3", "stem_stride": 4, "softmax": True, "shared_weights": True}
+_OFFICIALLY = {
+    "operator": "dcnv3",
+    "stem_stride": 4,
+    "later_strides": None,
+    "softmax": True,
+    "shared_weights": True,
+}
 ARGUMENTS = frozenset(_CONSTRUCTOR)
 """Names of the official constructor's arguments."""
 _OF_THE_FRAMEWORK = ("type", "init_cfg", "_delete_")

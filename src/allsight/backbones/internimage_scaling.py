@@ -128,7 +128,7 @@ def _operator(config: InternImage.Config, stage: int) -> tuple[int, int]:
 
 
 def _downsample(config: InternImage.Config, stage: int, hw_px: tuple[int, int]) -> PartCost:
-    c, out = config.stage_channels(stage), _halved(hw_px)
+    c, out = config.stage_channels(stage), _halved(hw_px) if config.step_stride(stage) == 2 else hw_px
     return PartCost(f"downsample {stage + 1}", out, 18 * c * c + 4 * c, _area(out) * 18 * c * c)
 
 

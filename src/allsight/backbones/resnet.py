@@ -137,6 +137,10 @@ class ResNet(Backbone):
         stages = [self.get_submodule(f"layer{i + 1}") for i in range(max(self.config.out_stages) + 1)]
         return [nn.ModuleList([self.conv1, self.bn1]), *stages]
 
+    def blocks_in_order(self) -> list[nn.Module]:
+        """Return the blocks of all stages; the stem is in none."""
+        return [block for stage in self._parts()[1:] for block in stage.children()]
+
     def train(self, mode: bool = True) -> ResNet:
         """Frozen parts stay as in evaluation."""
         super().train(mode)

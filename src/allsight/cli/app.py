@@ -13,6 +13,7 @@ from allsight.cli import (
     demonstration,
     exporting,
     looking,
+    planning,
     running,
     using,
     watching,
@@ -51,6 +52,7 @@ def _before(
 
 
 app.command("train", short_help="Train a recipe, or go on with a run.")(running.train)
+app.command("plan", short_help="Say what a run would take, without running it.")(planning.plan)
 app.command("eval", short_help="Score weights on validation samples.")(using.evaluate)
 app.command("predict", short_help="Answer for pictures.")(using.predict)
 app.command("export", short_help="Write a model as ONNX or for torch.export.")(exporting.export)

@@ -13,6 +13,7 @@ from allsight.data.sampler import Plan, TaskPlan
 from allsight.data.text import Tokenizer
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks
+from allsight.engine.parallel.config import SHARDED
 from allsight.engine.precision import Precision
 from allsight.engine.schedule import Schedule, build_schedule
 from allsight.engine.streams import seeded
@@ -55,7 +56,7 @@ def build_run(config: RunConfig, ranks: Ranks) -> Built:
         per_epoch = plan_of_only.epoch_size / config_of_only.batch_size
     schedule = build_schedule(config.schedule, steps_per_epoch=per_epoch)
     plan = build_plan(config, tasks, readers, ranks.rank, ranks.world, schedule.steps)
-    model = build_model(config, tasks, ranks.device)
+    model = build_model(config, tasks, _place(config, ranks))
     model.train()
     return Built(tasks, model, plan, schedule, _peak_lr(config, only), Ledger(), shared_tokenizer(tasks))
 
@@ -106,6 +107,16 @@ def build_plan(
     )
 
 
+def rebuilt_plan(config: RunConfig, tasks: Mapping[str, Task], ranks: Ranks, steps: int) -> Plan:
+    """The order of a run's data under settings that changed in the middle of it.
+
+    Raises:
+        ConfigError: As `build_plan`.
+    """
+    readers = {name: task.reader("train") for name, task in tasks.items()}
+    return build_plan(config, tasks, readers, ranks.rank, ranks.world, steps)
+
+
 def rebuild_plan(text: str, rank: int, world: int, steps: int) -> Plan:
     """The plan again, in a worker process. The text is this very run's, so its code is trusted already."""
     config = build(RunConfig, parse_yaml(text, where="plan"), trust=True)
@@ -120,6 +131,12 @@ def build_model(config: RunConfig, tasks: Mapping[str, Task], device: torch.devi
         model = model_for_tasks(config.model, tasks)
     Precision(config.precision, device).prepare(model)
     return model.to(device)
+
+
+def _place(config: RunConfig, ranks: Ranks) -> torch.device:
+    """Where the model is made: one that will be sharded may not fit a device whole."""
+    sharded = config.parallel.strategy in SHARDED and ranks.world > 1
+    return torch.device("cpu") if sharded else ranks.device
 
 
 def _peak_lr(config: RunConfig, only: str | None) -> float:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -26,6 +28,10 @@ from allsight.engine.distributed import Ranks
 from allsight.types import CheckpointError
 
 Tensors = dict[str, Tensor]
+Listed = dict[str, dict[str, Any]]
+"""File -> `bytes` and `sha256`."""
+
+_REPLACED = ".replaced-step-"
 
 
 @dataclass(frozen=True)
@@ -55,19 +61,24 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, ranks: Ranks) -> 
         except OSError as error:
             problem = str(error)
     _raise_together(problem, ranks)
+    listed: Listed = {}
     try:
         writer = FileSystemWriter(temporary, single_file_per_rank=True, sync_files=True)
         with _one_process_is_meant():
-            dcp.save(tensors, storage_writer=writer, no_dist=ranks.world == 1)
-        if ranks.is_first:
-            _seal(temporary, step)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-            _sync_folder(folder)
+            dcp.save(tensors, storage_writer=writer, process_group=ranks.group, no_dist=ranks.world == 1)
+        listed = _listed(temporary, ranks)
     except (OSError, CheckpointException, RuntimeError) as error:
         problem = _lack_of_space(folder, temporary, tensors) or _first_line(error)
-        if ranks.is_first:
+    found = ranks.gather((problem, listed))
+    problem = next((text for text, _ in found if text), "")
+    if ranks.is_first:
+        try:
+            if not problem:
+                _seal(temporary, step, {name: entry for _, files in found for name, entry in files.items()})
+                _put_in_place(temporary, target)
+        except OSError as error:
+            problem = str(error)
+        if problem:
             shutil.rmtree(temporary, ignore_errors=True)
     _raise_together(problem, ranks)
     return Saved(step, target)
@@ -89,12 +100,14 @@ def newest_whole(folder: Path, *, tell: Callable[[str], None] = lambda text: Non
 
 def list_checkpoints(folder: Path) -> list[Saved]:
     """The checkpoints in `folder`, oldest first, whether whole or not."""
-    found = [
-        Saved(int(path.name.removeprefix("step-")), path)
-        for path in folder.glob("step-*")
-        if path.is_dir() and path.name.removeprefix("step-").isdigit()
-    ]
-    return sorted(found, key=lambda saved: saved.step)
+    # One that was being replaced counts until its successor has its name.
+    found = {
+        int(digits): Saved(int(digits), path)
+        for prefix in (_REPLACED, "step-")
+        for path in folder.glob(f"{prefix}*")
+        if path.is_dir() and (digits := path.name.removeprefix(prefix)).isdigit()
+    }
+    return [found[step] for step in sorted(found)]
 
 
 def find_fault(path: Path) -> str | None:
@@ -123,26 +136,72 @@ def load_tensors(path: Path, wanted: Callable[[str], bool]) -> Tensors:
     Raises:
         CheckpointError: The checkpoint cannot be read.
     """
-    try:
-        reader = FileSystemReader(path)
-        stored = reader.read_metadata().state_dict_metadata
-        tensors = {
-            key: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for key, entry in stored.items()
-            if isinstance(entry, TensorStorageMetadata) and wanted(key)
-        }
-        # Each rank asks for what it needs, so no plan is agreed on between ranks.
-        with _one_process_is_meant():
-            dcp.load(tensors, storage_reader=reader, no_dist=True)
-    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+    tensors = {
+        key: torch.empty(shape, dtype=dtype)
+        for key, (shape, dtype) in stored_tensors(path).items()
+        if wanted(key)
+    }
+    load_into(path, tensors)
     return tensors
 
 
-def prune(folder: Path, *, keep_last: int, keep: set[int]) -> None:
-    """Remove all but the newest `keep_last` checkpoints and those of the steps in `keep`."""
+def stored_tensors(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Key -> shape and format of each tensor of a checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    with _readable(path):
+        stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {
+        key: (entry.size, entry.properties.dtype)
+        for key, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def load_into(path: Path, tensors: Tensors) -> None:
+    """Fill tensors with what a checkpoint holds under their keys; of a sharded one, only this rank's part.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read; tensors may then be half filled.
+    """
+    # Each rank asks for what it needs, so no plan is agreed on between ranks.
+    with _readable(path), _one_process_is_meant():
+        dcp.load(tensors, storage_reader=FileSystemReader(path), no_dist=True)
+
+
+def copy_checkpoint(path: Path, target: str, ranks: Ranks) -> None:
+    """Copy a whole checkpoint to a folder that fsspec reaches; each rank its own files, COMPLETE at the end.
+
+    Raises:
+        OSError: It could not be copied, the same on all ranks.
+    """
+    problem, place = "", f"{target.rstrip('/')}/{path.name}"
+    # What marks it as whole comes when everything else is there.
+    marks = ["manifest.json", "COMPLETE"] if ranks.is_first else []
+    for names in (_own_names(path, ranks), marks):
+        try:
+            files, root = fsspec.url_to_fs(place)
+            files.makedirs(root, exist_ok=True)
+            for name in names:
+                files.put_file(str(path / name), f"{root}/{name}")
+        # Stores raise what they like, and a copy is not worth a run.
+        except Exception as error:
+            problem = f"{type(error).__name__}: {_first_line(error)}"
+        _raise_together(problem, ranks)
+
+
+def prune(folder: Path, keep_last: int, *, keep: set[int], every: int | None = None) -> None:
+    """Remove checkpoints.
+
+    Args:
+        keep_last: So many of the newest stay.
+        keep: So do those of these steps,
+        every: and those of multiples of this.
+    """
     for saved in list_checkpoints(folder)[:-keep_last]:
-        if saved.step not in keep:
+        if saved.step not in keep and (every is None or saved.step % every):
             # Renamed first, so that a kill in the middle leaves nothing that looks like a checkpoint.
             doomed = folder / f".old-{saved.path.name}"
             os.replace(saved.path, doomed)
@@ -179,6 +238,14 @@ def read_best(folder: Path) -> tuple[int, float] | None:
 
 
 @contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+
+
+@contextmanager
 def _one_process_is_meant() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -191,12 +258,29 @@ def _path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _seal(path: Path, step: int) -> None:
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}
-        for file in sorted(path.iterdir())
-        if file.is_file()
-    }
+def _own_names(path: Path, ranks: Ranks) -> list[str]:
+    names = sorted(file.name for file in path.glob(f"__{ranks.rank}_*"))
+    return [*names, ".metadata"] if ranks.is_first else names
+
+
+def _listed(path: Path, ranks: Ranks) -> Listed:
+    """Size and checksum of the files that this rank has written."""
+    own = [path / name for name in _own_names(path, ranks)]
+    return {file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)} for file in own}
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Give a sealed checkpoint its name; one that had it (a step that was run again) goes."""
+    doomed = target.with_name(f"{_REPLACED}{target.name.removeprefix('step-')}")
+    if target.exists():
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(target, doomed)
+    os.replace(temporary, target)
+    _sync_folder(target.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _seal(path: Path, step: int, files: Listed) -> None:
     for name, text in (
         ("manifest.json", json.dumps({"step": step, "files": files}, indent=1)),
         ("COMPLETE", ""),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from allsight.engine.parallel.shards import local_part, norms
 
 _SMALLEST_NORM = 1e-3
 """Of weights: a unit that starts at zero could otherwise never move."""
@@ -37,25 +40,50 @@ class Clipping:
         """Bound the gradients where they are.
 
         Args:
-            norm: Of all gradients together.
+            norm: Of all gradients together, over all shards.
         """
         config = self._config
         if config.clip_norm is not None:
-            used = [p for p in self._all if p.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(used, config.clip_norm, norm, foreach=True)
+            # As torch.nn.utils.clip_grads_with_norm_, on what this rank holds.
+            scale = torch.clamp(config.clip_norm / (norm + 1e-6), max=1.0)
+            for gradients in _by_device(self._all):
+                torch._foreach_mul_(gradients, scale.to(gradients[0].device))
         elif config.clip_value is not None:
-            gradients = [p.grad for p in self._all if p.grad is not None]
-            torch._foreach_clamp_max_(gradients, config.clip_value)
-            torch._foreach_clamp_min_(gradients, -config.clip_value)
+            for gradients in _by_device(self._all):
+                torch._foreach_clamp_max_(gradients, config.clip_value)
+                torch._foreach_clamp_min_(gradients, -config.clip_value)
         elif config.clip_adaptive is not None:
-            for parameter in self._adaptive:
-                if parameter.grad is not None:
-                    _clip_units(parameter, parameter.grad, config.clip_adaptive)
+            _clip_units([p for p in self._adaptive if p.grad is not None], config.clip_adaptive)
 
 
-def _clip_units(weight: Tensor, gradient: Tensor, share: float) -> None:
+def _by_device(parameters: Sequence[nn.Parameter]) -> list[list[Tensor]]:
+    """What this rank holds of the gradients, one list for each device."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            gradient = local_part(parameter.grad)
+            found.setdefault(gradient.device, []).append(gradient)
+    return list(found.values())
+
+
+def _clip_units(parameters: Sequence[nn.Parameter], share: float) -> None:
     """Scale the gradient of each unit down to `share` of the norm of its weights."""
-    axes = tuple(range(1, weight.ndim)) if weight.ndim > 1 else None
-    size = torch.linalg.vector_norm(weight, dim=axes, keepdim=True).clamp_min(_SMALLEST_NORM)
-    given = torch.linalg.vector_norm(gradient, dim=axes, keepdim=True)
-    gradient.mul_((share * size / given.clamp_min(torch.finfo(given.dtype).tiny)).clamp_max(1.0))
+    # Rows lie whole on one rank; a vector is one unit, whose parts all ranks hold.
+    spread = [p for p in parameters if p.ndim <= 1 and isinstance(p, DTensor)]
+    found = norms([[t] for p in spread for t in (p.detach(), _gradient(p))])
+    sizes = {id(p): pair for p, *pair in zip(spread, found[::2], found[1::2], strict=True)}
+    for parameter in parameters:
+        weight, gradient = local_part(parameter.detach()), local_part(_gradient(parameter))
+        if id(parameter) in sizes:
+            size, given = sizes[id(parameter)]
+        else:
+            axes = tuple(range(1, weight.ndim)) if weight.ndim > 1 else None
+            size = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+            given = torch.linalg.vector_norm(gradient, dim=axes, keepdim=True)
+        size, given = size.clamp_min(_SMALLEST_NORM), given.clamp_min(torch.finfo(given.dtype).tiny)
+        gradient.mul_((share * size / given).clamp_max(1.0))
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

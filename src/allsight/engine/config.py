@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from allsight.config import Config, ConfigError, Mixture
 from allsight.engine.optim import AdamW, Optimiser
+from allsight.engine.parallel.config import ParallelConfig
+from allsight.engine.precision import Kind
 from allsight.engine.schedule import Cosine, Schedule
 from allsight.models.base import Model
 from allsight.tasks.base import Task
@@ -52,6 +54,10 @@ class TrainConfig(Config):
 
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches that a rank splits its part of a step into."""
+    recover_memory: bool = False
+    """When a step does not fit into memory, halve the micro-batches (train.accumulate doubles, the batch
+    stays) and run it again. Not with fsdp and hsdp; with ddp, gradients are then sent after the backward
+    pass, not during it."""
     max_skipped_in_a_row: int = Field(default=20, ge=1)
     """Steps with a non-finite loss or gradient, one after the other, after which the run stops."""
     norms_every: int | None = Field(default=100, ge=1)
@@ -85,6 +91,13 @@ class CheckpointConfig(Config):
     """Save each so many steps; None saves at evaluations and at the end."""
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints that stay, beside the best one."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Checkpoints of steps that are a multiple of this stay for good."""
+    asynchronous: bool = True
+    """Training goes on while a copy of its state, in the memory of the CPU, is written."""
+    copy_to: str = ""
+    """Folder anywhere that fsspec reaches, such as s3://bucket/run, to which each checkpoint is copied when
+    it is whole; a store that fails costs an alarm. Empty: nowhere."""
 
 
 class StartConfig(Config):
@@ -103,14 +116,6 @@ class StartConfig(Config):
         return self
 
 
-class ParallelConfig(Config):
-    """How a step is spread over processes."""
-
-    strategy: Literal["single", "ddp"] = "single"
-    timeout_s: float = Field(default=600.0, gt=0)
-    """Seconds after which ranks that wait for a missing one give up."""
-
-
 class RunConfig(Config):
     """One training run. Recipes are functions that return one; `resolved.yaml` is one, printed."""
 
@@ -124,8 +129,9 @@ class RunConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     optim: Optimiser.Config = AdamW.Config()
     schedule: Schedule.Config = Cosine.Config(steps=1000)
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """`bf16` is autocast over float32 weights; `fp64` is meant for exactness tests."""
+    precision: Kind = "fp32"
+    """`bf16` and `fp16` are autocast over float32 weights, `fp16` with a dynamic scale of the loss; `fp64` is
+    meant for exactness tests."""
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,11 +17,15 @@ from allsight.config import ConfigError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run: `rank` of `world`, and the device it works on."""
+    """This process among those of the run: `rank` of `world`, and the device it works on.
+
+    `group` is the line they speak on; None is the one that training uses.
+    """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -30,7 +34,7 @@ class Ranks:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place."""
         if self.world > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
@@ -38,19 +42,25 @@ class Ranks:
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def share_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite `tensors` on all ranks with those of rank 0."""
         if self.world > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor, src=0, group=self.group)
+
+    def apart(self) -> Ranks:
+        """The same ranks on a line of their own, for a thread beside the training. All ranks call this."""
+        if self.world == 1:
+            return self
+        return replace(self, device=torch.device("cpu"), group=dist.new_group(backend="gloo"))
 
 
 def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ranks:
@@ -79,7 +89,8 @@ def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ra
 
 
 def _start_group(rank: int, world: int, device: torch.device, timeout: timedelta) -> None:
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # Small things that ranks say to each other stay on the CPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "TORCHELASTIC_RESTART_COUNT" in os.environ:
         # torchrun's store outlives an attempt; without a prefix, restarted ranks read dead ranks' addresses.
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -1,4 +1,4 @@
-"""An average of the weights over steps (Polyak averaging), kept in float32 or wider."""
+"""An average of the weights over steps (Polyak averaging), kept in float32 or wider, sharded as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from allsight.engine.parallel.shards import local_part
 
 
 class WeightAverage:
@@ -25,8 +27,9 @@ class WeightAverage:
             name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True)
             for name, p in self._parameters.items()
         }
-        self._average_list = list(self.averages.values())
-        self._parameter_list = list(self._parameters.values())
+        # The arithmetic is done on what this rank holds.
+        self._average_list = [local_part(average) for average in self.averages.values()]
+        self._parameter_list = [local_part(p.detach()) for p in self._parameters.values()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -41,11 +44,10 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the model has the averaged weights."""
-        kept = {name: p.data for name, p in self._parameters.items()}
+        kept = [p.clone() for p in self._parameter_list]
+        # Copied, not put in their place: whoever shards parameters keeps views of their memory.
         try:
-            for name, parameter in self._parameters.items():
-                parameter.data = self.averages[name].to(parameter.dtype)
+            torch._foreach_copy_(self._parameter_list, self._average_list)
             yield
         finally:
-            for name, parameter in self._parameters.items():
-                parameter.data = kept[name]
+            torch._foreach_copy_(self._parameter_list, kept)

@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
-Kind = Literal["train", "eval", "data", "system", "alarm", "restart", "checkpoint", "note", "norms", "probe"]
+Kind = Literal[
+    "train",
+    "eval",
+    "data",
+    "system",
+    "alarm",
+    "restart",
+    "checkpoint",
+    "note",
+    "norms",
+    "monitor",
+    "probe",
+]
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 

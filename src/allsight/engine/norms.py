@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from allsight.config import Configured
+from allsight.engine.parallel.shards import norms
 
 _WHOLES = (Configured, nn.ModuleList, nn.ModuleDict)
 """Models and backbones are those modules that have a configuration of their own."""
@@ -20,7 +21,7 @@ class PartNorms:
     down through whole models, backbones and lists; everything below them is one part.
 
     `before` and `after` stand around one optimiser step and cost a copy of the weights and a few reductions,
-    so they are meant for some steps only.
+    so they are meant for some steps only. Where weights are sharded, all ranks call them.
 
     Args:
         model: The bare model.
@@ -40,11 +41,13 @@ class PartNorms:
     def before(self) -> None:
         """Take down gradients (not yet clipped) and weights; call it before the step."""
         self._weights, self._gradients = {}, {}
-        for name, part in self._parts.items():
-            gradients = [p.grad for p in part if p.grad is not None]
-            if gradients:
-                self._gradients[name] = torch.nn.utils.get_total_norm(gradients)
-                self._weights[name] = [p.clone() for p in part]
+        used = {
+            name: gradients
+            for name, part in self._parts.items()
+            if (gradients := [p.grad for p in part if p.grad is not None])
+        }
+        self._gradients = dict(zip(used, norms(list(used.values())), strict=True))
+        self._weights = {name: [p.detach().clone() for p in self._parts[name]] for name in used}
 
     @torch.no_grad()
     def after(self) -> dict[str, float]:
@@ -53,10 +56,11 @@ class PartNorms:
         The update is the norm of the change divided by the norm of the weights before; a part whose weights
         were all zero has none. Parts that the step did not use are left out.
         """
+        changes = {name: _differences(self._parts[name], before) for name, before in self._weights.items()}
+        weighed = norms([*self._weights.values(), *changes.values()])
         sizes: list[Tensor] = []
-        for name, before in self._weights.items():
-            change = torch._foreach_sub(self._parts[name], before)
-            sizes += [self._gradients[name], *map(torch.nn.utils.get_total_norm, (before, change))]
+        for place, name in enumerate(self._weights):
+            sizes += [self._gradients[name], weighed[place], weighed[len(changes) + place]]
         # One wait for the device.
         numbers = iter(torch.stack([size.to(torch.float32) for size in sizes]).tolist() if sizes else [])
         values: dict[str, float] = {}
@@ -66,6 +70,10 @@ class PartNorms:
                 values[f"{name}/update"] = change / weight
         self._weights, self._gradients = {}, {}
         return values
+
+
+def _differences(now: list[Tensor], before: list[Tensor]) -> list[Tensor]:
+    return [p.detach() - q for p, q in zip(now, before, strict=True)]
 
 
 def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, list[Tensor]]]:

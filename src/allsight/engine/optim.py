@@ -6,11 +6,19 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from allsight.config import Config, Configured, Family
 from allsight.engine.parameter_groups import Groups
 
-OPTIMISERS = Family("optimiser", {"adamw": "allsight.engine.optim:AdamW", "sgd": "allsight.engine.optim:SGD"})
+OPTIMISERS = Family(
+    "optimiser",
+    {
+        "adamw": "allsight.engine.optim:AdamW",
+        "muon": "allsight.engine.muon:Muon",
+        "sgd": "allsight.engine.optim:SGD",
+    },
+)
 
 
 _CLIPS = ("clip_norm", "clip_value", "clip_adaptive")
@@ -55,8 +63,12 @@ class Optimiser(Configured):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def sort(self, model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Parameter groups as this optimiser needs them, split where it treats parameters by place."""
+        return groups
+
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """The PyTorch optimiser over parameter groups."""
+        """The PyTorch optimiser over parameter groups that `sort` gave."""
         raise NotImplementedError(f"{type(self).__name__} makes no optimiser")
 
 
@@ -68,9 +80,13 @@ class AdamW(Optimiser):
         """Decay of the running means of the gradient and of its square."""
         eps: float = Field(default=1e-8, gt=0)
         """Added to the root of the mean square before dividing by it."""
+        fused: bool = False
+        """One kernel for the whole step: faster, and its roundings are not those of the other way."""
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=lr, betas=self.config.betas, eps=self.config.eps, foreach=True)
+        return torch.optim.AdamW(
+            groups, lr=lr, betas=self.config.betas, eps=self.config.eps, **_kernels(self.config.fused)
+        )
 
 
 class SGD(Optimiser):
@@ -80,6 +96,8 @@ class SGD(Optimiser):
         momentum: float = Field(default=0.9, ge=0, lt=1)
         nesterov: bool = False
         """Look ahead along the momentum; needs some."""
+        fused: bool = False
+        """One kernel for the whole step: faster, and its roundings are not those of the other way."""
 
         @model_validator(mode="after")
         def _nesterov_has_momentum(self) -> SGD.Config:
@@ -89,4 +107,8 @@ class SGD(Optimiser):
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         c = self.config
-        return torch.optim.SGD(groups, lr=lr, momentum=c.momentum, nesterov=c.nesterov, foreach=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=c.momentum, nesterov=c.nesterov, **_kernels(c.fused))
+
+
+def _kernels(fused: bool) -> dict[str, Any]:
+    return {"fused": True} if fused else {"foreach": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from allsight.types import Outputs
 from allsight.types.batches import map_tensors
 
+Kind = Literal["fp32", "bf16", "fp16", "fp64"]
+HALF: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Precision:
-    """`fp32`; `bf16`: autocast over float32 weights; `fp64`: everything in float64, for exactness tests."""
+    """`fp32`; `bf16`, `fp16`: autocast over float32 weights; `fp64`: all in float64, for exactness tests.
 
-    def __init__(self, kind: Literal["fp32", "bf16", "fp64"], device: torch.device) -> None:
+    Under autocast what computes places, losses, matching and metrics stays in float32.
+    """
+
+    def __init__(self, kind: Kind, device: torch.device) -> None:
         self.kind, self.device = kind, device
 
     def prepare(self, model: nn.Module) -> None:
@@ -27,15 +33,15 @@ class Precision:
     @contextmanager
     def forward(self) -> Iterator[None]:
         """Around the forward pass of the model."""
-        if self.kind == "bf16":
-            with torch.autocast(self.device.type, torch.bfloat16):
+        if self.kind in HALF:
+            with torch.autocast(self.device.type, HALF[self.kind]):
                 yield
         else:
             yield
 
     def widen(self, outputs: Outputs) -> Outputs:
         """Outputs as losses and metrics need them: half-precision tensors become float32."""
-        return outputs if self.kind != "bf16" else map_tensors(_to_float32, outputs)
+        return outputs if self.kind not in HALF else map_tensors(_to_float32, outputs)
 
 
 def _to_float32(tensor: Tensor) -> Tensor:

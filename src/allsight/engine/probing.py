@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from allsight.data.loader import EvaluationLoader
+from allsight.engine.precision import Kind as NumberFormat
 from allsight.engine.precision import Precision
 from allsight.tasks.base import Task
 from allsight.tasks.metrics import TopK
@@ -48,7 +49,7 @@ def probe(
     kind: ProbeKind,
     *,
     device: torch.device | str = "cpu",
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32",
+    precision: NumberFormat = "fp32",
     neighbours: int = 20,
     temperature: float = 0.07,
     batch_size: int = 64,
@@ -115,7 +116,7 @@ def features_of(
     split: Literal["train", "val"],
     *,
     device: torch.device | str = "cpu",
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32",
+    precision: NumberFormat = "fp32",
     batch_size: int = 64,
 ) -> tuple[Features, tuple[CorruptSample, ...]]:
     """Mean over the pixels of the coarsest map of every sample of a split, in the reader's order.

@@ -14,6 +14,7 @@ MAY_CHANGE = (
     "data.max_corrupt_fraction",
     "train.threads",
     "train.accumulate",
+    "train.recover_memory",
     "train.max_skipped_in_a_row",
     "train.norms_every",
     "eval",

@@ -26,6 +26,11 @@ class StepReport:
     is_finite: bool
     num_corrupt: int
 
+    @property
+    def losses_are_finite(self) -> bool:
+        """Whether at most the gradient is at fault."""
+        return all(math.isfinite(value) for named in self.losses.values() for value in named.values())
+
 
 class StepReporter:
     """Adds up the figures of a step over ranks.

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from allsight.config import ConfigError
+from allsight.config import replace as replace_settings
 from allsight.data.loader import MetaDataloader
-from allsight.engine.building import Built, build_run
-from allsight.engine.checkpoint import newest_whole, prune, read_best, save_checkpoint, write_best
+from allsight.engine.building import Built, build_run, rebuilt_plan
+from allsight.engine.checkpoint import newest_whole
 from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
+from allsight.engine.diary import Diary, Passes, StepResult
 from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
+from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
 from allsight.engine.norms import PartNorms
-from allsight.engine.parallel import Parallel
+from allsight.engine.out_of_memory import StepTooLarge, is_out_of_memory, lack_of_memory
+from allsight.engine.parallel import SHARDED, local_part, spread, total_norm
 from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import create_run_folder, open_run_folder
+from allsight.engine.saving import Saving
 from allsight.engine.starting import start_from
-from allsight.engine.step_report import Parts, StepReport, StepReporter, describe_fault
+from allsight.engine.step_report import StepReporter
 from allsight.engine.streams import seeded
 from allsight.engine.training_state import TrainingState
 from allsight.types import Batch, CheckpointError, Costs, Step
@@ -37,36 +43,6 @@ from allsight.types import Batch, CheckpointError, Costs, Step
 
 class RunFailed(RuntimeError):
     """The run stopped itself; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What happened in one optimiser step, over all ranks.
-
-    Args:
-        number: From 0.
-        loss: The number that was minimised.
-        losses: Task -> loss name -> mean over the global batch, before weights.
-        grad_norm: Before clipping.
-        seconds: Of the whole step, waiting included.
-        wait_s: Of it, waiting for data.
-        samples: Task -> rows of its global batch.
-        costs: Task -> what its data took to make, of this rank.
-        skipped: The step was not finite and changed nothing.
-        metrics: Results of an evaluation that followed the step.
-    """
-
-    number: int
-    loss: float
-    losses: Mapping[str, Mapping[str, float]]
-    lr: float
-    grad_norm: float
-    seconds: float
-    wait_s: float
-    samples: Mapping[str, int]
-    costs: Mapping[str, Costs]
-    skipped: bool
-    metrics: Mapping[str, float] | None = None
 
 
 class Trainer:
@@ -119,15 +95,25 @@ class Trainer:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
         self._precision = Precision(config.precision, self.ranks.device)
-        self._optimizer = config.optim.build().make(parameter_groups(self.model, config.optim), self._peak_lr)
+        self._is_sharded = config.parallel.strategy in SHARDED and self.ranks.world > 1
+        self._parallel = spread(
+            self.model,
+            config.parallel,
+            self.ranks,
+            layout=config.sampling.layout,
+            num_tasks=len(self.tasks),
+            precision=config.precision,
+            reruns=config.train.recover_memory,
+        )
+        optimiser = config.optim.build()
+        groups = optimiser.sort(self.model, parameter_groups(self.model, config.optim))
+        self._optimizer = optimiser.make(groups, self._peak_lr)
+        self._loss_scale = LossScale(enabled=config.precision == "fp16")
         self._ema: WeightAverage | None = None
         if config.optim.ema_decay is not None:
             self._ema = WeightAverage(
                 self.model, decay=config.optim.ema_decay, warmup=config.optim.ema_warmup
             )
-        self._parallel = Parallel(
-            self.model, strategy=config.parallel.strategy, layout=config.sampling.layout, ranks=self.ranks
-        )
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._parameters = list(trained.values())
         self._clip = Clipping(config.optim, trained)
@@ -140,8 +126,6 @@ class Trainer:
         self._reporter = StepReporter(weights, self.ranks)
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
         self.step = 0
-        self.saved_step: int | None = None
-        """Steps done when the newest checkpoint was written; None while there is none."""
         self._skipped, self._skipped_in_a_row = 0, 0
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
@@ -150,11 +134,22 @@ class Trainer:
             create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
         self.ranks.wait()
         self.events = EventLog(self.folder, self.ranks.rank)
+        self._diary = Diary(self.events, self.ranks, self._ledger)
+        self._set_sizes = {name: task.size for name, task in self._plan.tasks.items()}
         for note in notes:
             self.events.write("note", 0, text=note)
         self._state = TrainingState(
-            self.model, self._optimizer, self._ema, self._memory, self._ledger, self.ranks, built.tokenizer
+            self.model,
+            self._optimizer,
+            self._ema,
+            self._memory,
+            self._ledger,
+            self.ranks,
+            built.tokenizer,
+            self._loss_scale,
         )
+        checkpoints = None if self.folder is None else self.folder / "checkpoints"
+        self._saving = Saving(checkpoints, config.checkpoint, self.ranks, self.events)
         if resume:
             try:
                 self._resume()
@@ -167,6 +162,11 @@ class Trainer:
         """Functions that hear of each event on rank 0."""
         return self.events.listeners
 
+    @property
+    def saved_step(self) -> int | None:
+        """Steps done when the newest checkpoint was written; None while there is none."""
+        return self._saving.saved_step
+
     def fit(self) -> dict[str, float]:
         """Train to the end; the metrics of the last evaluation."""
         for _ in self:
@@ -177,20 +177,26 @@ class Trainer:
         """Steps until the end of the run; leaving the loop early is fine, iterating again goes on."""
         begun = time.perf_counter()
         self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
-        self._loader = loader = self._make_loader()
+        steps: Iterator[Step] | None = None
         try:
-            for step in loader:
-                result = self._run_step(step)
+            while self.step < self.steps:
+                if steps is None:
+                    self._loader = self._make_loader()
+                    steps = iter(self._loader)
+                result = self._try_step(next(steps))
+                if result is None:
+                    steps = None
+                    continue
                 metrics = self._after(result)
                 yield result if metrics is None else replace(result, metrics=metrics)
-                if self.step >= self.steps:
-                    break
             self.events.write(
                 "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
             )
         finally:
-            loader.close()
-            self._loader = None
+            if self._loader is not None:
+                self._loader.close()
+                self._loader = None
+            self._saving.finish()
 
     def evaluate(self) -> dict[str, float]:
         """`{"task/metric": value}` over the validation samples; judged again only if weights moved since."""
@@ -205,38 +211,45 @@ class Trainer:
         Returns:
             Whether it was written, the same on all ranks.
         """
-        if self.folder is None:
-            return False
-        begun = time.perf_counter()
-        self.ranks.share_first(self._buffers)
-        folder = self.folder / "checkpoints"
-        try:
-            saved = save_checkpoint(folder, self.step, self._state.tensors(self.step), self.ranks)
-            self.saved_step = self.step
-            if self.ranks.is_first:
-                best = read_best(folder)
-                prune(folder, keep_last=self.config.checkpoint.keep_last, keep={best[0]} if best else set())
-        except OSError as error:
-            self.events.write(
-                "alarm",
-                self.step,
-                text=f"step {self.step}: checkpoint not written: {error}; older ones stay, training goes on",
-            )
-            return self.saved_step == self.step
-        size = sum(file.stat().st_size for file in saved.path.iterdir())
-        self.events.write(
-            "checkpoint",
-            self.step,
-            values={"seconds": time.perf_counter() - begun, "bytes": size},
-            text=str(saved.path.relative_to(self.folder)),
-        )
-        return True
+        self._save()
+        self._saving.finish()
+        return self.folder is not None and self.saved_step == self.step
 
     def close(self) -> None:
         """End worker processes and close files. One that was iterated to its end has only files open."""
         if self._loader is not None:
             self._loader.close()
+        self._saving.close()
         self.events.close()
+
+    def _try_step(self, step: Step) -> StepResult | None:
+        """What came of the step; None: it did not fit, and its micro-batches are halved now."""
+        try:
+            return self._run_step(step)
+        except StepTooLarge as error:
+            text = str(error)
+        # Out of the handler, which holds the activations of the failed pass by its traceback.
+        accumulate = 2 * self.config.train.accumulate
+        try:
+            config = replace_settings(self.config, {"train.accumulate": accumulate})
+            self._plan = rebuilt_plan(config, self.tasks, self.ranks, self.steps)
+        except ConfigError as error:
+            raise RunFailed(f"{text} (micro-batches cannot be halved: {error})") from None
+        self.config = config
+        self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
+        assert self._loader is not None
+        self._loader.close()
+        self._optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.events.write(
+            "note",
+            step.number,
+            values={"accumulate": accumulate},
+            text=f"{text.partition(';')[0]}: micro-batches halved, the step is run again; the batch stays",
+        )
+        return None
 
     def _run_step(self, step: Step) -> StepResult:
         begun = time.perf_counter() - step.wait_s
@@ -246,50 +259,51 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._buffers]
         totals = self._scales.global_counts(step)
+        self._parallel.begin(step)
 
-        batches = [batch for name in step.tasks for batch in step.batches[name]]
-        parts: Parts = {}
-        states, faults = [], []
-        for position, batch in enumerate(batches):
-            with self._parallel.reducing(is_last=position == len(batches) - 1):
-                losses, state = self._forward(step, batch)
-                shares = self._scales.shares(step, batch, list(losses), totals)
-                loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
-                (loss * self._scales.weight(step, batch.task) * self._parallel.loss_factor).backward()
-            states.append(state)
-            for name, value in losses.items():
-                key = (batch.task, name)
-                parts[key] = parts.get(key, value.new_zeros(())) + value.detach() * shares[name]
-            faults.append((batch, loss.detach()))
+        problem, passes = "", None
+        try:
+            passes = self._run_passes(step, totals)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = lack_of_memory("forward and backward", step, self.config, self.ranks, self._held())
+        if self.config.train.recover_memory:
+            failed = self.ranks.sum(torch.tensor(float(passes is None)))
+            if failed:
+                if buffers:
+                    torch._foreach_copy_(self._buffers, buffers)
+                raise StepTooLarge(problem or f"out of memory in step {step.number} on another rank")
+        if passes is None:
+            raise RunFailed(problem)
         self._parallel.finish()
 
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        report = self._reporter.report(step, parts, norm)
+        self._loss_scale.unscale(self._parameters)
+        norm = total_norm([p.grad for p in self._parameters if p.grad is not None])
+        report = self._reporter.report(step, passes.parts, norm)
         if report.is_finite:
-            looks = self.ranks.is_first and _is_due(step.number, self.config.train.norms_every)
-            if looks:
-                self._norms.before()
-            self._clip(norm)
-            self._optimizer.step()
-            if looks:
-                self.events.write("norms", step.number, values=self._norms.after())
-            self.model.after_step(step.number)
-            if self._ema is not None:
-                self._ema.update(step.number)
-            for batch, state in zip(batches, states, strict=True):
+            self._update(step, norm)
+            for batch, state in zip(passes.batches, passes.states, strict=True):
                 self._memory.keep(batch, state)
+            self._loss_scale.update(is_finite=True)
             self._skipped_in_a_row = 0
         else:
             if buffers:
                 torch._foreach_copy_(self._buffers, buffers)
-            self._memory.forget(batches)
-            self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
-            self._name_culprits(step, faults, report)
+            self._memory.forget(passes.batches)
+            if report.losses_are_finite and self._loss_scale.update(is_finite=False):
+                text = f"gradients overflowed float16: step skipped, {self._loss_scale}"
+                self.events.write("note", step.number, text=text)
+            else:
+                self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
+                self._diary.skipped(step, passes, report, self._skipped)
         self.step = step.number + 1
         self._ledger.see(step.sizes)
         if report.num_corrupt:
-            self._note_corrupt(step)
+            self._diary.corrupt(step)
+            excess = self._ledger.excess(self._set_sizes, self.config.data.max_corrupt_fraction)
+            if excess is not None:
+                self._fail(excess)
         return StepResult(
             number=step.number,
             loss=report.loss,
@@ -302,6 +316,48 @@ class Trainer:
             costs={name: sum((b.costs for b in step.batches[name]), Costs()) for name in step.tasks},
             skipped=not report.is_finite,
         )
+
+    def _run_passes(self, step: Step, totals: Mapping[tuple[str, str], float]) -> Passes:
+        """Forward and backward of each micro-batch; gradients add up."""
+        passes = Passes([batch for name in step.tasks for batch in step.batches[name]])
+        for position, batch in enumerate(passes.batches):
+            with self._parallel.reducing(is_last=position == len(passes.batches) - 1):
+                losses, state = self._forward(step, batch)
+                shares = self._scales.shares(step, batch, list(losses), totals)
+                loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
+                weight = self._scales.weight(step, batch.task) * self._parallel.loss_factor
+                (loss * (weight * self._loss_scale.value)).backward()
+            passes.states.append(state)
+            for name, value in losses.items():
+                key = (batch.task, name)
+                passes.parts[key] = passes.parts.get(key, value.new_zeros(())) + value.detach() * shares[name]
+            passes.losses.append(loss.detach())
+        return passes
+
+    def _update(self, step: Step, norm: Tensor) -> None:
+        """Change the weights by finite gradients of this norm, and what follows the weights."""
+        looks = _is_due(step.number, self.config.train.norms_every)
+        looks = looks and (self.ranks.is_first or self._is_sharded)
+        if looks:
+            self._norms.before()
+        self._clip(norm)
+        self._optimizer.step()
+        if looks:
+            values = self._norms.after()
+            if self.ranks.is_first:
+                self.events.write("norms", step.number, values=values)
+        self.model.after_step(step.number)
+        self._diary.monitors(self.model, step.number)
+        if self._ema is not None:
+            self._ema.update(step.number)
+
+    def _held(self) -> dict[str, int]:
+        """Bytes that this rank holds between steps: `state` in all, and of it the `average`."""
+        average = [] if self._ema is None else list(self._ema.averages.values())
+        weights = [*self._parameters, *self._parameters, *average]
+        moments = [t for entries in self._optimizer.state.values() for t in entries.values()]
+        tensors = [*weights, *(t for t in moments if isinstance(t, Tensor))]
+        return {"state": _bytes(tensors), "average": _bytes(average)}
 
     def _make_loader(self) -> MetaDataloader:
         return MetaDataloader(
@@ -324,7 +380,8 @@ class Trainer:
 
     def _after(self, result: StepResult) -> dict[str, float] | None:
         """Events, evaluation and checkpoint that follow a step; metrics if it was evaluated."""
-        self._note_step(result)
+        self._saving.poll()
+        self._diary.step(result, [] if self._loader is None else self._loader.workforce.news())
         if self._skipped_in_a_row >= self.config.train.max_skipped_in_a_row:
             self._fail(
                 f"{self._skipped_in_a_row} steps in a row were not finite; lower optim.lr or set "
@@ -334,16 +391,17 @@ class Trainer:
         metrics = None
         if is_last or _is_due(self.step, self.config.eval.every_steps):
             metrics = self.evaluate()
-            self._keep_best(metrics)
+            self._save(metrics["main"])
         elif _is_due(self.step, self.config.checkpoint.every_steps):
-            self.save()
+            self._save()
         return metrics
 
     def _evaluate(self) -> None:
         use_ema = self._ema is not None and self.config.eval.weights != "raw"
         self.ranks.share_first(self._buffers)
         workforce = self._loader.workforce if self._loader is not None else None
-        with self._ema.applied() if use_ema and self._ema is not None else nullcontext():
+        averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
+        with averaged, self._parallel.evaluating():
             scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
         metrics: dict[str, float] = {}
         for name, score in scores.items():
@@ -370,32 +428,11 @@ class Trainer:
         values = [metrics[f"{name}/{task.main_metric()}"] for name, task in self.tasks.items()]
         return sum(values) / len(values)
 
-    def _keep_best(self, metrics: Mapping[str, float]) -> None:
-        """Save after an evaluation, and remember it if it is the best so far."""
-        if self.folder is None:
-            return
-        folder, best, is_best = self.folder / "checkpoints", None, False
-        if self.ranks.is_first:
-            best = read_best(folder)
-            # A value that is not a number never counts as best.
-            is_best = metrics["main"] > (best[1] if best else float("-inf"))
-            if is_best:
-                # Before the checkpoint: a kill between the two is made good when the step is run again.
-                self._note_best(folder, self.step, metrics["main"])
-        if not self.save() and is_best:
-            self._note_best(folder, *(best or (None, 0.0)))
-
-    def _note_best(self, folder: Path, step: int | None, value: float) -> None:
-        """Write down which checkpoint is best; None: none is any more."""
-        try:
-            if step is None:
-                (folder / "best.json").unlink(missing_ok=True)
-            else:
-                write_best(folder, step, "main", value)
-        except OSError as error:
-            self.events.write(
-                "alarm", self.step, text=f"step {self.step}: best checkpoint not noted: {error}"
-            )
+    def _save(self, score: float | None = None) -> None:
+        """Begin to write a checkpoint; `score` of these weights, where they were judged just now."""
+        if self.folder is not None:
+            self.ranks.share_first(self._buffers)
+            self._saving.save(self.step, self._state.tensors(self.step), score=score)
 
     def _resume(self) -> None:
         assert self.folder is not None
@@ -409,63 +446,10 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder}: no whole checkpoint to resume from{reason}; start a new run"
             )
-        self.step = self.saved_step = self._state.restore(path)
+        self.step = self._saving.saved_step = self._state.restore(path)
         self.events.write(
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
         )
-
-    def _note_step(self, result: StepResult) -> None:
-        self.events.write(
-            "train",
-            result.number,
-            values={
-                "loss": result.loss,
-                "lr": result.lr,
-                "grad_norm": result.grad_norm,
-                "seconds": result.seconds,
-                "wait_s": result.wait_s,
-                "samples": sum(result.samples.values()),
-            },
-        )
-        for task, losses in result.losses.items():
-            values = {"loss": sum(losses.values()), **losses, "samples": result.samples[task]}
-            self.events.write("train", result.number, task=task, values=values)
-        for task, costs in result.costs.items():
-            if costs.samples:
-                self.events.write("data", result.number, task=task, values=asdict(costs))
-        news = [] if self._loader is None else self._loader.workforce.news()
-        for text in news:
-            self.events.write("alarm", result.number, text=text)
-
-    def _name_culprits(self, step: Step, faults: Sequence[tuple[Batch, Tensor]], report: StepReport) -> None:
-        """Say which samples were in the micro-batches whose loss was not finite."""
-        own = [batch.ids for batch, loss in faults if not bool(loss.isfinite())]
-        ids = [name for theirs in self.ranks.gather(own) for names in theirs for name in names]
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        samples = f" (samples {shown})" if ids else ""
-        self.events.write(
-            "alarm",
-            step.number,
-            values={"skipped": self._skipped},
-            text=f"step {step.number}: {describe_fault(report)}{samples}; step skipped, nothing was changed",
-        )
-
-    def _note_corrupt(self, step: Step) -> None:
-        own = [bad for name in step.tasks for batch in step.batches[name] for bad in batch.corrupt]
-        for bad in (bad for theirs in self.ranks.gather(own) for bad in theirs):
-            is_new = self._ledger.add(bad)
-            if is_new:
-                self.events.write(
-                    "data",
-                    step.number,
-                    task=bad.task,
-                    values={"corrupt": self._ledger.count(bad.task)},
-                    text=f"{bad.id}: {bad.reason}; replaced by {bad.replacement}",
-                )
-        sizes = {name: task.size for name, task in self._plan.tasks.items()}
-        excess = self._ledger.excess(sizes, self.config.data.max_corrupt_fraction)
-        if excess is not None:
-            self._fail(excess)
 
     def _fail(self, text: str) -> None:
         self.events.write("alarm", self.step, text=f"step {self.step}: {text}")
@@ -482,3 +466,7 @@ class Trainer:
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(local_part(t.detach()).nbytes for t in tensors)

@@ -2,10 +2,21 @@
 
 from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.attention import AttentionPool
+from allsight.layers.attention_block import AttentionBlock, TokenNormName, make_token_norm
 from allsight.layers.conv import ConvLast
 from allsight.layers.dcn import DCNv3, DCNv4
 from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
+from allsight.layers.experts import (
+    ExpertLinear,
+    RunMix,
+    TokenMix,
+    apply_linear,
+    balance_loss,
+    choose_experts,
+    limit_load,
+    router_z_loss,
+)
 from allsight.layers.fpn import FPN
 from allsight.layers.inference import prepare_for_inference
 from allsight.layers.mlp import MLP
@@ -18,8 +29,10 @@ from allsight.layers.norm import (
     make_norm,
     without_statistics,
 )
+from allsight.layers.positions import grid_places, sincos, sincos_2d
 from allsight.layers.precision import in_float32
 from allsight.layers.remat import recompute
+from allsight.layers.self_attention import KeyValues, SelfAttention
 from allsight.layers.spatial_cross_attention import SeenCells, SpatialCrossAttention, find_seen_cells
 from allsight.layers.temporal_self_attention import TemporalSelfAttention
 
@@ -27,6 +40,7 @@ __all__ = [
     "FPN",
     "MLP",
     "ActivationName",
+    "AttentionBlock",
     "AttentionPool",
     "BatchNormLast",
     "ConvLast",
@@ -34,18 +48,33 @@ __all__ = [
     "DCNv4",
     "DeformConv2d",
     "DropPath",
+    "ExpertLinear",
     "FrozenBatchNorm2d",
+    "KeyValues",
     "MSDeformAttn",
     "NormName",
+    "RunMix",
     "SeenCells",
+    "SelfAttention",
     "SpatialCrossAttention",
     "SyncBatchNormLast",
     "TemporalSelfAttention",
+    "TokenMix",
+    "TokenNormName",
+    "apply_linear",
+    "balance_loss",
+    "choose_experts",
     "find_seen_cells",
+    "grid_places",
     "in_float32",
+    "limit_load",
     "make_activation",
     "make_norm",
+    "make_token_norm",
     "prepare_for_inference",
     "recompute",
+    "router_z_loss",
+    "sincos",
+    "sincos_2d",
     "without_statistics",
 ]

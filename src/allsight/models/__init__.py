@@ -18,10 +18,13 @@ from allsight.models.base import (
 if TYPE_CHECKING:
     from allsight.models.bevformer import BEVFormer
     from allsight.models.classifier import Classifier
+    from allsight.models.m3i import M3I
     from allsight.models.multi_head import MultiHead
     from allsight.models.parts import Parts
+    from allsight.models.uniperceiver import UniPerceiver
 
 __all__ = [
+    "M3I",
     "MODELS",
     "BEVFormer",
     "Classifier",
@@ -31,6 +34,7 @@ __all__ = [
     "PlainModel",
     "TaskModel",
     "TaskOfModel",
+    "UniPerceiver",
     "model_for_tasks",
     "num_parameters",
 ]
@@ -38,8 +42,10 @@ __all__ = [
 _LAZY = {
     "BEVFormer": "bevformer",
     "Classifier": "classifier",
+    "M3I": "m3i",
     "MultiHead": "multi_head",
     "Parts": "parts",
+    "UniPerceiver": "uniperceiver",
 }
 
 

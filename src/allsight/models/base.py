@@ -16,8 +16,10 @@ MODELS = Family(
     {
         "bevformer": "allsight.models.bevformer.model:BEVFormer",
         "classifier": "allsight.models.classifier:Classifier",
+        "m3i": "allsight.models.m3i.model:M3I",
         "multi_head": "allsight.models.multi_head:MultiHead",
         "parts": "allsight.models.parts:Parts",
+        "uni_perceiver": "allsight.models.uniperceiver.model:UniPerceiver",
     },
 )
 
@@ -74,6 +76,18 @@ class TaskModel(Model):
         Runs on the bare module after `optimizer.step()` and before the EMA, the same on every rank, without
         communication of its own.
         """
+
+    def monitors(self, step: int) -> Mapping[str, float] | None:
+        """Numbers about how training goes, for the events of a step that happened; None: none this time.
+
+        Asked after `after_step`, on every rank, of which each says what it saw; whether there are any must be
+        the same on all. The engine takes means over ranks.
+        """
+        return None
+
+    def alarms(self, step: int, values: Mapping[str, float]) -> tuple[str, ...]:
+        """What the monitors of a step warn of, one line each; `values` are means over ranks."""
+        return ()
 
     def own_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Published weights under this model's names; models without published weights change nothing."""

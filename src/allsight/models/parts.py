@@ -63,6 +63,25 @@ class Parts(TaskModel):
             assert isinstance(part, TaskModel)
             part.after_step(step)
 
+    def monitors(self, step: int) -> Mapping[str, float] | None:
+        """Those of all parts, under `part/name`."""
+        found: dict[str, float] | None = None
+        for name, part in self.parts.items():
+            assert isinstance(part, TaskModel)
+            own = part.monitors(step)
+            if own is not None:
+                found = (found or {}) | {f"{name}/{key}": value for key, value in own.items()}
+        return found
+
+    def alarms(self, step: int, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Those of all parts."""
+        texts: list[str] = []
+        for name, part in self.parts.items():
+            assert isinstance(part, TaskModel)
+            own = {k.removeprefix(f"{name}/"): v for k, v in values.items() if k.startswith(f"{name}/")}
+            texts += part.alarms(step, own) if own else ()
+        return tuple(texts)
+
     def _part(self, name: str, part: Any, tasks: Mapping[str, TaskOfModel]) -> TaskModel:
         own = {task: tasks[task] for task in tasks if self.config.route[task] == name}
         return model_for_tasks(part, own)

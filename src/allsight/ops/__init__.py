@@ -17,6 +17,7 @@ from allsight.ops.add_layer_norm import ADD_LAYER_NORM, add_layer_norm
 from allsight.ops.dcnv3 import DCNV3, dcnv3
 from allsight.ops.dcnv4 import DCNV4, dcnv4
 from allsight.ops.depthwise_norm_act import DEPTHWISE_NORM_ACT, depthwise_norm_act
+from allsight.ops.expert_dispatch import EXPERT_DISPATCH, expert_dispatch
 from allsight.ops.layer_norm_add import LAYER_NORM_ADD, layer_norm_add
 from allsight.ops.ms_deform_attn import MS_DEFORM_ATTN, ms_deform_attn
 
@@ -27,6 +28,7 @@ _OPERATORS: tuple[Operator, ...] = (
     DEPTHWISE_NORM_ACT,
     ADD_LAYER_NORM,
     LAYER_NORM_ADD,
+    EXPERT_DISPATCH,
 )
 
 
@@ -49,6 +51,7 @@ __all__ = [
     "dcnv3",
     "dcnv4",
     "depthwise_norm_act",
+    "expert_dispatch",
     "is_compiled",
     "is_watched",
     "layer_norm_add",

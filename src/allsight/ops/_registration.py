@@ -43,7 +43,7 @@ def register(
         name: Name of the operator and of its folder.
         tensors: Names of its tensors. Outputs have the type of the first, each gradient that of its tensor.
             An optional one that is not given comes as `nothing(like)`.
-        options: Schema of all that follows the tensors.
+        options: Schema of all that follows the tensors; empty if nothing does.
         pack: From `rest` to these options.
         unpack: The reverse.
         output: Shape of every output, from tensors and rest.
@@ -55,7 +55,8 @@ def register(
     Returns:
         The operator; all its implementations are called with `(*tensors, *rest)`.
     """
-    arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + f", {options}, str backend"
+    schema_parts = [*(f"Tensor {tensor}" for tensor in tensors), options, "str backend"]
+    arguments = ", ".join(part for part in schema_parts if part)
     gradients = ", ".join("Tensor" for _ in tensors)
     results = "Tensor" if outputs == 1 else "(" + ", ".join("Tensor" for _ in range(outputs)) + ")"
     given = "Tensor grad" if outputs == 1 else ", ".join(f"Tensor grad{i}" for i in range(outputs))

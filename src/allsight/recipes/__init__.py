@@ -52,6 +52,10 @@ RECIPES = {
     "joint_smoke": "allsight.recipes.smoke:joint_smoke",
     "joint_tiny20_camvid": "allsight.recipes.multitask:joint_tiny20_camvid",
     "joint_world": "allsight.recipes.smoke:joint_world",
+    "m3i_internimage_b": "allsight.recipes.m3i:m3i_internimage_b",
+    "m3i_internimage_h": "allsight.recipes.m3i:m3i_internimage_h",
+    "m3i_micro": "allsight.recipes.m3i:m3i_micro",
+    "m3i_vit_b16": "allsight.recipes.m3i:m3i_vit_b16",
     "tiny20_alone": "allsight.recipes.multitask:tiny20_alone",
 }
 """Name -> `module:function`. The functions can also be imported from here."""

@@ -11,16 +11,26 @@ from allsight.tasks.base import TASKS, Metric, Reader, Split, Task, Transform, b
 if TYPE_CHECKING:
     from allsight.tasks.bev_detection import BEVDetection
     from allsight.tasks.bev_segmentation import BEVSegmentation
+    from allsight.tasks.captioning import Captioning
     from allsight.tasks.classification import Classification
+    from allsight.tasks.image_text_retrieval import ImageTextRetrieval
+    from allsight.tasks.masked_language import MaskedLanguage
+    from allsight.tasks.pretraining import Pretraining
     from allsight.tasks.segmentation import SemanticSegmentation
+    from allsight.tasks.vqa import VQA
 
 __all__ = [
     "TASKS",
+    "VQA",
     "BEVDetection",
     "BEVSegmentation",
+    "Captioning",
     "Classification",
+    "ImageTextRetrieval",
+    "MaskedLanguage",
     "Metric",
     "Mixture",
+    "Pretraining",
     "Reader",
     "SemanticSegmentation",
     "Split",
@@ -32,8 +42,13 @@ __all__ = [
 _LAZY = {
     "BEVDetection": "bev_detection",
     "BEVSegmentation": "bev_segmentation",
+    "Captioning": "captioning",
     "Classification": "classification",
+    "Pretraining": "pretraining",
+    "ImageTextRetrieval": "image_text_retrieval",
+    "MaskedLanguage": "masked_language",
     "SemanticSegmentation": "segmentation",
+    "VQA": "vqa",
 }
 
 

@@ -21,8 +21,13 @@ TASKS = Family(
     {
         "bev_detection": "allsight.tasks.bev_detection:BEVDetection",
         "bev_segmentation": "allsight.tasks.bev_segmentation:BEVSegmentation",
+        "captioning": "allsight.tasks.captioning:Captioning",
         "classification": "allsight.tasks.classification:Classification",
+        "pretraining": "allsight.tasks.pretraining:Pretraining",
+        "image_text_retrieval": "allsight.tasks.image_text_retrieval:ImageTextRetrieval",
+        "masked_language": "allsight.tasks.masked_language:MaskedLanguage",
         "semantic_segmentation": "allsight.tasks.segmentation:SemanticSegmentation",
+        "vqa": "allsight.tasks.vqa:VQA",
     },
 )
 

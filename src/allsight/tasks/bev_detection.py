@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxtyping import Float
 from pydantic import Field
@@ -38,8 +38,6 @@ class BEVDetection(RigTask):
     occur.
     """
 
-    counted: ClassVar[tuple[str, ...]] = ("classes", "boxes", "peaks")
-
     class Config(RigTask.Config):
         head: DetectionHead.Config = DetectionHead.Config()
         """The head; `num_classes` follows from the classes."""
@@ -64,6 +62,11 @@ class BEVDetection(RigTask):
         """Scores are given for the rings between these distances too."""
 
     config: Config  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @property
+    def counted(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Its losses; that of the heatmap only where the head has one."""
+        return "classes", "boxes", *(("peaks",) if self.config.head.peaks else ())
 
     def head(self, features: tuple[FeatureSpec, ...]) -> DetectionHead:
         """The head for a bird's-eye-view map.

@@ -14,7 +14,9 @@ from jaxtyping import Float, Float32, Integer, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from allsight.config import ConfigError
 from allsight.data.readers import open_reader
+from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -32,6 +34,7 @@ from allsight.layers import make_norm
 from allsight.objectives import label_weight, soft_cross_entropy
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.metrics import ClassificationScores
+from allsight.tasks.names import names_as_texts, on, open_tokenizer
 from allsight.tasks.settings import (
     check_class_weights,
     count_classes,
@@ -39,7 +42,17 @@ from allsight.tasks.settings import (
     given_options,
     training_ids,
 )
-from allsight.types import Answer, Batch, ClassScores, DataError, FeatureSpec, Sample
+from allsight.types import (
+    Answer,
+    Batch,
+    ClassScores,
+    Closed,
+    DataError,
+    FeatureSpec,
+    Query,
+    Sample,
+    Segment,
+)
 
 
 class Classification(Task):
@@ -88,6 +101,10 @@ class Classification(Task):
         """Share of each label that is spread evenly over all classes."""
         class_weights: tuple[float, ...] | Literal["balanced"] | None = None
         """Factor on each class's loss; `balanced`: samples / (classes * samples of the class)."""
+        tokenizer: str = ""
+        """For generalists, which read the class names: the `tokenizer.json`, relative to `data.root`."""
+        temperature: str = ""
+        """For generalists: name of the model's temperature; empty is the task's own."""
         top_k: tuple[int, ...] = (5,)
         """Further k for which top-k accuracy is reported; 1 always is."""
 
@@ -201,15 +218,38 @@ class Classification(Task):
     def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module:
         return PooledLinear(features[-1].channels, self.num_classes)
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        return {
-            "cross_entropy": soft_cross_entropy(
-                outputs["logits"],
-                batch.targets["label"],
-                label_smoothing=self.config.label_smoothing,
-                class_weights=self.class_weights,
-            )
-        }
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        config = self.config
+        return open_tokenizer(config.tokenizer, self.root) if config.tokenizer else None
+
+    def cast(self, batch: Batch) -> Query:
+        """The picture, among the class names.
+
+        Raises:
+            ConfigError: No tokenizer for the names, or a class has none.
+        """
+        image = Segment("image", batch.inputs["image"])
+        names = Closed(self.name, (on(image.content.device, self._names),))
+        return Query((image,), names, None, batch.targets.get("label"), self.config.temperature)
+
+    @cached_property
+    def _names(self) -> Segment:
+        where = f"config.tasks.{self.name}"
+        if self.tokenizer is None:
+            raise ConfigError(f"{where}.tokenizer: required, since this model reads the names of the classes")
+        if len(self.classes) < self.num_classes:
+            raise ConfigError(f"{where}: {self.num_classes} classes, but {len(self.classes)} have names")
+        return names_as_texts([name.replace("_", " ") for name in self.classes], self.tokenizer)
+
+    def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        loss = soft_cross_entropy(
+            outputs["logits"],
+            batch.targets["label"],
+            label_smoothing=self.config.label_smoothing,
+            class_weights=self.class_weights,
+        )
+        return {"cross_entropy": loss, **outputs.get("penalties", {})}
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"cross_entropy": label_weight(batch.targets["label"], class_weights=self.class_weights)}

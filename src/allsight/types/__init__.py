@@ -6,7 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allsight.types.answers import Answer, ClassScores, LabelMapAnswer, TextAnswer, class_name
+    from allsight.types.answers import (
+        Answer,
+        ClassScores,
+        LabelMapAnswer,
+        PairAnswer,
+        PretrainingAnswer,
+        TextAnswer,
+        WordsAnswer,
+        class_name,
+    )
     from allsight.types.batches import Batch, CorruptSample, Costs, Outputs, State, Step
     from allsight.types.bev import BEVGrid, BEVSpec
     from allsight.types.boxes import Boxes3D
@@ -14,11 +23,31 @@ if TYPE_CHECKING:
     from allsight.types.errors import CheckpointError, DataError
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
-    from allsight.types.query import Among, Closed, InBatch, Query, Segment, Vocabulary
-    from allsight.types.samples import Image, LabelMap, Modality, Objects, Panoptic, Rig, Sample, Text, Video
+    from allsight.types.query import Among, Closed, Continuation, InBatch, Query, Segment, Vocabulary
+    from allsight.types.samples import (
+        Crop,
+        Image,
+        LabelMap,
+        Modality,
+        Objects,
+        Panoptic,
+        Rig,
+        Sample,
+        Text,
+        Video,
+    )
 
 _HOME = {
-    "answers": ("Answer", "ClassScores", "LabelMapAnswer", "TextAnswer", "class_name"),
+    "answers": (
+        "Answer",
+        "ClassScores",
+        "LabelMapAnswer",
+        "PairAnswer",
+        "PretrainingAnswer",
+        "TextAnswer",
+        "WordsAnswer",
+        "class_name",
+    ),
     "batches": ("Batch", "CorruptSample", "Costs", "Outputs", "State", "Step"),
     "bev": ("BEVGrid", "BEVSpec"),
     "boxes": ("Boxes3D",),
@@ -26,8 +55,19 @@ _HOME = {
     "errors": ("CheckpointError", "DataError"),
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
-    "query": ("Among", "Closed", "InBatch", "Query", "Segment", "Vocabulary"),
-    "samples": ("Image", "LabelMap", "Modality", "Objects", "Panoptic", "Rig", "Sample", "Text", "Video"),
+    "query": ("Among", "Closed", "Continuation", "InBatch", "Query", "Segment", "Vocabulary"),
+    "samples": (
+        "Crop",
+        "Image",
+        "LabelMap",
+        "Modality",
+        "Objects",
+        "Panoptic",
+        "Rig",
+        "Sample",
+        "Text",
+        "Video",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -46,8 +86,10 @@ __all__ = [
     "CheckpointError",
     "ClassScores",
     "Closed",
+    "Continuation",
     "CorruptSample",
     "Costs",
+    "Crop",
     "DataError",
     "FeatureSpec",
     "Image",
@@ -58,7 +100,9 @@ __all__ = [
     "MultiCameraBatch",
     "Objects",
     "Outputs",
+    "PairAnswer",
     "Panoptic",
+    "PretrainingAnswer",
     "Query",
     "Rig",
     "Sample",
@@ -69,6 +113,7 @@ __all__ = [
     "TextAnswer",
     "Video",
     "Vocabulary",
+    "WordsAnswer",
     "class_name",
     "inverse_affine",
     "relative_pose",

@@ -84,3 +84,53 @@ class TextAnswer(Answer):
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "text": self.text, "log_probability": self.log_probability}
+
+
+@dataclass(frozen=True)
+class PretrainingAnswer(Answer):
+    """Losses of the batch that a row was in, and its class, where there are classes."""
+
+    kind: ClassVar[str] = "pretraining"
+
+    losses: dict[str, float]
+    label: int | None = None
+    classes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        named = None if self.label is None else class_name(self.label, self.classes)
+        return {**super().to_json(), "losses": self.losses, "class": named}
+
+
+@dataclass(frozen=True)
+class WordsAnswer(Answer):
+    """Words that were taken out of a text: as a text, and as the ids that a metric counts."""
+
+    kind: ClassVar[str] = "words"
+
+    text: str
+    tokens: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "text": self.text}
+
+
+@dataclass(frozen=True)
+class PairAnswer(Answer):
+    """Features of a query and of its target, to be compared with those of all others."""
+
+    kind: ClassVar[str] = "pair"
+
+    query: Float32[np.ndarray, " d"]
+    target: Float32[np.ndarray, " d"] | None = None
+    text: str = ""
+
+    def similarity(self) -> float:
+        """Cosine between the two; nan without a target."""
+        if self.target is None:
+            return float("nan")
+        lengths = float(np.linalg.norm(self.query) * np.linalg.norm(self.target))
+        return float(self.query @ self.target) / max(lengths, 1e-12)
+
+    def to_json(self) -> dict[str, Any]:
+        similarity = None if self.target is None else round(self.similarity(), 6)
+        return {**super().to_json(), "text": self.text, "similarity": similarity}

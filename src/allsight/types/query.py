@@ -52,6 +52,27 @@ Among = Closed | InBatch | Vocabulary
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """How to write the causal segment that is read, word by word, where nobody gives its words.
+
+    Args:
+        end_id: Word that ends a text.
+        max_tokens: A text ends here at the latest.
+        beam: Texts that are followed at a time; 1 takes the likeliest word each time.
+        length_penalty: The best text is that of the highest log-probability / length ** length_penalty.
+        temperature: Above 0 words are drawn (beam 1), from probabilities ** (1 / temperature).
+        forbidden: Words that are never written.
+    """
+
+    end_id: int
+    max_tokens: int
+    beam: int = 1
+    length_penalty: float = 0.0
+    temperature: float = 0.0
+    forbidden: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Query:
     """What is asked of a generalist for a whole batch.
 
@@ -59,10 +80,11 @@ class Query:
         inputs: Segments that are encoded together.
         among: The candidates.
         read: None compares the <SPE> vector, giving [b, set]; k compares every position of inputs[k],
-            giving [b, t, set].
+            giving [b, t, set]. Of a causal segment position i is asked for its word from what comes before.
         labels: Index of the right candidate, [b] or [b, t], or soft weights over the set; -100 is ignored.
             None when predicting and for `InBatch` (row i's target is target i).
         temperature: Name of the learnt temperature; empty takes the task's own.
+        continuation: In evaluation, write inputs[read] in place of reading it.
     """
 
     inputs: tuple[Segment, ...]
@@ -70,3 +92,4 @@ class Query:
     read: int | None = None
     labels: Shaped[Tensor, " b *rest"] | None = None
     temperature: str = ""
+    continuation: Continuation | None = None

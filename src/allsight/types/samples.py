@@ -11,6 +11,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Crop:
+    """Where a view lies in its picture, told in the frame of the picture as it was mirrored for this view.
+
+    Args:
+        top, left, height, width: The window, in pixels.
+        picture_width: Of the whole picture.
+        is_flipped: Whether the picture was mirrored left and right.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    picture_width: float
+    is_flipped: bool = False
+
+    def numbers(self) -> tuple[float, ...]:
+        """The six fields as numbers, in their order."""
+        return (self.top, self.left, self.height, self.width, self.picture_width, float(self.is_flipped))
+
+
+@dataclass(frozen=True)
 class Image:
     """A picture, RGB.
 
@@ -18,11 +40,13 @@ class Image:
         pixels: uint8 as decoded, or floating point already normalised for the model; [3, h, w].
         original_hw_px: Size of the picture before transforms, so that answers can be given in it.
         valid_hw_px: Size of the part that holds picture; what lies right of it and below is padding.
+        crop: Which part of a larger picture this is, where that matters (several views of one picture).
     """
 
     pixels: Shaped[Tensor, "3 h w"]
     original_hw_px: tuple[int, int] | None = None
     valid_hw_px: tuple[int, int] | None = None
+    crop: Crop | None = None
 
     @property
     def hw_px(self) -> tuple[int, int]:

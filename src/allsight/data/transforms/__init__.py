@@ -21,6 +21,7 @@ from allsight.data.transforms.geometry import (
     Resize,
 )
 from allsight.data.transforms.mixing import Mix, cutmix, mixup, soft_label
+from allsight.data.transforms.photometric import GaussianBlur, Grey, Solarise, Sometimes
 from allsight.data.transforms.rand_augment import RandAugment
 from allsight.data.transforms.rigs import (
     DropCameras,
@@ -30,14 +31,18 @@ from allsight.data.transforms.rigs import (
     RandomCropRig,
     ResizeRig,
 )
+from allsight.data.transforms.views import CentralView, RandomView, Views
 from allsight.data.transforms.world_moves import MoveWorld, WithinRange, move_world
 
 __all__ = [
     "FILL",
     "CenterCrop",
+    "CentralView",
     "ColorJitter",
     "Compose",
     "DropCameras",
+    "GaussianBlur",
+    "Grey",
     "HorizontalFlip",
     "JitterRig",
     "Mix",
@@ -51,10 +56,14 @@ __all__ = [
     "RandomErasing",
     "RandomResizedCrop",
     "RandomScale",
+    "RandomView",
     "ReflectPad",
     "Resize",
     "ResizeRig",
+    "Solarise",
+    "Sometimes",
     "Transform",
+    "Views",
     "Window",
     "WithinRange",
     "crop_and_resize",

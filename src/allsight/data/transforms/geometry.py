@@ -200,8 +200,12 @@ class RandomResizedCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = sample.image.valid_hw_px or sample.image.hw_px
-        window = self._window(height, width, rng.random(2 * _ATTEMPTS + 2).tolist())
+        window = self.window(height, width, rng)
         return crop_and_resize(sample, window, _pair(self.size_px), interpolation=self.interpolation)
+
+    def window(self, height: int, width: int, rng: np.random.Generator) -> Window:
+        """Draw the window for a picture of this size."""
+        return self._window(height, width, rng.random(2 * _ATTEMPTS + 2).tolist())
 
     def _window(self, height: int, width: int, draws: list[float]) -> Window:
         low, high = math.log(self.aspect[0]), math.log(self.aspect[1])

@@ -126,6 +126,10 @@ class DetectionHead(nn.Module, Configured):
         boxes = best_boxes(outputs.logits[-1], outputs.codes[-1], self.config.num_answers)
         return DetectionOutputs(outputs.logits, outputs.codes, heatmap, boxes)
 
+    def blocks_in_order(self) -> list[nn.Module]:
+        """The layers, each run once a pass."""
+        return list(self.layers)
+
 
 class DecoderLayer(nn.Module):
     """Queries talk to each other, look at the map, think; a norm after each."""

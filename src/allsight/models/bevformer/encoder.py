@@ -188,6 +188,10 @@ class BEVEncoder(nn.Module):
         shapes = tuple((int(x.shape[3]), int(x.shape[4])) for x in maps)
         return torch.cat(levels, dim=2).flatten(0, 1), shapes
 
+    def blocks_in_order(self) -> list[nn.Module]:
+        """The layers, each run once a pass."""
+        return list(self.layers)
+
 
 class EncoderLayer(nn.Module):
     """Look at the past, look into the cameras, think; a norm after each."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from allsight.config import ConfigError
 from allsight.tasks.base import Metric, Task
 from allsight.tasks.checking.of_data import collated
 from allsight.tasks.checking.subject import Fault, NotApplicable, Subject, named
@@ -22,7 +23,12 @@ def queries_fit(subject: Subject) -> None:
         raise NotApplicable("it has no cast()")
     labelled = subject.batch(subject.train)
     for batch in (labelled, replace(labelled, targets={})):
-        query = subject.task.cast(batch)
+        try:
+            query = subject.task.cast(batch)
+        except ConfigError as missing:
+            if type(subject.task).head is Task.head:
+                raise
+            raise NotApplicable(f"as configured it serves networks with heads only: {missing}") from None
         if not isinstance(query, Query):
             raise Fault(f"cast gave {named(query)}, not a Query")
         if query.read is not None and not 0 <= query.read < len(query.inputs):

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -170,7 +171,7 @@ def predictions_need_no_targets(subject: Subject) -> None:
 
 def collated(subject: Subject, samples: Sequence[Sample]) -> Batch:
     """Samples as `predict` has them: without targets."""
-    bare = [Sample(sample.id, sample.inputs) for sample in samples]
+    bare = [replace(sample, targets={}) for sample in samples]
     transform = subject.task.transform("predict")
     raw = subject.reader("val")[0]
     transform(Sample(raw.id, raw.inputs), np.random.default_rng(0))

@@ -1,0 +1,68 @@
+"""One model over the ranks of a run: `spread` wraps it as the settings say."""
+
+from __future__ import annotations
+
+from allsight.config import ConfigError
+from allsight.engine.distributed import Ranks
+from allsight.engine.parallel.base import Parallel
+from allsight.engine.parallel.config import SHARDED, ParallelConfig
+from allsight.engine.parallel.shards import local_part, norms, total_norm
+from allsight.models.base import TaskModel
+
+__all__ = ["SHARDED", "Parallel", "ParallelConfig", "local_part", "norms", "spread", "total_norm"]
+
+
+def spread(
+    model: TaskModel,
+    config: ParallelConfig,
+    ranks: Ranks,
+    *,
+    layout: str,
+    num_tasks: int,
+    precision: str,
+    reruns: bool = False,
+) -> Parallel:
+    """The model over the ranks, before the optimiser sees its parameters. With one rank it stays as it is.
+
+    Args:
+        model: The bare model, with the same weights on all ranks.
+        layout: `sampling.layout` of the run.
+        num_tasks: Tasks of the run.
+        precision: `precision` of the run.
+        reruns: A step may be given up and run again, so no rank may send gradients before all are through.
+    Raises:
+        ConfigError: The strategy does not fit the ranks, the layout or the tasks.
+    """
+    strategy = config.strategy
+    if strategy == "deepspeed":
+        from allsight.engine.parallel.deepspeed import refuse_deepspeed
+
+        refuse_deepspeed()
+    if ranks.world == 1:
+        return Parallel(model, ranks)
+    if strategy == "single":
+        raise ConfigError("config.parallel.strategy: 'single' uses one process; set ddp")
+    if strategy in SHARDED:
+        from allsight.engine.parallel.fsdp import FullyShard
+
+        if layout == "mixed_lanes":
+            raise ConfigError(
+                f"config.parallel.strategy: {strategy} needs all ranks to run the same layers at once, which "
+                "sampling.layout=mixed_lanes does not; set layout to one_task or mixed_batch, or strategy=ddp"
+            )
+        if reruns:
+            raise ConfigError(
+                f"config.train.recover_memory: not with parallel.strategy={strategy}, whose ranks wait for "
+                "each other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
+            )
+        return FullyShard(model, config.fsdp, ranks, hybrid=strategy == "hsdp", precision=precision)
+    if layout == "mixed_lanes" or reruns:
+        return Parallel(model, ranks)
+    if config.ddp.static_graph and num_tasks > 1:
+        raise ConfigError(
+            f"config.parallel.ddp.static_graph: {num_tasks} tasks use different layers from step to step; "
+            "leave it out"
+        )
+    from allsight.engine.parallel.ddp import DataParallel
+
+    return DataParallel(model, config.ddp, ranks)

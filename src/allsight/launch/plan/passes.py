@@ -1,0 +1,188 @@
+"""What one forward and backward pass costs, found by running it on tensors that have shapes and no memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from allsight.config import ConfigError
+from allsight.engine.precision import HALF
+from allsight.types import Batch
+from allsight.types.batches import map_tensors
+
+
+@dataclass(frozen=True)
+class Work:
+    """Arithmetic and memory traffic of operators that ran one after the other.
+
+    Args:
+        flops: Two for every multiplication with an addition, in matrix products and convolutions.
+        bytes: Read and written by all operators, each as if it were alone.
+        operators: (FLOPs, bytes) -> how often an operator of this size ran.
+    """
+
+    flops: int
+    bytes: int
+    operators: Mapping[tuple[int, int], int]
+
+    def seconds(self, flops_per_s: float, bytes_per_s: float) -> float:
+        """Time on a machine that is limited by arithmetic or by memory in each operator."""
+        return sum(
+            times * max(flops / flops_per_s, size / bytes_per_s)
+            for (flops, size), times in self.operators.items()
+        )
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Forward and backward of one micro-batch.
+
+    Args:
+        rows: Of the micro-batch.
+        peak_bytes: Most memory at once beyond parameters and their gradients, the batch included.
+        peak_with_gradients: Likewise with those gradients that are there by then.
+        work: What is computed.
+    """
+
+    rows: int
+    peak_bytes: int
+    peak_with_gradients: int
+    work: Work
+
+
+@contextmanager
+def without_memory() -> Iterator[FakeTensorMode]:
+    """Within, tensors have shapes and no contents: a model of any size is built in seconds."""
+    kept = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and name[0] != "_"}
+    try:
+        for name in kept:
+            # Some starting values are drawn until they lie in a range, which needs contents.
+            setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
+    finally:
+        for name, function in kept.items():
+            setattr(nn.init, name, function)
+
+
+def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode) -> PassCost:
+    """Cost of one pass of a model made within `without_memory`; the mean of its outputs stands for the loss.
+
+    Raises:
+        ConfigError: The forward depends on the contents of its inputs.
+    """
+    inputs = map_tensors(mode.from_tensor, batch)
+    model.zero_grad(set_to_none=True)
+    meter = _Meter({id(p.untyped_storage()) for p in model.parameters()})
+    hooks = [
+        p.register_post_accumulate_grad_hook(meter.set_aside) for p in model.parameters() if p.requires_grad
+    ]
+    autocast = torch.autocast("cpu", HALF.get(precision, torch.bfloat16), enabled=precision in HALF)
+    try:
+        with meter:
+            with autocast:
+                outputs, _ = model(inputs, None)
+            total = _mean_of(outputs)
+            del outputs
+            total.backward()
+    except (DataDependentOutputException, NotImplementedError) as error:
+        raise ConfigError(
+            f"plan: {type(model).__name__} cannot be planned, since its forward depends on the contents of "
+            f"pictures or texts ({str(error).splitlines()[0] or type(error).__name__})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.zero_grad(set_to_none=True)
+    own = sum(tensor.nbytes for tensor in _tensors_of(batch))
+    work = Work(meter.flops, meter.bytes, meter.operators)
+    return PassCost(len(batch), meter.peak + own, meter.peak_with_gradients + own, work)
+
+
+def _mean_of(outputs: Any) -> Tensor:
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point() and tensor.requires_grad:
+            found.append(tensor)
+        return tensor
+
+    map_tensors(note, outputs)
+    return torch.stack([tensor.float().mean() for tensor in found]).sum()
+
+
+def _tensors_of(batch: Batch) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, batch)
+    return found
+
+
+def _flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
+    if operator is torch.ops.aten.convolution_backward:
+        # PyTorch's own count takes the gradient of a grouped kernel for that of a dense one.
+        grad, inputs, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+        places = inputs if transposed else grad
+        return 2 * places.numel() * weight[0].numel() * (int(wanted[0]) + int(wanted[1]))
+    if operator in flop_registry:
+        return int(flop_registry[operator](*args, **kwargs, out_val=out))
+    return 0
+
+
+class _Meter(TorchDispatchMode):
+    """Counts FLOPs, traffic, and the memory of all tensors that live at once."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self._known = known
+        self._live: dict[int, int] = {}
+        self._now = self.peak = self.flops = self.bytes = 0
+        self._gradients = self.peak_with_gradients = 0
+        self.operators: dict[tuple[int, int], int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        new = sum(self._note(tensor) for tensor in made)
+        flops = _flops(func.overloadpacket, args, kwargs or {}, out)
+        # Views and look-ups move nothing.
+        if new or flops or func._schema.is_mutable:
+            read = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            size = read + sum(tensor.nbytes for tensor in made)
+            self.flops, self.bytes = self.flops + flops, self.bytes + size
+            self.operators[flops, size] = self.operators.get((flops, size), 0) + 1
+        return out
+
+    def _note(self, tensor: Tensor) -> int:
+        """Count a tensor's memory while it lives; its bytes if they are new."""
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known or key in self._live:
+            return 0
+        size = storage.nbytes()
+        self._live[key] = size
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        self.peak_with_gradients = max(self.peak_with_gradients, self._now + self._gradients)
+        weakref.finalize(storage, self._forget, key)
+        return size
+
+    def set_aside(self, parameter: Tensor) -> None:
+        """A gradient is whole now: it is counted apart."""
+        assert parameter.grad is not None
+        size = self._live.pop(id(parameter.grad.untyped_storage()), 0)
+        self._known.add(id(parameter.grad.untyped_storage()))
+        self._now -= size
+        self._gradients += size
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._live.pop(key, 0)

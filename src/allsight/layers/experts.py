@@ -1,0 +1,169 @@
+"""A linear layer as a group of experts, and which of them a token gets.
+
+Letters: b rows, t tokens, m mixes, e experts, k experts a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from allsight.ops import expert_dispatch
+
+
+@dataclass(frozen=True)
+class RunMix:
+    """Runs of neighbouring tokens, each with one mix of experts: nothing needs to be dispatched.
+
+    Args:
+        runs: First token and the one after the last of each run; together they are the whole sequence.
+        gates: Weight of each expert in each run's mix; all but `k` of a row are 0.
+        choice: The one expert of each run, where experts were merged; `gates` then say nothing.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+    gates: Float[Tensor, "m e"]
+    choice: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TokenMix:
+    """A choice of experts for each token.
+
+    Args:
+        experts: The chosen ones, best first.
+        gates: Their weights; 0 for a choice that found no room.
+    """
+
+    experts: Int64[Tensor, "b t k"]
+    gates: Float[Tensor, "b t k"]
+
+
+Mix = RunMix | TokenMix
+
+
+class ExpertLinear(nn.Module):
+    """`num_experts` linear layers whose results are mixed: y = sum over chosen e of gate_e (W_e x + b_e).
+
+    Where a run of tokens shares its mix the experts are first merged into one matrix, which is the same by
+    linearity and costs one product in place of k.
+
+    Args:
+        in_channels: Width of the input.
+        out_channels: Width of the output.
+        num_experts: How many.
+
+    Source: Uni-Perceiver-MoE, arXiv:2206.04674.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(num_experts, out_channels))
+        for weight in self.weight:
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self, x: Float[Tensor, "b t c"], mix: Mix) -> Float[Tensor, "b t out"]:
+        if isinstance(mix, TokenMix):
+            choices = mix.experts.flatten(0, 1), mix.gates.flatten(0, 1).to(x.dtype)
+            flat = expert_dispatch(x.flatten(0, 1), self.weight.to(x.dtype), self.bias.to(x.dtype), *choices)
+            return flat.unflatten(0, x.shape[:2])
+        if mix.choice is None:
+            weight, bias = self.merged(mix.gates)
+        else:
+            weight, bias = ([p[expert] for expert in mix.choice] for p in (self.weight, self.bias))
+        parts = [
+            F.linear(x[:, first:end], w, b)
+            for (first, end), w, b in zip(mix.runs, weight, bias, strict=True)
+            if end > first
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def merged(self, gates: Float[Tensor, "m e"]) -> tuple[Float[Tensor, "m out c"], Float[Tensor, "m out"]]:
+        """The one linear layer that each mix of experts amounts to."""
+        gates = gates.to(self.weight.dtype)
+        # A product per expert: `einsum` would lay all of them out anew, which costs more than the sums.
+        return (gates @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:]), gates @ self.bias
+
+    def extra_repr(self) -> str:
+        experts, out, channels = self.weight.shape
+        return f"{channels}, {out}, experts={experts}"
+
+
+def apply_linear(layer: nn.Module, x: Float[Tensor, "b t c"], mix: Mix | None) -> Float[Tensor, "b t out"]:
+    """`layer(x)` for a linear layer, `layer(x, mix)` for a group of experts."""
+    return layer(x, mix) if isinstance(layer, ExpertLinear) else layer(x)
+
+
+def choose_experts(
+    logits: Float[Tensor, "*lead e"],
+    *,
+    k: int,
+    noise: Float[Tensor, "*lead e"] | None = None,
+    bias: Float[Tensor, " e"] | None = None,
+) -> tuple[Int64[Tensor, "*lead k"], Float[Tensor, "*lead k"]]:
+    """The `k` likeliest experts and their weights: softmax over all, then the k best, then normalised to 1.
+
+    Args:
+        logits: In float32 at least.
+        noise: Added to the logits (exploration).
+        bias: Added for the choice alone, not to the weights (balancing without a loss).
+    Source: fundamentalvision/Uni-Perceiver:uniperceiver/task_moe/gate.py (order of steps, noise); the bias:
+    arXiv:2408.15664, eq. 3.
+    """
+    logits = logits if noise is None else logits + noise
+    experts = (logits if bias is None else logits.softmax(-1) + bias).topk(k, dim=-1).indices
+    gates = logits.softmax(-1).gather(-1, experts)
+    if k > 1:
+        gates = gates / gates.sum(-1, keepdim=True).clamp_min(torch.finfo(gates.dtype).eps)
+    return experts, gates
+
+
+def limit_load(mix: TokenMix, num_experts: int, capacity_factor: float) -> TokenMix:
+    """Take the weight from choices for which their expert has no room, the lightest ones first.
+
+    Room is `capacity_factor` times the even share of the tokens. What a token gets then depends on the
+    others of its micro-batch.
+
+    Source: V-MoE, arXiv:2106.05974, section 4 (batch prioritised routing).
+    """
+    flat, gates = mix.experts.flatten(), mix.gates.flatten()
+    room = max(1, int(capacity_factor * flat.numel() / num_experts))
+    order = gates.detach().argsort(descending=True, stable=True)
+    ordered = F.one_hot(flat[order], num_experts)
+    place = (ordered.cumsum(0) * ordered).sum(-1)
+    fits = torch.empty_like(place, dtype=torch.bool)
+    fits[order] = place <= room
+    return replace(mix, gates=(gates * fits).view_as(mix.gates))
+
+
+def balance_loss(
+    probabilities: Float[Tensor, "n e"], experts: Int64[Tensor, "n k"], is_real: Tensor | None = None
+) -> Float[Tensor, ""]:
+    """How unevenly tokens are spread over experts; 1 where evenly.
+
+    Args:
+        probabilities: Softmax of the logits.
+        experts: The chosen ones; the first of each counts.
+        is_real: Tokens that count [n]; None counts all.
+    Source: Switch Transformer, arXiv:2101.03961, eq. 4.
+    """
+    num_experts = probabilities.shape[-1]
+    real = torch.ones_like(probabilities[:, 0]) if is_real is None else is_real.to(probabilities)
+    total = real.sum().clamp_min(1)
+    share = (F.one_hot(experts[:, 0], num_experts).to(probabilities) * real[:, None]).sum(0) / total
+    return num_experts * (share * (probabilities * real[:, None]).sum(0) / total).sum()
+
+
+def router_z_loss(logits: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
+    """Mean of the squared log-sum-exp, which keeps a router's logits small (ST-MoE, arXiv:2202.08906)."""
+    return logits.logsumexp(-1).square().mean()
+
+
+LinearMaker = Callable[[int, int], nn.Module]
+"""Makes a linear layer, or a group of them, from input and output width."""

@@ -1,0 +1,173 @@
+"""The shared transformer: pre-norm blocks, dense or with experts at every linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from allsight.layers import DropPath, ExpertLinear, KeyValues, SelfAttention, apply_linear
+from allsight.layers.experts import LinearMaker
+from allsight.models.uniperceiver.conditions import Conditions
+from allsight.models.uniperceiver.router import ExpertSettings, Router, summarise
+
+NORM_EPS = 1e-5
+
+
+class BlockMemory:
+    """What one block keeps while a text is written: keys and values, and the means its routers look at."""
+
+    def __init__(self, seen: KeyValues) -> None:
+        self.seen = seen
+        self.summaries: list[Tensor | None] = [None, None]
+
+    def pick(self, rows: Tensor) -> None:
+        """Make row i what row `rows[i]` was."""
+        self.seen.pick(rows)
+        self.summaries = [None if s is None else s[rows] for s in self.summaries]
+
+
+class Block(nn.Module):
+    """x + scale1 * attention(norm1 x), then x + scale2 * mlp(norm2 x).
+
+    Args:
+        channels: Width of the tokens.
+        heads: Attention heads.
+        hidden: Width of the MLP.
+        drop_path: Chance that a sample loses a branch in training.
+        layer_scale: First value of the factor on each branch; None has no factor.
+        experts: Make every linear layer a group of experts; None is dense.
+        tasks: For `Router`.
+        published: Keep the routers that published weights have at the second layer of each pair, unused.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int,
+        hidden: int,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        experts: ExpertSettings | None = None,
+        tasks: Sequence[str] = (),
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        linear: LinearMaker = nn.Linear
+        if experts is not None:
+            linear = partial(ExpertLinear, num_experts=experts.count)
+        self.norm1 = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.attn = SelfAttention(channels, heads=heads, linear=linear)
+        self.norm2 = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.fc1, self.fc2 = linear(channels, hidden), linear(hidden, channels)
+        self.drop_path = DropPath(drop_path)
+        scale = None if layer_scale is None else torch.full((channels,), layer_scale)
+        self.scale1 = None if scale is None else nn.Parameter(scale.clone())
+        self.scale2 = None if scale is None else nn.Parameter(scale.clone())
+        self.attn_router = None if experts is None else Router(channels, experts, tasks)
+        self.mlp_router = None if experts is None else Router(channels, experts, tasks)
+        if experts is not None and published:
+            self.attn_spare = Router(channels, experts, tasks).requires_grad_(False)
+            self.mlp_spare = Router(channels, experts, tasks).requires_grad_(False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t c"],
+        mask: Bool[Tensor, "rows asking seen"] | None,
+        conditions: Conditions,
+        memory: BlockMemory | None = None,
+        keep: int = 0,
+    ) -> Float[Tensor, "b t c"]:
+        """Attend and transform; see `SelfAttention` for `mask`, `memory` and `keep`."""
+        y = self.norm1(x)
+        mix = self._mix(0, y, conditions, memory)
+        seen = None if memory is None else memory.seen
+        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep)
+        x = x + self.drop_path(y if self.scale1 is None else self.scale1 * y)
+        y = self.norm2(x)
+        mix = self._mix(1, y, conditions, memory)
+        y = apply_linear(self.fc2, F.gelu(apply_linear(self.fc1, y, mix)), mix)
+        return x + self.drop_path(y if self.scale2 is None else self.scale2 * y)
+
+    def _mix(self, number: int, x: Tensor, conditions: Conditions, memory: BlockMemory | None):
+        router = (self.attn_router, self.mlp_router)[number]
+        if router is None:
+            return None
+        summary = None
+        if router.settings.routing == "context" and memory is not None:
+            # Later words route by the same mean as in one pass, which is that of the prefix.
+            if memory.summaries[number] is None:
+                memory.summaries[number] = summarise(x, conditions.is_open)
+            summary = memory.summaries[number]
+        return router(x, conditions, summary)
+
+
+class Trunk(nn.Module):
+    """Blocks one after the other.
+
+    Args:
+        depth: How many.
+        channels, heads, hidden, drop_path, layer_scale, experts, tasks, published: See `Block`; blocks 0,
+            every, 2 every ... have experts.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        channels: int,
+        *,
+        heads: int,
+        hidden: int,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        experts: ExpertSettings | None = None,
+        tasks: Sequence[str] = (),
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_channels = heads, channels // heads
+        self.blocks = nn.ModuleList(
+            Block(
+                channels,
+                heads=heads,
+                hidden=hidden,
+                drop_path=drop_path,
+                layer_scale=layer_scale,
+                experts=experts if experts is not None and number % experts.every == 0 else None,
+                tasks=tasks,
+                published=published,
+            )
+            for number in range(depth)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t c"],
+        mask: Bool[Tensor, "rows asking seen"] | None,
+        conditions: Conditions,
+        memory: Sequence[BlockMemory] | None = None,
+        keep: int = 0,
+    ) -> Float[Tensor, "b t c"]:
+        """Features of the tokens, without a norm after the last block."""
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask, conditions, None if memory is None else memory[number], keep)
+        return x
+
+    def new_memory(self, rows: int, length: int, like: Tensor) -> list[BlockMemory]:
+        """An empty memory for so many rows and tokens."""
+        return [
+            BlockMemory(KeyValues(rows, self.heads, length, self.head_channels, like)) for _ in self.blocks
+        ]
+
+    def routers(self) -> dict[str, Router]:
+        """Every router by its name; none in a dense trunk."""
+        return {
+            name: module
+            for name, module in self.named_modules()
+            if name.endswith("_router") and isinstance(module, Router)
+        }

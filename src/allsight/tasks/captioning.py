@@ -1,0 +1,96 @@
+"""Captioning: what a text says of a picture, word by word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from allsight.data.readers import open_reader
+from allsight.data.text import Tokenizer
+from allsight.data.transforms import Compose
+from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.classification import stack_images
+from allsight.tasks.metrics import CaptionScores
+from allsight.tasks.names import open_tokenizer
+from allsight.tasks.texts import Encoded, PickCaption, TextSettings, likelihood_loss, padded, picture_steps
+from allsight.types import Answer, Batch, Continuation, Query, Sample, Segment, TextAnswer, Vocabulary
+
+
+class Captioning(Task):
+    """A text for a picture. Batches hold `image` and, where known, the target `words` with `is_word`.
+
+    The loss is a mean over words, ends included. In evaluation the model writes; answers are `TextAnswer`.
+    """
+
+    counted: ClassVar[tuple[str, ...]] = ("likelihood",)
+
+    class Config(Task.Config, TextSettings):
+        beam: int = Field(default=1, ge=1)
+        """Texts followed at a time in evaluation."""
+        length_penalty: float = 0.0
+        """Longer texts are preferred: log-probability / length ** length_penalty."""
+
+    config: Config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return open_tokenizer(self.config.tokenizer, self.root)
+
+    def reader(self, split: Split) -> Reader:
+        return open_reader(self.config.data, self.root, split)
+
+    def transform(self, split: Split) -> Transform:
+        config = self.config
+        if split == "predict":
+            return Compose(*picture_steps(config, split))
+        encoded = Encoded("text", self.tokenizer, config.max_tokens, config.long_texts == "cut")
+        return Compose(PickCaption(split == "train"), *picture_steps(config, split), encoded)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        targets: dict[str, Any] = {}
+        if all("text" in sample.inputs for sample in samples):
+            words, is_word = padded(samples, "text", self.tokenizer, self.config.max_tokens)
+            captions = tuple(tuple(sample.targets.get("captions", ())) for sample in samples)
+            targets = {"words": words, "is_word": is_word, "captions": captions}
+        return Batch(self.name, tuple(s.id for s in samples), {"image": stack_images(samples)}, targets)
+
+    def cast(self, batch: Batch) -> Query:
+        config, tokens = self.config, self.tokenizer
+        image = Segment("image", batch.inputs["image"])
+        never = (tokens.pad_id, tokens.bos_id, tokens.mask_id, tokens.spe_id)
+        how = Continuation(
+            tokens.eos_id, config.max_tokens, config.beam, config.length_penalty, forbidden=never
+        )
+        words, mask, labels = batch.slots.new_empty(len(batch), 0), None, None
+        if "words" in batch.targets:
+            words, mask = batch.targets["words"], batch.targets["is_word"]
+            labels = words.masked_fill(~mask, -100)
+        text = Segment("text", words, mask, causal=True)
+        return Query((image, text), Vocabulary(), 1, labels, config.temperature, how)
+
+    def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        return likelihood_loss(outputs, label_smoothing=self.config.label_smoothing)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"likelihood": float(batch.targets["is_word"].sum())}
+
+    def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Answer]:
+        rows = zip(batch.ids, outputs["tokens"], outputs["lengths"], outputs["log_probability"], strict=True)
+        return [
+            TextAnswer(id, self.name, self.tokenizer.decode(tokens[: int(length)]).strip(), float(log_p))
+            for id, tokens, length, log_p in rows
+        ]
+
+    def truth(self, batch: Batch) -> list[Answer]:
+        captions = batch.targets["captions"]
+        return [TextAnswer(id, self.name, texts[0]) for id, texts in zip(batch.ids, captions, strict=True)]
+
+    def metric(self) -> CaptionScores:
+        return CaptionScores()
+
+    def main_metric(self) -> str:
+        return "cider_d"

@@ -1,0 +1,126 @@
+"""Visual question answering: which of the known answers fits a question about a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from allsight.config import ConfigError
+from allsight.data.readers import open_reader
+from allsight.data.text import Tokenizer
+from allsight.data.transforms import Compose
+from allsight.objectives import boltzmann_count
+from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.classification import stack_images
+from allsight.tasks.metrics import VQAScores
+from allsight.tasks.names import names_as_texts, on, open_tokenizer
+from allsight.tasks.texts import Encoded, TextSettings, likelihood_loss, padded, picture_steps
+from allsight.types import Answer, Batch, ClassScores, Closed, Query, Sample, Segment
+
+
+class VQA(Task):
+    """A question about a picture, answered from a list.
+
+    Batches hold `image`, `words` and `is_word` of the question, and the targets `label` (-100: the answer is
+    not in the list), `answers` (what each person said). Answers are `ClassScores` over the list.
+    """
+
+    counted: ClassVar[tuple[str, ...]] = ("likelihood",)
+
+    class Config(Task.Config, TextSettings):
+        num_answers: int = Field(default=3000, ge=2)
+        """Longest list: the most frequent answers of the training data."""
+
+    config: Config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._answers
+
+    @cached_property
+    def _answers(self) -> tuple[str, ...]:
+        """The answers to choose among; those given with the weights, else the frequent ones."""
+        if self.given_classes:
+            return self.given_classes
+        reader = self.reader("train")
+        if not hasattr(reader, "common_answers"):
+            raise ConfigError(
+                f"config.tasks.{self.name}.data: '{self.config.data}' has no questions with answers"
+            )
+        # Frequent ones first, those alike by name: a set's own order would change from run to run.
+        counted = Counter(reader.common_answers()).items()  # type: ignore[attr-defined]
+        ranked = sorted(counted, key=lambda item: (-item[1], item[0]))
+        return tuple(answer for answer, _ in ranked[: self.config.num_answers])
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return open_tokenizer(self.config.tokenizer, self.root)
+
+    @cached_property
+    def _candidates(self) -> Segment:
+        return names_as_texts(self.classes, self.tokenizer)
+
+    def reader(self, split: Split) -> Reader:
+        return open_reader(self.config.data, self.root, split)
+
+    def transform(self, split: Split) -> Transform:
+        config = self.config
+        encoded = Encoded("question", self.tokenizer, config.max_tokens, config.long_texts == "cut")
+        return Compose(*picture_steps(config, split), encoded)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        words, is_word = padded(samples, "question", self.tokenizer, self.config.max_tokens)
+        inputs = {"image": stack_images(samples), "words": words, "is_word": is_word}
+        targets: dict[str, Any] = {}
+        if all("answer" in sample.targets for sample in samples):
+            place = {answer: number for number, answer in enumerate(self.classes)}
+            labels = torch.tensor([place.get(sample.targets["answer"], -100) for sample in samples])
+            targets = {"label": labels, "answers": tuple(sample.targets["answers"] for sample in samples)}
+        return Batch(self.name, tuple(sample.id for sample in samples), inputs, targets)
+
+    def cast(self, batch: Batch) -> Query:
+        words = batch.inputs["words"]
+        question = Segment("text", words, batch.inputs["is_word"])
+        # The answer is read at a <SPE> of its own behind the question.
+        asking = Segment("text", words.new_full((len(batch), 1), self.tokenizer.spe_id))
+        label = batch.targets.get("label")
+        return Query(
+            (Segment("image", batch.inputs["image"]), question, asking),
+            Closed(self.name, (on(words.device, self._candidates),)),
+            read=2,
+            labels=None if label is None else label[:, None],
+            temperature=self.config.temperature,
+        )
+
+    def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        return likelihood_loss(outputs, label_smoothing=self.config.label_smoothing)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {"likelihood": boltzmann_count(batch.targets["label"])}
+
+    def decode(self, outputs: dict[str, Any], batch: Batch) -> list[Answer]:
+        scores = outputs["logits"][:, 0].detach().float().softmax(-1).cpu().numpy()
+        return [
+            ClassScores(id, self.name, row, self.classes) for id, row in zip(batch.ids, scores, strict=True)
+        ]
+
+    def truth(self, batch: Batch) -> list[Answer]:
+        # An answer outside the list is nobody's truth: all zeros.
+        numbers = torch.arange(len(self.classes), device=batch.targets["label"].device)
+        rows = (batch.targets["label"][:, None] == numbers).float().cpu().numpy()
+        return [
+            ClassScores(id, self.name, row, self.classes) for id, row in zip(batch.ids, rows, strict=True)
+        ]
+
+    def metric(self) -> VQAScores:
+        return VQAScores()
+
+    def main_metric(self) -> str:
+        return "accuracy"

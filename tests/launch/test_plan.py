@@ -1,0 +1,135 @@
+"""What is planned is what is measured."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from allsight.backbones import InternImage, ResNet
+from allsight.config import ConfigError, Mixture, replace
+from allsight.engine.config import RunConfig
+from allsight.engine.optim import SGD
+from allsight.engine.schedule import Cosine
+from allsight.launch.plan import plan_run
+from allsight.launch.plan.passes import pass_cost, without_memory
+from allsight.launch.plan.state import Sizes, held
+from allsight.models import MultiHead
+from allsight.models.base import model_for_tasks
+from allsight.tasks import Classification
+from allsight.tasks.base import build_tasks
+from allsight.types import Batch
+
+BACKBONES = {
+    "internimage": InternImage.Config.variant("nano"),
+    "internimage, recomputed": InternImage.Config.variant("nano", remat="block"),
+    "resnet": ResNet.Config.variant("r18"),
+}
+
+
+def _run(backbone, **changes):
+    task = Classification.Config(data="imagefolder:none", num_classes=10, batch_size=64, size_px=64)
+    config = RunConfig(
+        name="planned",
+        model=MultiHead.Config(backbone=backbone),
+        tasks=Mixture(a=task),
+        schedule=Cosine.Config(steps=100),
+    )
+    return replace(config, changes)
+
+
+def _measured(model, batch) -> int:
+    """Highest sum of allocations in a forward and backward pass, as PyTorch's profiler sees it."""
+    # The CPU's convolution library copies weights into a layout of its own, which other devices do not.
+    with (
+        torch.backends.mkldnn.flags(enabled=False),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace,
+    ):
+        model(batch)[0]["logits"].mean().backward()
+    assert trace.profiler is not None and trace.profiler.kineto_results is not None
+    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        highest = max(highest, total)
+    return highest
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_memory_of_a_pass_is_what_the_profiler_sees(name):
+    config = _run(BACKBONES[name])
+    tasks = build_tasks(config.tasks, None)
+    rows = 4
+    batch = Batch(
+        "a", ("x",) * rows, {"image": torch.zeros(rows, 3, 64, 64)}, {"label": torch.zeros(rows).long()}
+    )
+    model = model_for_tasks(config.model, tasks).train()
+    measured = _measured(model, batch)
+    with without_memory() as mode:
+        fake = model_for_tasks(config.model, tasks).train()
+        cost = pass_cost(fake, batch, precision="fp32", mode=mode)
+    assert cost.peak_with_gradients - batch.inputs["image"].nbytes == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_gradients_of_a_convolution_cost_twice_its_forward(groups):
+    with without_memory() as mode:
+        layer = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+        images = torch.zeros(2, 8, 5, 7)
+        batch = Batch("a", ("x", "y"), {"image": images}, {"label": torch.zeros(2).long()})
+
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.layer = torch.nn.Conv2d(8, 8, 1), layer
+
+            def forward(self, batch, state=None):
+                return {"x": self.layer(self.first(batch.inputs["image"]))}, None
+
+        cost = pass_cost(Model(), batch, precision="fp32", mode=mode)  # type: ignore[arg-type]
+    places, kernel = 2 * 5 * 7 * 8, 8 // groups * 9
+    # The first layer's input needs no gradient.
+    assert cost.work.flops == 2 * places * (3 * kernel + 2 * 8)
+
+
+def test_recomputation_takes_less_memory_and_more_arithmetic():
+    plain = plan_run(_run(BACKBONES["internimage"]), gpus=1, kind="a100-40g")
+    again = plan_run(_run(BACKBONES["internimage, recomputed"]), gpus=1, kind="a100-40g")
+    assert again.tasks["a"].row_bytes < 0.7 * plain.tasks["a"].row_bytes
+    assert 1.1 < again.flops_per_step / plain.flops_per_step < 1.4
+
+
+def test_shards_divide_the_state():
+    plan = plan_run(_run(BACKBONES["internimage"]), gpus=8, kind="h100-80g")
+    by = {choice.strategy: choice for choice in plan.choices}
+    assert by.keys() == {"ddp", "fsdp"}
+    for part in ("parameters", "gradients", "optimiser"):
+        assert getattr(by["fsdp"].held, part) == -(-getattr(by["ddp"].held, part) // 8)
+    assert plan.best is not None
+    assert plan.seconds == 100 * plan.best.step_s
+
+
+def test_state_of_sgd_is_half_of_adamws():
+    config = _run(BACKBONES["resnet"])
+    with without_memory():
+        model = model_for_tasks(config.model, build_tasks(config.tasks, None))
+        adamw = Sizes.of(model, config)
+        sgd = Sizes.of(model, replace(config, {"optim": SGD.Config()}))
+    assert adamw.moments == 2 * sgd.moments == 2 * sgd.trained
+    assert held(sgd, config, "ddp", shards=1, accumulate=1, half=False).optimiser == 4 * sgd.trained
+
+
+def test_a_model_of_a_billion_parameters_is_planned_without_being_made():
+    from allsight.recipes import find_config
+
+    config = replace(find_config("internimage_h_in1k_640")[0], {"model.backbone.remat": "block"})
+    with without_memory():
+        sizes = Sizes.of(model_for_tasks(config.model, build_tasks(config.tasks, None)), config)
+    assert 1.0e9 < sizes.parameters < 1.2e9
+    assert sizes.largest_block < 0.1 * sizes.parameters
+
+
+def test_what_cannot_be_planned_is_said():
+    with pytest.raises(ConfigError, match="no machine 'h100'; did you mean 'h100-80g'"):
+        plan_run(_run(BACKBONES["resnet"]), gpus=1, kind="h100")
+    with pytest.raises(ConfigError, match=r"no strategy of .* runs on 7 devices"):
+        plan_run(_run(BACKBONES["resnet"]), gpus=7, kind="h100-80g")

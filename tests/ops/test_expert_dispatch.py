@@ -1,0 +1,56 @@
+"""Each token through the experts chosen for it: every backend against the reference, and bad calls."""
+
+import pytest
+import torch
+
+from allsight.ops import expert_dispatch
+
+
+def inputs(n=7, c=5, out=4, e=3, k=2, dtype=torch.float64, zero=True):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
+    experts = torch.rand(n, e, generator=generator).argsort(1)[:, :k]
+    gates = draw(n, k)
+    if zero and n:
+        gates[0, 0] = 0  # a choice without room
+    tensors = dict(x=draw(n, c), weight=draw(e, out, c), bias=draw(e, out), gates=gates)
+    return {name: t.requires_grad_() for name, t in tensors.items()} | {"experts": experts}
+
+
+@pytest.mark.parametrize("shape", [{}, {"n": 0}, {"n": 1, "k": 1}, {"e": 5, "k": 5}, {"e": 1, "k": 1}])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_cpu_agrees_with_reference(shape, dtype, tolerance):
+    found = {}
+    for backend in ("reference", "cpu"):
+        given = inputs(**shape, dtype=dtype)
+        y = expert_dispatch(**given, backend=backend)
+        (y * torch.linspace(1, 2, y.numel(), dtype=dtype).view_as(y)).sum().backward()
+        found[backend] = {"y": y.detach(), **{n: t.grad for n, t in given.items() if n != "experts"}}
+    for name, expected in found["reference"].items():
+        torch.testing.assert_close(found["cpu"][name], expected, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_gradient_is_right():
+    given = inputs(n=3)
+    names = ("x", "weight", "bias", "gates")
+
+    def run(*tensors):
+        return expert_dispatch(
+            **dict(zip(names, tensors, strict=True)), experts=given["experts"], backend="cpu"
+        )
+
+    assert torch.autograd.gradcheck(run, [given[name] for name in names])
+
+
+def test_operator_is_registered_properly():
+    given = inputs(n=3, zero=False)
+    call = [given[name] for name in ("x", "weight", "bias", "experts", "gates")]
+    torch.library.opcheck(torch.ops.allsight.expert_dispatch.default, (*call, "cpu"))
+
+
+def test_shapes_that_do_not_fit_are_named(without_shape_checks):
+    given = inputs()
+    with pytest.raises(ValueError, match=r"expert_dispatch: gates: expected \(7, 2\), got \(7, 1\)"):
+        expert_dispatch(**{**given, "gates": given["gates"][:, :1]})
+    with pytest.raises(ValueError, match="experts: 2 a token, but there are 1"):
+        expert_dispatch(**{**given, "weight": given["weight"][:1], "bias": given["bias"][:1]})

@@ -1,0 +1,26 @@
+"""Settings of M3I whose result must not depend on the number of ranks, and the half of a batch."""
+
+from tiny_m3i import VIT
+
+from allsight.config import replace
+from allsight.models.m3i import cases
+
+DECODER = {"channels": 16, "heads": 2, "projector_blocks": 1, "predictor_blocks": 1}
+TEXT = {"channels": 8, "depth": 1, "heads": 2, "max_tokens": 8}
+
+CASES = {
+    "clip": replace(cases.clip(VIT, channels=8), {"targets.caption.net.encoder": TEXT}),
+    "siglip": replace(cases.siglip(VIT, channels=8), {"targets.caption.net.encoder": TEXT}),
+    "barlow_twins": cases.barlow_twins(VIT, channels=4),
+    "vicreg": cases.vicreg(VIT, channels=4),
+    "m3i": cases.m3i(VIT, block_px=4, decoder=DECODER),
+}
+
+
+def half_of(batch, rank):
+    rows = slice(4 * rank, 4 * rank + 4)
+    inputs = {
+        name: tuple(v[rows] for v in value) if isinstance(value, tuple) else value[rows]
+        for name, value in batch.inputs.items()
+    }
+    return inputs, {name: value[rows] for name, value in batch.targets.items()}
