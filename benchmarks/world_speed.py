@@ -59,7 +59,8 @@ def main() -> None:
     ):
         figures = (f"{value:.{digits}f}" for value in (median(values), min(values), max(values)))
         lines.append([what, *figures, bar])
-    where = f"{options.variant}, {options.size} px, written to {options.folder or "the system's temporary folder"}"
+    place = options.folder or "the system's temporary folder"
+    where = f"{options.variant}, {options.size} px, written to {place}"
     setting = setting_of(__file__, method)
     write_page("world_speed", "Speed of the embedded world", setting, [where, aligned(lines)], options.out)
 
