@@ -46,10 +46,10 @@ class BEVDetection(RigTask):
         box_weight: float = Field(default=0.25, ge=0)
         """Factor on the distance of the numbers of a box, which is about that of metres."""
         heading_weight: float = Field(default=1.0, ge=0)
-        """Factor on the sine and cosine of headings beside that. A raw output moves them by as much as itself, a
-        place by a quarter of the range: small networks learn headings late without a larger factor."""
+        """Factor on the sine and cosine of headings beside that. Gradients of places are many times larger:
+        small networks learn headings late without a larger factor."""
         velocity_weight: float = Field(default=0.2, ge=0)
-        """Factor on velocities beside that; the same holds for them."""
+        """Factor on velocities beside that; as for headings."""
         peak_weight: float = Field(default=1.0, ge=0)
         """Factor on the loss of the heatmap, where the head has one (`head.peaks`)."""
         peak_sigma_m: float = Field(default=1.6, gt=0)
