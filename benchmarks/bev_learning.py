@@ -303,7 +303,7 @@ def real(session: Session) -> tuple[list[Bar], list[str]]:
             Bar(f"{name}: CPU minutes", minutes),
         ]
         _save_pictures(trainer, config, session.data)
-    return bars, [*parts, f"{steps} steps each; pictures in {session.data}."]
+    return bars, [*parts, f"{steps} steps each; pictures lie in the folder of --data."]
 
 
 def mean_map_prior(config: RunConfig) -> Values:

@@ -45,8 +45,11 @@ class BEVDetection(RigTask):
         """Factor on the loss of classes and on its part in matching."""
         box_weight: float = Field(default=0.25, ge=0)
         """Factor on the distance of the numbers of a box, which is about that of metres."""
+        heading_weight: float = Field(default=1.0, ge=0)
+        """Factor on the sine and cosine of headings beside that. Gradients of places are many times larger:
+        small networks learn headings late without a larger factor."""
         velocity_weight: float = Field(default=0.2, ge=0)
-        """Factor on velocities beside that."""
+        """Factor on velocities beside that; as for headings."""
         peak_weight: float = Field(default=1.0, ge=0)
         """Factor on the loss of the heatmap, where the head has one (`head.peaks`)."""
         peak_sigma_m: float = Field(default=1.6, gt=0)
@@ -88,7 +91,8 @@ class BEVDetection(RigTask):
         whole = joined_frames(frames)
         truth = [boxes for moment in moments for boxes in moment["boxes"]]
         config, count = self.config, self._count(truth)
-        weights = (*CODE_WEIGHTS[:8], config.velocity_weight, config.velocity_weight)
+        turn, speed = config.heading_weight, config.velocity_weight
+        weights = (*CODE_WEIGHTS[:6], turn, turn, speed, speed)
         losses = detection_3d_losses(
             whole.logits,
             whole.codes,
