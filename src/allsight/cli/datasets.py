@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from allsight.cli import inspecting, packing
-from allsight.cli.words import Counter, Quiet
+from allsight.cli.words import Counter, Processes, Quiet, Seed
 
 app = typer.Typer(
     help="Make, look at, pack and check data sets.", no_args_is_help=True, rich_markup_mode=None
@@ -25,7 +25,7 @@ def _before() -> None:
 @app.command("world")
 def world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = 0,
+    seed: Seed = 0,
     pictures: Annotated[
         int,
         typer.Option("--pictures", min=12, help="Training pictures of each kind (one object, whole scene)."),
@@ -40,9 +40,7 @@ def world(
     difficulty: Annotated[
         str, typer.Option("--difficulty", metavar="easy|normal|hard", help="How hard.")
     ] = "normal",
-    processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
-    ] = None,
+    processes: Processes = None,
     quiet: Quiet = False,
 ) -> None:
     """Generate the embedded world: pictures with class folders, COCO boxes and masks, and label maps.
@@ -72,7 +70,7 @@ def world(
 @app.command("drives")
 def drives(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = 0,
+    seed: Seed = 0,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Training scenes.")] = 200,
     val: Annotated[
         int | None,
@@ -84,9 +82,7 @@ def drives(
     difficulty: Annotated[
         str, typer.Option("--difficulty", metavar="easy|normal", help="How crowded, how shaky.")
     ] = "normal",
-    processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="Default: all cores.", show_default=False)
-    ] = None,
+    processes: Processes = None,
     quiet: Quiet = False,
 ) -> None:
     """Generate drives: six cameras, boxes of ten classes, maps and poses, as nuScenes tables.

@@ -25,6 +25,7 @@ Changes = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trust = Annotated[
     bool,

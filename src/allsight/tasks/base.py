@@ -78,7 +78,8 @@ class Task(Configured):
         classes: Class names that override what the data set says (loading weights without their data).
 
     A task names losses that are means over something else than samples (words, boxes, valid pixels) in
-    `counted`, and says in `counts` over how many, before the forward pass; the engine scales each micro-batch
+    `counted` (of the class, or a property where it depends on settings), and says in `counts` over how many,
+    before the forward pass; the engine scales each micro-batch
     by count / global count, so results do not depend on how a batch is split.
     """
 

@@ -9,18 +9,19 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from allsight.data.readers import open_reader
-from allsight.data.text import Tokenizer
-from allsight.data.transforms import Compose
-from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.base import Task
 from allsight.tasks.classification import stack_images
 from allsight.tasks.metrics import CaptionScores
-from allsight.tasks.names import open_tokenizer
-from allsight.tasks.texts import Encoded, PickCaption, TextSettings, likelihood_loss, padded, picture_steps
+from allsight.tasks.texts import (
+    CaptionedTask,
+    TextSettings,
+    likelihood_loss,
+    padded,
+)
 from allsight.types import Answer, Batch, Continuation, Query, Sample, Segment, TextAnswer, Vocabulary
 
 
-class Captioning(Task):
+class Captioning(CaptionedTask):
     """A text for a picture. Batches hold `image` and, where known, the target `words` with `is_word`.
 
     The loss is a mean over words, ends included. In evaluation the model writes; answers are `TextAnswer`.
@@ -35,20 +36,6 @@ class Captioning(Task):
         """Longer texts are preferred: log-probability / length ** length_penalty."""
 
     config: Config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return open_tokenizer(self.config.tokenizer, self.root)
-
-    def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
-
-    def transform(self, split: Split) -> Transform:
-        config = self.config
-        if split == "predict":
-            return Compose(*picture_steps(config, split))
-        encoded = Encoded("text", self.tokenizer, config.max_tokens, config.long_texts == "cut")
-        return Compose(PickCaption(split == "train"), *picture_steps(config, split), encoded)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         targets: dict[str, Any] = {}

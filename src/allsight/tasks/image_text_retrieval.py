@@ -10,19 +10,15 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from allsight.data.readers import open_reader
-from allsight.data.text import Tokenizer
-from allsight.data.transforms import Compose
 from allsight.objectives import boltzmann_loss
-from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.base import Task
 from allsight.tasks.classification import stack_images
 from allsight.tasks.metrics import RetrievalScores
-from allsight.tasks.names import open_tokenizer
-from allsight.tasks.texts import Encoded, PickCaption, TextSettings, padded, picture_steps
+from allsight.tasks.texts import CaptionedTask, TextSettings, padded
 from allsight.types import Answer, Batch, InBatch, PairAnswer, Query, Sample, Segment
 
 
-class ImageTextRetrieval(Task):
+class ImageTextRetrieval(CaptionedTask):
     """Pictures and texts that belong together; the other rows of a group are the negatives, both ways.
 
     Batches hold `image`, and the targets `words`, `is_word` and `texts`. Rows of a group with the same text
@@ -34,20 +30,6 @@ class ImageTextRetrieval(Task):
         label_smoothing: float = 0.1
 
     config: Config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return open_tokenizer(self.config.tokenizer, self.root)
-
-    def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
-
-    def transform(self, split: Split) -> Transform:
-        config = self.config
-        if split == "predict":
-            return Compose(*picture_steps(config, split))
-        encoded = Encoded("text", self.tokenizer, config.max_tokens, config.long_texts == "cut")
-        return Compose(PickCaption(split == "train"), *picture_steps(config, split), encoded)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         targets: dict[str, Any] = {}

@@ -14,18 +14,17 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import Compose
-from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.base import Split, Task, Transform
 from allsight.tasks.classification import stack_images
 from allsight.tasks.metrics import WordScores
-from allsight.tasks.names import encode_text, open_tokenizer
-from allsight.tasks.texts import PickCaption, TextSettings, likelihood_loss, padded, picture_steps
+from allsight.tasks.names import encode_text
+from allsight.tasks.texts import PickCaption, TextSettings, TextTask, likelihood_loss, padded, picture_steps
 from allsight.types import Answer, Batch, DataError, Query, Sample, Segment, Text, Vocabulary, WordsAnswer
 
 
-class MaskedLanguage(Task):
+class MaskedLanguage(TextTask):
     """Whole words of a text are taken out; the model says which.
 
     Texts are the input `text` of samples, or captions. Batches hold `words`, `is_word` (and `image`), and
@@ -41,13 +40,6 @@ class MaskedLanguage(Task):
         """Share of words taken out, at least one. Of those 80 % become <SPE>, 10 % random, 10 % stay."""
 
     config: Config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return open_tokenizer(self.config.tokenizer, self.root)
-
-    def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
 
     def transform(self, split: Split) -> Transform:
         config = self.config

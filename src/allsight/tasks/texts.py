@@ -12,11 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config
+from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
-from allsight.data.transforms import RandomResizedCrop, Resize
+from allsight.data.transforms import Compose, RandomResizedCrop, Resize
 from allsight.objectives import boltzmann_loss
-from allsight.tasks.base import Split, Transform
-from allsight.tasks.names import encode_text
+from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.names import encode_text, open_tokenizer
 from allsight.types import DataError, Sample, Text
 
 
@@ -37,6 +38,28 @@ class TextSettings(Config):
     """Share of each label that is spread evenly over the candidates."""
     temperature: str = ""
     """Name of the model's temperature; empty is the task's own."""
+
+
+class TextTask(Task):
+    """Base of tasks whose texts one tokenizer reads; their Config is also a `TextSettings`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return open_tokenizer(self.config.tokenizer, self.root)
+
+    def reader(self, split: Split) -> Reader:
+        return open_reader(self.config.data, self.root, split)
+
+
+class CaptionedTask(TextTask):
+    """Base of tasks on pictures with captions, one of which is the input `text`; there is none to predict."""
+
+    def transform(self, split: Split) -> Transform:
+        config = self.config
+        if split == "predict":
+            return Compose(*picture_steps(config, split))
+        encoded = Encoded("text", self.tokenizer, config.max_tokens, config.long_texts == "cut")
+        return Compose(PickCaption(split == "train"), *picture_steps(config, split), encoded)
 
 
 @dataclass(frozen=True)

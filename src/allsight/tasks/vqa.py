@@ -13,19 +13,17 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import ConfigError
-from allsight.data.readers import open_reader
-from allsight.data.text import Tokenizer
 from allsight.data.transforms import Compose
 from allsight.objectives import boltzmann_count
-from allsight.tasks.base import Reader, Split, Task, Transform
+from allsight.tasks.base import Split, Task, Transform
 from allsight.tasks.classification import stack_images
 from allsight.tasks.metrics import VQAScores
-from allsight.tasks.names import names_as_texts, on, open_tokenizer
-from allsight.tasks.texts import Encoded, TextSettings, likelihood_loss, padded, picture_steps
+from allsight.tasks.names import names_as_texts, on
+from allsight.tasks.texts import Encoded, TextSettings, TextTask, likelihood_loss, padded, picture_steps
 from allsight.types import Answer, Batch, ClassScores, Closed, Query, Sample, Segment
 
 
-class VQA(Task):
+class VQA(TextTask):
     """A question about a picture, answered from a list.
 
     Batches hold `image`, `words` and `is_word` of the question, and the targets `label` (-100: the answer is
@@ -59,16 +57,9 @@ class VQA(Task):
         ranked = sorted(counted, key=lambda item: (-item[1], item[0]))
         return tuple(answer for answer, _ in ranked[: self.config.num_answers])
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return open_tokenizer(self.config.tokenizer, self.root)
-
     @cached_property
     def _candidates(self) -> Segment:
         return names_as_texts(self.classes, self.tokenizer)
-
-    def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
 
     def transform(self, split: Split) -> Transform:
         config = self.config

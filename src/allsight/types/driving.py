@@ -19,6 +19,20 @@ from allsight.types.answers import Answer, class_name
 from allsight.types.bev import BEVGrid
 from allsight.types.boxes import Boxes3D
 
+NUSCENES_CLASSES = (
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+)
+"""The ten classes of the nuScenes detection benchmark, in the order of BEVFormer's published weights."""
+
 
 @dataclass(frozen=True)
 class BoxNotes:

@@ -8,18 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-CLASSES = (
-    "car",
-    "truck",
-    "construction_vehicle",
-    "bus",
-    "trailer",
-    "barrier",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
-)
+from allsight.types.driving import NUSCENES_CLASSES
+
+CLASSES = NUSCENES_CLASSES
 """The ten classes of the detection benchmark, in the order of BEVFormer's weights."""
 
 CLASS_OF_CATEGORY: Mapping[str, str] = {

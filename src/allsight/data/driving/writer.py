@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allsight.data.driving.poses import quaternion
+from allsight.data.driving.tables import NEEDED
 from allsight.data.driving.vocabulary import ATTRIBUTES, CATEGORY_OF_CLASS, CLASS_OF_CATEGORY
 
 _VISIBILITY = ("v0-40", "v40-60", "v60-80", "v80-100")
@@ -316,21 +317,8 @@ class DriveWriter:
         return token
 
 
-_TABLES = (
-    "attribute",
-    "calibrated_sensor",
-    "category",
-    "ego_pose",
-    "instance",
-    "log",
-    "map",
-    "sample",
-    "sample_annotation",
-    "sample_data",
-    "scene",
-    "sensor",
-    "visibility",
-)
+# The devkit asks for all of them.
+_TABLES = (*NEEDED, "map", "visibility")
 
 
 def sample_file(scene: str, frame: int, channel: str, ending: str = "jpg") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,6 @@ def refuse_deepspeed() -> None:
     Raises:
         ConfigError: Always.
     """
-    if find_spec("deepspeed") is None:
-        raise ConfigError(
-            "config.parallel.strategy: deepspeed is not installed; pip install 'allsight[deepspeed]', or set "
-            "strategy to fsdp, which shards the same things"
-        )
     raise ConfigError(
         "config.parallel.strategy: allsight train does not drive DeepSpeed; `allsight plan RECIPE "
         "--deepspeed` prints the settings for a script of your own; fsdp shards the same things"

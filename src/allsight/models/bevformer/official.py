@@ -12,19 +12,9 @@ from torch import Tensor
 
 from allsight.backbones import resnet_official
 from allsight.types import CheckpointError
+from allsight.types.driving import NUSCENES_CLASSES
 
-CLASSES = (
-    "car",
-    "truck",
-    "construction_vehicle",
-    "bus",
-    "trailer",
-    "barrier",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
-)
+CLASSES = NUSCENES_CLASSES
 """Order of the published weights' classes."""
 
 # Encoder layers, deformable backbone, cells -> variant.

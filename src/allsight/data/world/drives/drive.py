@@ -87,7 +87,8 @@ class Path:
             time_s = min(time_s, -speed / rate)
         gone = self.start_m + speed * time_s + 0.5 * rate * time_s * time_s
         distance, x, y, heading = self.stations.T
-        return tuple(float(np.interp(gone, distance, column)) for column in (x, y, heading))  # type: ignore[return-value]
+        at_x, at_y, turned = (float(np.interp(gone, distance, column)) for column in (x, y, heading))
+        return at_x, at_y, turned
 
     def speed_at(self, time_s: float) -> float:
         """Along the heading."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -159,7 +160,7 @@ class Street:
     houses: tuple[tuple[float, float, float, float, float, float, float], ...]
     texture: tuple[int, int]
 
-    REACH: float = 110.0
+    REACH: ClassVar[float] = 110.0
     """How far the roads are drawn from where the bend begins and ends."""
 
     @property

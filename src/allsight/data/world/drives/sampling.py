@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
@@ -106,10 +106,9 @@ def _street(draws: Draws, config: Drives.Config, split: str, index: int) -> Stre
             (0.0, 0.0),
             draws.number(1.8, 3.0),
         )
-    street = Street(
-        main, cross, cross_s, draws.chance(0.6), (), (draws.integer(0, 4095), draws.integer(0, 4095))
-    )
-    return Street(main, cross, cross_s, street.zebra, _houses(draws, config, street), street.texture)
+    zebra, texture = draws.chance(0.6), (draws.integer(0, 4095), draws.integer(0, 4095))
+    street = Street(main, cross, cross_s, zebra, (), texture)
+    return replace(street, houses=_houses(draws, config, street))
 
 
 def _houses(draws: Draws, config: Drives.Config, street: Street) -> tuple:
@@ -190,14 +189,8 @@ def _turn(draws: Draws, street: Street, lane: int) -> tuple[np.ndarray, float]:
     left = draws.chance(0.5)
     # All in the frame of the junction: x along the main road, y to its left.
     d_in = main.lane_middle(0 if left else main.lanes_right - 1)
-    d_out = (
-        -cross.lane_middle(0)
-        if left
-        else cross.lane_middle(-1)
-        if cross.lanes_left
-        else -cross.lane_middle(0)
-    )
-    x_out = d_out if left else -abs(d_out)
+    # Keeping to the right; the crossing road's left is where the main road comes from.
+    x_out = -cross.lane_middle(0 if left else -1)
     radius = draws.number(9.0, 13.0) if left else draws.number(6.0, 9.0)
     side = 1.0 if left else -1.0
     begin = x_out - radius
@@ -289,16 +282,11 @@ _SHARES = {
 _TRIES = 12
 
 
-@dataclass
 class _Traffic:
     """Puts things into a street, one after the other, where they hit nothing at any moment."""
 
-    draws: Draws
-    config: Drives.Config
-    street: Street
-    path: Path
-
-    def things(self) -> list[Thing]:
+    def __init__(self, draws: Draws, config: Drives.Config, street: Street, path: Path) -> None:
+        self.draws, self.config, self.street, self.path = draws, config, street, path
         self._times = np.arange(-1, self.config.frames + 1) * FRAME_S
         car = np.array([self.path.at(float(t)) for t in self._times])
         # The car as two discs: its middle is 1.4 m ahead of its rear axle.
@@ -306,6 +294,8 @@ class _Traffic:
         self._car = car
         self._discs = [(car[:, :2] + shift * ahead, 1.2) for shift in (0.2, 2.4)]
         self._found: list[Thing] = []
+
+    def things(self) -> list[Thing]:
         for _ in range(self.draws.integer(*self.config.objects)):
             kind = self._kind()
             if kind == "zone":
