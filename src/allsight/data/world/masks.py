@@ -35,7 +35,8 @@ def outlines(mask: Bool[np.ndarray, "h w"], left: int = 0, top: int = 0) -> list
         mask: A window of the picture.
         left, top: Where in the picture the window is.
     """
-    filled = np.pad(mask.astype(np.int8), 1)
+    filled = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), dtype=np.int8)
+    filled[1:-1, 1:-1] = mask
     # Edges run with the mask on their right-hand side. Each key (corner, heading) starts one straight edge.
     edges: dict[tuple[int, int, int], Corner] = {}
     _collect(filled[1:] - filled[:-1], edges, across=True)
@@ -72,13 +73,13 @@ def _collect(steps: np.ndarray, edges: dict[tuple[int, int, int], Corner], *, ac
         across: Lines are rows, so edges run along x; else columns.
     """
     lines, cells = steps.shape
-    flat = np.zeros((lines, cells + 1), dtype=np.int8)
-    flat[:, :cells] = steps
-    flat = flat.ravel()
-    change = np.flatnonzero(np.diff(flat, prepend=np.int8(0)))
-    signs = flat[change].tolist()
+    # A cell of zeros before all and at the end of each line, so that every run ends in its line.
+    padded = np.zeros(1 + lines * (cells + 1), dtype=np.int8)
+    flat = padded[1:]
+    flat.reshape(lines, cells + 1)[:, :cells] = steps
+    change = (flat != padded[:-1]).nonzero()[0]
     places = change.tolist()
-    for number, sign in enumerate(signs):
+    for number, sign in enumerate(flat[change].tolist()):
         if sign == 0:
             continue
         line, low = divmod(places[number], cells + 1)

@@ -101,7 +101,7 @@ def _describe(scene: Scene, layers: list[Layer], instances: np.ndarray) -> Scene
         layer = layers[k]
         window = instances[layer.window]
         mask = window == k + 1
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
         box = (
             layer.left + int(columns[0]),
             layer.top + int(rows[0]),
