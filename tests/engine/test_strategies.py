@@ -107,8 +107,8 @@ def test_strategies_that_cannot_work_are_refused(changes, expected):
         )
 
 
-def test_deepspeed_is_named_where_it_is_missing():
+def test_deepspeed_is_refused_with_what_to_use_instead():
     from blocks_run import blocks_run
 
-    with pytest.raises(ConfigError, match=r"pip install 'allsight\[deepspeed\]'"):
+    with pytest.raises(ConfigError, match=r"parallel\.strategy: .*does not drive DeepSpeed.*fsdp"):
         Trainer(replace(blocks_run(), {"parallel.strategy": "deepspeed"}))
