@@ -112,7 +112,7 @@ def _compare(what: str, mine: Mapping[str, Any], ranks: Ranks, remedy: str) -> N
         return
     # Only now, since these are long.
     found = ranks.gather(dict(mine))
-    keys = sorted({key for tree in found for key in tree})
+    keys = dict.fromkeys(key for tree in found for key in tree)
     said = [text for key in keys if (text := _difference(key, [tree.get(key) for tree in found]))]
     more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
     _refuse(f"ranks disagree on {what}: {'; '.join(said[:_SHOWN])}{more}; {remedy}", ranks)

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -119,7 +120,7 @@ def _open_store(place: Place, deadline: float, timeout_s: float) -> dist.Store:
             )
         return dist.TCPStore(place.host, place.port, is_master=True, wait_for_workers=False, timeout=timeout)
     missing = RanksMissing(
-        f"rank {place.rank} waited {timeout_s:g} s for rank 0 at {where}: nobody answers there; is rank 0 "
+        f"waited {timeout_s:g} s for rank 0 at {where}: nobody answers there; is rank 0 "
         "running, and may machines reach each other on this port?"
     )
     while True:
@@ -133,16 +134,15 @@ def _open_store(place: Place, deadline: float, timeout_s: float) -> dist.Store:
     found: list[dist.Store] = []
 
     def connect() -> None:
-        found.append(dist.TCPStore(place.host, place.port, is_master=False, timeout=timeout))
+        with suppress(RuntimeError):
+            found.append(dist.TCPStore(place.host, place.port, is_master=False, timeout=timeout))
 
     # In a thread, since PyTorch waits for ever for the greeting of a program that is no store.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(max(1.0, deadline - time.monotonic()))
     if not found:
-        raise RanksMissing(
-            f"rank {place.rank}: what answers at {where} is not rank 0 of a run; set MASTER_PORT"
-        )
+        raise RanksMissing(f"what answers at {where} is not rank 0 of a run; set MASTER_PORT")
     return found[0]
 
 
@@ -184,7 +184,7 @@ def _answer(store: dist.Store, place: Place, deadline: float, timeout_s: float) 
         store.wait([f"{mark}/go"], timedelta(seconds=timeout_s + _GRACE_S))
         said = json.loads(store.get(f"{mark}/go"))
     except RuntimeError:
-        raise RanksMissing(f"rank {place.rank} waited {timeout_s:g} s for rank 0, which went away") from None
+        raise RanksMissing(f"waited {timeout_s:g} s for rank 0, which went away") from None
     if said:
         raise RanksMissing(said)
     return mark
