@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -37,7 +38,9 @@ def run(folder: Path | None, workers: int, asynchronous: bool, out: Path) -> Non
     """Train as far as the process lives; a line for each step: how many are done, and the weights then."""
     torch.set_num_threads(1)
     changes = {"schedule.steps": STEPS, "checkpoint.every_steps": 2, "checkpoint.asynchronous": asynchronous}
-    trainer = Trainer(replace(config(workers), changes), folder=folder, resume="if saved")
+    trainer = Trainer(
+        replace(config(workers), changes), folder=folder, resume="if saved" if folder else False
+    )
     with out.open("a") as lines:
         print(trainer.step, digest(trainer), file=lines, flush=True)
         for _ in trainer:
@@ -55,6 +58,8 @@ def fork(*arguments) -> int:
         os.setsid()
         run(*arguments)
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(status)
 

@@ -132,7 +132,7 @@ def train_with_progress(
         RunFailed: The run stopped itself, or its last checkpoint could not be written.
         RunStopped: A signal said that time is up; the run is saved.
     """
-    from allsight.engine.checkpoint import newest_whole
+    from allsight.engine.joining import RanksMissing
     from allsight.engine.trainer import RunFailed, RunStopped, Trainer
     from allsight.launch.stopping import stopping_on_signals
     from allsight.view import Progress
@@ -151,16 +151,21 @@ def train_with_progress(
             metrics = trainer.fit()
         if trainer.saved_step != trainer.step:
             raise RunFailed(_lost(trainer, folder))
-    except RunStopped as error:
-        raise RunStopped(f"{error}; go on with: {command('train', folder, '--resume')}") from None
+    except (RunStopped, RanksMissing) as error:
+        raise type(error)(f"{error}; {_how_to_go_on(folder)}") from None
     except KeyboardInterrupt:
-        saved = newest_whole(folder / "checkpoints")
-        go_on = f"go on with: {command('train', folder, '--resume')}" if saved else "nothing was saved yet"
-        print(f"stopped at step {trainer.step}; {go_on}", file=sys.stderr)
+        print(f"stopped at step {trainer.step}; {_how_to_go_on(folder)}", file=sys.stderr)
         raise
     finally:
         trainer.close()
     return metrics
+
+
+def _how_to_go_on(folder: Path) -> str:
+    from allsight.engine.checkpoint import newest_whole
+
+    saved = newest_whole(folder / "checkpoints")
+    return f"go on with: {command('train', folder, '--resume')}" if saved else "nothing was saved yet"
 
 
 def _lost(trainer: Trainer, folder: Path) -> str:

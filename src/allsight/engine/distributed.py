@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from allsight.config import ConfigError
-from allsight.engine.joining import Place, meet, named, silent_ranks
+from allsight.engine.joining import Place, RanksMissing, meet, named, silent_ranks
 from allsight.engine.network import interface_towards
 
 
@@ -59,16 +60,26 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0, group=self.group)
 
-    def lost(self, error: RuntimeError) -> str:
-        """Which ranks no longer answer, where `error` says that a message did not get through; else empty."""
-        text = str(error)
-        if self.store is None or not any(sign in text for sign in _SIGNS_OF_LOSS):
-            return ""
-        silent = silent_ranks(self.store, self.rank, self.world)
-        if not silent:
-            return f"ranks lost touch, though all are running: {text.splitlines()[0]}"
-        verb = "does" if len(silent) == 1 else "do"
-        return f"{named(silent)} {verb} not answer any more; what happened is said in their own output"
+    @contextmanager
+    def noticing_loss(self) -> Iterator[None]:
+        """Within, that a message did not get through becomes a line that names who does not answer.
+
+        Raises:
+            RanksMissing: In place of PyTorch's own error.
+        """
+        try:
+            yield
+        except RanksMissing:
+            raise
+        except RuntimeError as error:
+            text = str(error)
+            if self.store is None or not any(sign in text for sign in _SIGNS_OF_LOSS):
+                raise
+            silent = silent_ranks(self.store, self.rank, self.world)
+            if not silent:
+                raise RanksMissing(f"ranks lost touch, though all run: {text.splitlines()[0]}") from error
+            verb = "does" if len(silent) == 1 else "do"
+            raise RanksMissing(f"{named(silent)} {verb} not answer any more; see what they said") from error
 
     def apart(self) -> Ranks:
         """The same ranks on a line of their own, for a thread beside the training. All ranks call this."""

@@ -24,7 +24,6 @@ from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
-from allsight.engine.joining import RanksMissing
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
@@ -190,39 +189,14 @@ class Trainer:
 
     def __iter__(self) -> Iterator[StepResult]:
         """Steps until the end of the run; leaving the loop early is fine, iterating again goes on."""
-        begun = time.perf_counter()
-        self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
-        steps: Iterator[Step] | None = None
-        try:
-            while self.step < self.steps:
-                if steps is None:
-                    self._loader = self._make_loader()
-                    steps = iter(self._loader)
-                try:
-                    result = self._try_step(next(steps))
-                except RuntimeError as error:
-                    lost = self.ranks.lost(error)
-                    if lost:
-                        raise RanksMissing(f"step {self.step}: {lost}") from error
-                    raise
-                if result is None:
-                    steps = None
-                    continue
-                metrics = self._after(result)
-                yield result if metrics is None else replace(result, metrics=metrics)
-            self.events.write(
-                "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
-            )
-        finally:
-            if self._loader is not None:
-                self._loader.close()
-                self._loader = None
-            self._saving.finish()
+        with self.ranks.noticing_loss():
+            yield from self._steps()
 
     def evaluate(self) -> dict[str, float]:
         """`{"task/metric": value}` over the validation samples; judged again only if weights moved since."""
         if self._last_metrics is None or self._last_metrics[0] != self.step:
-            self._evaluate()
+            with self.ranks.noticing_loss():
+                self._evaluate()
         assert self._last_metrics is not None
         return self._last_metrics[1]
 
@@ -252,6 +226,30 @@ class Trainer:
             self._loader.close()
         self._saving.close()
         self.events.close()
+
+    def _steps(self) -> Iterator[StepResult]:
+        begun = time.perf_counter()
+        self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
+        steps: Iterator[Step] | None = None
+        try:
+            while self.step < self.steps:
+                if steps is None:
+                    self._loader = self._make_loader()
+                    steps = iter(self._loader)
+                result = self._try_step(next(steps))
+                if result is None:
+                    steps = None
+                    continue
+                metrics = self._after(result)
+                yield result if metrics is None else replace(result, metrics=metrics)
+            self.events.write(
+                "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
+            )
+        finally:
+            if self._loader is not None:
+                self._loader.close()
+                self._loader = None
+            self._saving.finish()
 
     def _try_step(self, step: Step) -> StepResult | None:
         """What came of the step; None: it did not fit, and its micro-batches are halved now."""

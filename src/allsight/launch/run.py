@@ -100,7 +100,9 @@ def run_ranks(words: Sequence[str], group: Group) -> int:
     from torch.distributed.launcher.api import elastic_launch
 
     # What went wrong is said by the rank itself, or by us below, in one line.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // group.ranks)))
     try:
         elastic_launch(_settings(group), sys.executable)("-m", "allsight.cli", *words)
