@@ -1,7 +1,7 @@
 """How far each strategy is from one process: strategy x feature, the largest difference of any tensor.
 
-The runs are those of `tests/engine/test_strategies.py`, one feature at a time, started as processes that speak
-by gloo. Ten minutes on two cores.
+The runs are those of `tests/engine/test_strategies.py`, one feature at a time, started as processes that
+speak by gloo. Ten minutes on two cores.
 
 Command: python benchmarks/equality.py [--ranks 2 4] [--out FOLDER]
 """
@@ -74,10 +74,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = [
-        "Largest relative L2 distance of any weight or average after 12 steps from the same run in one process. "
-        "float64, SGD with momentum, but for the rows that say AdamW; two tasks in unequal shares, a head or a "
-        "layer unused in most steps, a parameter without axes, sizes that ranks cannot share evenly. Claimed: "
-        "1e-12 (float64), 1e-5 (float32)."
+        "Largest relative L2 distance of any weight or average after 12 steps from the same run in one "
+        "process. float64 and SGD with momentum, but for two rows: AdamW in float32, and going on from "
+        "another strategy with AdamW in float64. Two tasks in unequal shares, a head or a layer unused in "
+        "most steps, a parameter without axes, sizes that ranks cannot share evenly. Claimed: 1e-12 "
+        "(float64), 1e-5 (float32)."
     ]
     parts += [f"## {world} ranks\n\n{table(measure(world))}" for world in options.ranks]
     method = "gloo, one thread a rank; the differences do not depend on load"

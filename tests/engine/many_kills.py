@@ -79,9 +79,10 @@ def main(folder: Path, kills: int, workers: int) -> dict[str, int]:
     length_s = time.monotonic() - begun
     expected = dict(read(folder / "undisturbed"))
     found = dict.fromkeys(("kills", "during_saves", "resumed", "steps", "wrong", "completed", "failed"), 0)
-    number = 0
+    number = attempt = 0
     while found["kills"] < kills and not found["failed"]:
-        place, out = folder / f"run-{number}", folder / f"attempt-{sum(found.values())}"
+        attempt += 1
+        place, out = folder / f"run-{number}", folder / f"attempt-{attempt}"
         child = fork(place, workers, bool(number % 2), out)
         deadline = time.monotonic() + rng.random() * length_s
         ended = 0
