@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,7 +35,9 @@ def test_links_lead_somewhere(page):
 def test_recipes_and_settings_in_commands_are_accepted(page):
     for verb, *words in commands(page.read_text(encoding="utf-8")):
         if verb in ("config", "train") and words[0] in RECIPES:
-            apply_overrides(find_config(words[0])[0], [word for word in words[1:] if "=" in word])
+            # What follows --slurm are options of sbatch.
+            typed = [word for before, word in pairwise(words) if "=" in word and before != "--slurm"]
+            apply_overrides(find_config(words[0])[0], typed)
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -71,12 +72,21 @@ def read(out: Path) -> list[tuple[int, str]]:
     return [(int(step), weights) for step, weights in words]
 
 
+def saves_begun(place: Path) -> set[tuple[str, int]]:
+    """Checkpoints that are being written, or were when a kill came."""
+    found = set()
+    for path in place.glob("checkpoints/.tmp-*"):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ctime_ns))
+    return found
+
+
 def main(folder: Path, kills: int, workers: int) -> dict[str, int]:
     rng = random.Random(kills + workers)
     begun = time.monotonic()
     child = fork(None, 0, True, folder / "undisturbed")
     assert os.waitpid(child, 0)[1] == 0, "the undisturbed run failed"
-    length_s = time.monotonic() - begun
+    pace_s = 4 * (time.monotonic() - begun) / STEPS
     expected = dict(read(folder / "undisturbed"))
     found = dict.fromkeys(("kills", "during_saves", "resumed", "steps", "wrong", "completed", "failed"), 0)
     number = attempt = 0
@@ -84,16 +94,18 @@ def main(folder: Path, kills: int, workers: int) -> dict[str, int]:
         attempt += 1
         place, out = folder / f"run-{number}", folder / f"attempt-{attempt}"
         child = fork(place, workers, bool(number % 2), out)
-        deadline = time.monotonic() + rng.random() * length_s
-        ended = 0
-        while not ended and time.monotonic() < deadline:
+        before = saves_begun(place)
+        lines, ended = rng.randrange(16), 0
+        while not ended and len(read(out)) < lines:
             ended, status = os.waitpid(child, os.WNOHANG)
-            time.sleep(0.001)
+            time.sleep(0.002)
+        # Somewhere in what follows a step: the next one, a save, or an evaluation.
+        time.sleep(rng.random() * pace_s)
         if not ended:
             os.killpg(child, signal.SIGKILL) if _has_group(child) else os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             found["kills"] += 1
-            found["during_saves"] += any(place.glob("checkpoints/.tmp-*"))
+            found["during_saves"] += bool(saves_begun(place) - before)
         lines = read(out)
         found["resumed"] += bool(lines) and lines[0][0] > 0
         found["steps"] += len(lines)
