@@ -89,6 +89,10 @@ def config_to_resume(
             raise ConfigError(f"{folder}: no such run to resume; leave out --resume to start it")
         # Code that the user's own recipe names is loaded by now, and loaded code needs no trust.
         saved = read_run_config(folder, trust=trust)
+        is_chosen = any(change.startswith("parallel.strategy=") for change in changes)
+        if wanted.parallel.strategy == "single" and not is_chosen:
+            # It was chosen by nobody, or when the run was started.
+            wanted = replace(wanted, {"parallel.strategy": saved.parallel.strategy})
     changed = changes_since(dump(saved), dump(wanted))
     notes = [f"resumed with {path}={now} (was {before})" for path, (before, now) in changed.items()]
     return folder, wanted, notes
