@@ -10,6 +10,7 @@ from small_run import Signs, small_run
 from spike_run import LAYOUTS, spike_run
 
 from allsight.config import Mixture, replace
+from allsight.engine.joining import RanksMissing
 from allsight.engine.trainer import Trainer
 
 CUT = 6
@@ -75,10 +76,20 @@ def main(out: Path) -> None:
             break
     trainer.close()
     moved = move(out / "moved")
-    if trainer.ranks.is_first:
-        torch.save({"results": results, "metrics": metrics, "moved": moved}, out / "two_ranks.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    said = {"results": results, "metrics": metrics, "moved": moved, "missing": miss(trainer.ranks)}
+    torch.save(said, out / "two_ranks.pt")
+
+
+def miss(ranks) -> str:
+    """What the first rank says when the other one ends without a word."""
+    if not ranks.is_first:
+        os._exit(0)
+    try:
+        with ranks.noticing_loss():
+            ranks.gather("still there?")
+    except RanksMissing as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 import torch.distributed as dist
 
 from allsight.config import ConfigError
-from allsight.engine import joining
-from allsight.engine.joining import Place, RanksMissing, meet, named, silent_ranks
+from allsight.engine import heartbeat, joining
+from allsight.engine.heartbeat import dead_ranks, hung_ranks, start_heartbeat
+from allsight.engine.joining import Place, RanksMissing, meet, named
 from allsight.engine.network import free_port, interface_towards, is_own_address, is_taken
 
 
@@ -81,11 +82,20 @@ def test_a_missing_first_rank_is_named() -> None:
     assert str(error).startswith("waited 0.2 s for rank 0 at 127.0.0.1:")
 
 
-def test_ranks_that_do_not_answer_are_told_from_those_that_ask_themselves(agent) -> None:
+def test_ranks_that_do_not_get_on_are_told_from_those_that_ask_too(agent) -> None:
     store, _ = agent
     with ThreadPoolExecutor(2) as threads:
-        found = threads.map(lambda rank: silent_ranks(store, rank, 4, wait_s=0.5), (0, 2))
+        found = threads.map(lambda rank: hung_ranks(store, rank, 4, wait_s=0.5), (0, 2))
     assert list(found) == [[1, 3], [1, 3]]
+
+
+def test_ranks_without_a_heartbeat_are_dead(agent, monkeypatch) -> None:
+    store, _ = agent
+    monkeypatch.setattr(heartbeat, "_EVERY_S", 0.05)
+    for rank in (0, 2):
+        start_heartbeat(store, rank)
+    store.set("beat/3", "7")
+    assert dead_ranks(store, 4) == [1, 3]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ def test_a_run_moves_from_two_ranks_to_one_and_back(two_ranks):
     assert distance <= 1e-12, f"{tensor} differs by {distance}"
 
 
+def test_a_rank_that_ended_is_named_by_the_others(two_ranks):
+    said = torch.load(two_ranks / "two_ranks.pt")["missing"]
+    assert said == "rank 1 does not answer any more; see what was said there"
+
+
 def test_each_rank_keeps_its_diary(two_ranks):
     assert sorted(path.name for path in (two_ranks / "run" / "events").iterdir()) == [
         "rank-0.jsonl",

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from allsight.config import ConfigError
-from allsight.engine.joining import Place, RanksMissing, meet, named, silent_ranks
+from allsight.engine.heartbeat import dead_ranks, hung_ranks, start_heartbeat
+from allsight.engine.joining import Place, RanksMissing, meet, named
 from allsight.engine.network import interface_towards
 
 
@@ -75,11 +76,16 @@ class Ranks:
             text = str(error)
             if self.store is None or not any(sign in text for sign in _SIGNS_OF_LOSS):
                 raise
-            silent = silent_ranks(self.store, self.rank, self.world)
-            if not silent:
-                raise RanksMissing(f"ranks lost touch, though all run: {text.splitlines()[0]}") from error
-            verb = "does" if len(silent) == 1 else "do"
-            raise RanksMissing(f"{named(silent)} {verb} not answer any more; see what they said") from error
+            if "Timed out" in text:
+                found, what = hung_ranks(self.store, self.rank, self.world), "get on any more"
+            else:
+                found, what = dead_ranks(self.store, self.world), "answer any more"
+            if not found:
+                raise RanksMissing(
+                    f"lost touch with other ranks; see what they said ({text.splitlines()[0]})"
+                ) from error
+            does = "does" if len(found) == 1 else "do"
+            raise RanksMissing(f"{named(found)} {does} not {what}; see what was said there") from error
 
     def apart(self) -> Ranks:
         """The same ranks on a line of their own, for a thread beside the training. All ranks call this."""
@@ -118,7 +124,7 @@ def join_ranks(strategy: str, timeout_s: float, device: str | None = None) -> Ra
 _joined: dist.Store | None = None
 """Where the ranks of this process met; a process joins once, however many runs it makes."""
 
-_SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection closed", "Timed out", "socket")
+_SIGNS_OF_LOSS = ("gloo/", "NCCL", "c10d")
 """In what PyTorch says where a message did not get through."""
 
 
@@ -129,6 +135,7 @@ def _start_group(place: Place, device: torch.device, timeout_s: float) -> dist.S
         if interface is not None and interface != "lo":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     store = meet(place, timeout_s)
+    start_heartbeat(store, place.rank)
     # Small things that ranks say to each other stay on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(

@@ -89,26 +89,6 @@ def meet(place: Place, timeout_s: float) -> dist.Store:
     return dist.PrefixStore(mark, store)
 
 
-def silent_ranks(store: dist.Store, rank: int, world: int, wait_s: float = 3.0) -> list[int]:
-    """Which ranks do not answer, asked by one that could not reach another. Ranks that ask are there.
-
-    Args:
-        store: Of the attempt.
-        wait_s: How long others may take to notice, too.
-    """
-    deadline = time.monotonic() + wait_s
-    try:
-        store.set(f"asks/{rank}", "")
-        missing = set(range(world)) - {rank}
-        while missing and time.monotonic() < deadline:
-            missing = {other for other in missing if not store.check([f"asks/{other}"])}
-            time.sleep(_POLL_S)
-    except RuntimeError:
-        # The store went with its process.
-        return [0]
-    return sorted(missing)
-
-
 def _open_store(place: Place, deadline: float, timeout_s: float) -> dist.Store:
     where, timeout = f"{place.host}:{place.port}", timedelta(seconds=timeout_s)
     if place.hosts:
