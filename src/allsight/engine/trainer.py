@@ -15,8 +15,8 @@ from torch import Tensor
 from allsight.config import ConfigError
 from allsight.config import replace as replace_settings
 from allsight.data.loader import MetaDataloader
+from allsight.engine.agreement import check_same_data, check_same_run, together
 from allsight.engine.building import Built, build_run, rebuilt_plan
-from allsight.engine.checkpoint import newest_whole
 from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
 from allsight.engine.diary import Diary, Passes, StepResult
@@ -32,6 +32,7 @@ from allsight.engine.out_of_memory import StepTooLarge, is_out_of_memory, lack_o
 from allsight.engine.parallel import SHARDED, local_part, spread, total_norm
 from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
+from allsight.engine.resuming import Resume, find_beginning
 from allsight.engine.run_folder import create_run_folder, open_run_folder
 from allsight.engine.saving import Saving
 from allsight.engine.starting import start_from
@@ -43,6 +44,10 @@ from allsight.types import Batch, CheckpointError, Costs, Step
 
 class RunFailed(RuntimeError):
     """The run stopped itself; the message says why and what to do."""
+
+
+class RunStopped(RuntimeError):
+    """The run was asked to stop, and has saved all it had done."""
 
 
 class Trainer:
@@ -58,12 +63,13 @@ class Trainer:
     Args:
         config: The run.
         folder: Where to write events, checkpoints and predictions; None writes nothing.
-        resume: Go on from the newest whole checkpoint in `folder`.
+        resume: Go on from the newest whole checkpoint in `folder`; `if saved`: begin if there is none.
         command: What the user typed, for the record.
         device: `cpu`, `cuda`, ...; None takes a GPU if there is one.
     Raises:
         ConfigError: The settings do not fit each other, the data, or what is in `folder`.
         CheckpointError: Nothing to resume from.
+        RanksMissing: Not all ranks came in time.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class Trainer:
         config: RunConfig,
         *,
         folder: Path | str | None = None,
-        resume: bool = False,
+        resume: Resume = False,
         command: Sequence[str] = (),
         device: str | None = None,
     ) -> None:
@@ -86,12 +92,17 @@ class Trainer:
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
         self.ranks = join_ranks(config.parallel.strategy, config.parallel.timeout_s, device)
+        check_same_run(config, self.ranks, resume=resume)
         if self.folder is not None:
             open_run_folder(self.folder, config, resume=resume, ranks=self.ranks)
-        built: Built = build_run(config, self.ranks)
+        beginning = find_beginning(self.folder, resume, self.ranks)
+        is_new = beginning.path is None
+        with together(self.ranks):
+            built: Built = build_run(config, self.ranks)
+        check_same_data(built.tasks, built.plan, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
         notes: list[str] = []
-        if config.start.weights and not resume:
+        if config.start.weights and is_new:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
         self._precision = Precision(config.precision, self.ranks.device)
@@ -127,9 +138,10 @@ class Trainer:
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
         self.step = 0
         self._skipped, self._skipped_in_a_row = 0, 0
+        self._stop_reason, self._stops = "", False
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
-        if self.folder is not None and not resume and self.ranks.is_first:
+        if self.folder is not None and is_new and self.ranks.is_first:
             table = parameter_table(self.model, config.optim)
             create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
         self.ranks.wait()
@@ -150,9 +162,11 @@ class Trainer:
         )
         checkpoints = None if self.folder is None else self.folder / "checkpoints"
         self._saving = Saving(checkpoints, config.checkpoint, self.ranks, self.events)
-        if resume:
+        for note in beginning.notes:
+            self.events.write("alarm", 0, text=note)
+        if beginning.path is not None:
             try:
-                self._resume()
+                self._go_on(beginning.path)
             except CheckpointError:
                 self.close()
                 raise
@@ -175,6 +189,45 @@ class Trainer:
 
     def __iter__(self) -> Iterator[StepResult]:
         """Steps until the end of the run; leaving the loop early is fine, iterating again goes on."""
+        with self.ranks.noticing_loss():
+            yield from self._steps()
+
+    def evaluate(self) -> dict[str, float]:
+        """`{"task/metric": value}` over the validation samples; judged again only if weights moved since."""
+        if self._last_metrics is None or self._last_metrics[0] != self.step:
+            with self.ranks.noticing_loss():
+                self._evaluate()
+        assert self._last_metrics is not None
+        return self._last_metrics[1]
+
+    def save(self) -> bool:
+        """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on.
+
+        Returns:
+            Whether it was written, the same on all ranks.
+        """
+        self._save()
+        self._saving.finish()
+        return self.folder is not None and self.saved_step == self.step
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop after the step that is being run: save, and raise `RunStopped` on all ranks.
+
+        One rank is enough. May be called from a signal handler or another thread.
+
+        Args:
+            reason: For the diary, such as `signal SIGTERM`.
+        """
+        self._stop_reason = reason
+
+    def close(self) -> None:
+        """End worker processes and close files. One that was iterated to its end has only files open."""
+        if self._loader is not None:
+            self._loader.close()
+        self._saving.close()
+        self.events.close()
+
+    def _steps(self) -> Iterator[StepResult]:
         begun = time.perf_counter()
         self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
         steps: Iterator[Step] | None = None
@@ -197,30 +250,6 @@ class Trainer:
                 self._loader.close()
                 self._loader = None
             self._saving.finish()
-
-    def evaluate(self) -> dict[str, float]:
-        """`{"task/metric": value}` over the validation samples; judged again only if weights moved since."""
-        if self._last_metrics is None or self._last_metrics[0] != self.step:
-            self._evaluate()
-        assert self._last_metrics is not None
-        return self._last_metrics[1]
-
-    def save(self) -> bool:
-        """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on.
-
-        Returns:
-            Whether it was written, the same on all ranks.
-        """
-        self._save()
-        self._saving.finish()
-        return self.folder is not None and self.saved_step == self.step
-
-    def close(self) -> None:
-        """End worker processes and close files. One that was iterated to its end has only files open."""
-        if self._loader is not None:
-            self._loader.close()
-        self._saving.close()
-        self.events.close()
 
     def _try_step(self, step: Step) -> StepResult | None:
         """What came of the step; None: it did not fit, and its micro-batches are halved now."""
@@ -280,7 +309,8 @@ class Trainer:
 
         self._loss_scale.unscale(self._parameters)
         norm = total_norm([p.grad for p in self._parameters if p.grad is not None])
-        report = self._reporter.report(step, passes.parts, norm)
+        report = self._reporter.report(step, passes.parts, norm, stops=bool(self._stop_reason))
+        self._stops = report.stops
         if report.is_finite:
             self._update(step, norm)
             for batch, state in zip(passes.batches, passes.states, strict=True):
@@ -394,7 +424,21 @@ class Trainer:
             self._save(metrics["main"])
         elif _is_due(self.step, self.config.checkpoint.every_steps):
             self._save()
+        if self._stops and not is_last:
+            self._stop()
         return metrics
+
+    def _stop(self) -> None:
+        """Save, and leave the loop."""
+        self._saving.finish()
+        if self.saved_step != self.step:
+            self.save()
+        reason = next(filter(None, self.ranks.gather(self._stop_reason)), "")
+        if self.folder is None or self.saved_step == self.step:
+            text = f"stopped at step {self.step} by {reason}" + (", saved" if self.folder else "")
+            self.events.write("note", self.step, text=text)
+            raise RunStopped(text)
+        self._fail(f"was to stop by {reason}, but no checkpoint could be written")
 
     def _evaluate(self) -> None:
         use_ema = self._ema is not None and self.config.eval.weights != "raw"
@@ -434,18 +478,7 @@ class Trainer:
             self.ranks.share_first(self._buffers)
             self._saving.save(self.step, self._state.tensors(self.step), score=score)
 
-    def _resume(self) -> None:
-        assert self.folder is not None
-        notes: list[str] = []
-        found = newest_whole(self.folder / "checkpoints", tell=notes.append) if self.ranks.is_first else None
-        notes, path = self.ranks.gather((notes, found.path if found else None))[0]
-        for note in notes:
-            self.events.write("alarm", 0, text=note)
-        if path is None:
-            reason = f" ({notes[0]})" if notes else ""
-            raise CheckpointError(
-                f"{self.folder}: no whole checkpoint to resume from{reason}; start a new run"
-            )
+    def _go_on(self, path: Path) -> None:
         self.step = self._saving.saved_step = self._state.restore(path)
         self.events.write(
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
