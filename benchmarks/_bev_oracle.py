@@ -218,7 +218,7 @@ def oracle_run(name: str, *, temporal: bool, steps: int, scenes: int, val_scenes
         clip_loss="all" if temporal else "last",
     )
     head = DetectionHead.Config(
-        queries=25, peaks=25, layers=3, heads=4, hidden=128, drop=0.0, num_answers=100
+        queries=25, peaks=25, layers=3, heads=4, hidden=128, drop=0.0, first_px=0, num_answers=100
     )
     return RunConfig(
         name=name,

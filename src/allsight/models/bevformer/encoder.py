@@ -47,6 +47,8 @@ class BEVEncoder(nn.Module):
         alias_shift: Shift the look into the present too, as published networks did while they were trained.
         use_signals: False: the network does not hear of the motion (the layers stay).
         drop: Dropout probability.
+        first_px: How far off its place each head's first point starts: pixels of the level, or cells.
+        query_std: Standard deviation of what cells start from.
 
     Source: BEVFormer, arXiv:2203.17270, section 3; fundamentalvision/BEVFormer:
     projects/mmdet3d_plugin/bevformer/modules/{encoder,transformer}.py.
@@ -73,12 +75,14 @@ class BEVEncoder(nn.Module):
         alias_shift: bool = False,
         use_signals: bool = True,
         drop: float = 0.0,
+        first_px: int = 1,
+        query_std: float = 1.0,
     ) -> None:
         super().__init__()
         self.grid, self.heights, self.heights_m = grid, heights, heights_m
         self.present, self.alias_shift, self.use_signals = present, alias_shift, use_signals
         rows, columns = grid.hw
-        self.queries = nn.Parameter(torch.randn(grid.cells, channels))
+        self.queries = nn.Parameter(torch.randn(grid.cells, channels) * query_std)
         self.row_embed = nn.Parameter(torch.rand(rows, channels // 2))
         self.column_embed = nn.Parameter(torch.rand(columns, channels // 2))
         self.level_embed = nn.Parameter(torch.randn(level_rows, channels))
@@ -86,7 +90,15 @@ class BEVEncoder(nn.Module):
         self.motion = MotionMLP(signals, channels)
         self.layers = nn.ModuleList(
             EncoderLayer(
-                channels, levels, heads, camera_points, past_points, hidden, depthwise=depthwise, drop=drop
+                channels,
+                levels,
+                heads,
+                camera_points,
+                past_points,
+                hidden,
+                depthwise=depthwise,
+                drop=drop,
+                first_px=first_px,
             )
             for _ in range(layers)
         )
@@ -207,11 +219,14 @@ class EncoderLayer(nn.Module):
         *,
         depthwise: bool,
         drop: float,
+        first_px: int,
     ) -> None:
         super().__init__()
-        self.temporal = TemporalSelfAttention(channels, heads=heads, points=past_points, drop=drop)
+        self.temporal = TemporalSelfAttention(
+            channels, heads=heads, points=past_points, drop=drop, first_px=first_px
+        )
         self.spatial = SpatialCrossAttention(
-            channels, levels=levels, heads=heads, points=camera_points, drop=drop
+            channels, levels=levels, heads=heads, points=camera_points, drop=drop, first_px=first_px
         )
         self.mlp = MLP(channels, hidden, act="relu", drop=drop)
         self.neighbours = nn.Conv2d(channels, channels, 3, padding=1, groups=channels) if depthwise else None
