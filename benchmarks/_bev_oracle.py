@@ -59,6 +59,8 @@ class RasterBackbone(Backbone):
     def __init__(self, config: RasterBackbone.Config) -> None:
         super().__init__(config)
         self.linear = nn.Conv2d(3 * math.ceil(_CHANNELS / 3), config.channels, 1)
+        # As large as features of pictures are: what cells begin with would drown it else.
+        nn.init.normal_(self.linear.weight)
         self.feature_specs = (FeatureSpec(config.channels, 1),)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -193,7 +195,7 @@ class OracleBoxes(BEVDetection):
         centers = centers + generator(0, "oracle", place).normal(0, self.config.noise_m, centers.shape)
         columns, rows = np.clip(np.floor((centers + REACH_M) / cell).astype(int), 0, CELLS - 1).T
         for n, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
-            inside = (centers[n] + REACH_M) / cell - [column + 0.5, row + 0.5]
+            inside = 2 * ((centers[n] + REACH_M) / cell - [column + 0.5, row + 0.5])
             yaw = float(boxes.yaw_rad[n])
             table[: len(CLASSES), row, column] = 0
             table[int(boxes.labels[n]), row, column] = 1

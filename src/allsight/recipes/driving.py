@@ -54,7 +54,7 @@ def bevformer_micro_drives() -> RunConfig:
                 head=MapQueryHead.Config(layers=2, heads=4, hidden=128, upscale=2),
             ),
         ),
-        optim=AdamW.Config(lr=1e-3, weight_decay=0.01, clip_norm=100.0),
+        optim=AdamW.Config(lr=1e-3, weight_decay=0.01, clip_norm=100.0, fused=True),
         schedule=Cosine.Config(steps=_MICRO_STEPS, warmup_steps=100),
         eval=EvalConfig(every_steps=_MICRO_STEPS // 8, batch_size=4),
     )
@@ -135,8 +135,8 @@ def _nuscenes(variant: str, *, hw_px: tuple[int, int], history: int) -> RunConfi
     """The published schedule on clips: one of the earlier frames is dropped, only the last one learns.
 
     What differs: alignment by relative poses (`model.network.compat=official` has the published rules, and
-    then the tasks' `can_bus` brings what the car measured); colours change by 0.2 in place of the published
-    ranges; no grid mask; pictures are cut at the top where they are too high, not padded below.
+    then the tasks' `can_bus` brings what the car measured); pictures are cut at the top where they are too
+    high, not padded below.
     """
     return RunConfig(
         name=f"bevformer_{variant}_nuscenes",
@@ -149,12 +149,18 @@ def _nuscenes(variant: str, *, hw_px: tuple[int, int], history: int) -> RunConfi
                 history_kept=history - 1,
                 turn_rad=0.0,
                 mirror=0.0,
+                distortion=True,
+                grid_mask=0.7,
                 head=DetectionHead.Config(),
                 batch_size=8,
             )
         ),
         optim=AdamW.Config(
-            lr=2e-4, weight_decay=0.01, clip_norm=35.0, groups=Groups(stage_lr=(0.1, 0.1, 0.1, 0.1, 0.1))
+            lr=2e-4,
+            weight_decay=0.01,
+            clip_norm=35.0,
+            groups=Groups(stage_lr=(0.1, 0.1, 0.1, 0.1, 0.1)),
+            fused=True,
         ),
         schedule=Cosine.Config(epochs=24, warmup_steps=500, warmup_start_ratio=1 / 3, final_ratio=1e-3),
         eval=EvalConfig(batch_size=8),

@@ -1,4 +1,4 @@
-"""`compat="official"` over time: drives go through the published loop, written anew in `official_bevformer`."""
+"""`compat="official"` over time: streams go through the published loop, written anew for comparison."""
 
 import math
 from dataclasses import replace

@@ -48,7 +48,7 @@ class BEVEncoder(nn.Module):
         use_signals: False: the network does not hear of the motion (the layers stay).
         drop: Dropout probability.
         first_px: How far off its place each head's first point starts: pixels of the level, or cells.
-        query_std: Standard deviation of what cells start from.
+        embed_std: Size that all starts from which does not depend on pictures: cells, levels, cameras, motion.
 
     Source: BEVFormer, arXiv:2203.17270, section 3; fundamentalvision/BEVFormer:
     projects/mmdet3d_plugin/bevformer/modules/{encoder,transformer}.py.
@@ -76,18 +76,19 @@ class BEVEncoder(nn.Module):
         use_signals: bool = True,
         drop: float = 0.0,
         first_px: int = 1,
-        query_std: float = 1.0,
+        embed_std: float = 1.0,
     ) -> None:
         super().__init__()
         self.grid, self.heights, self.heights_m = grid, heights, heights_m
         self.present, self.alias_shift, self.use_signals = present, alias_shift, use_signals
         rows, columns = grid.hw
-        self.queries = nn.Parameter(torch.randn(grid.cells, channels) * query_std)
+        self.queries = nn.Parameter(torch.randn(grid.cells, channels) * embed_std)
         self.row_embed = nn.Parameter(torch.rand(rows, channels // 2))
         self.column_embed = nn.Parameter(torch.rand(columns, channels // 2))
-        self.level_embed = nn.Parameter(torch.randn(level_rows, channels))
-        self.camera_embed = nn.Parameter(torch.randn(cameras, channels)) if cameras else None
+        self.level_embed = nn.Parameter(torch.randn(level_rows, channels) * embed_std)
+        self.camera_embed = nn.Parameter(torch.randn(cameras, channels) * embed_std) if cameras else None
         self.motion = MotionMLP(signals, channels)
+        nn.init.constant_(self.motion.norm.weight, embed_std)
         self.layers = nn.ModuleList(
             EncoderLayer(
                 channels,

@@ -42,7 +42,7 @@ def _official(
         "heights_m": None,
         "drop": 0.1,
         "first_px": 1,
-        "query_std": 1.0,
+        "embed_std": 1.0,
     }
 
 
@@ -60,7 +60,7 @@ _MICRO = {
     "heights_m": (0.0, 0.7, 1.4, 2.5),
     "drop": 0.0,
     "first_px": 0,
-    "query_std": 0.05,
+    "embed_std": 0.05,
 }
 
 
@@ -102,8 +102,9 @@ class BEVNetwork(nn.Module, Configured):
             first_px: How far off its place each head's first point starts to look, in pixels of the level or
                 cells of the past; the next are a pixel farther each. Published networks begin beside their
                 place and have to find it; where cells are metres wide, 0 learns sooner.
-            query_std: Standard deviation of what cells start from. The published 1 is as large as what they
-                look up, and takes thousands of steps to fade.
+            embed_std: Size of what does not depend on pictures at the start: embeddings of cells, levels and
+                cameras, and the motion's. The published 1 is larger than what cells look up, and takes
+                thousands of steps to fade.
             max_gap_s: A frame later than this after the last one begins anew; None: no limit.
             compat: "official": align the past and describe the motion as published weights expect. None: by
                 relative poses.
@@ -133,7 +134,7 @@ class BEVNetwork(nn.Module, Configured):
         depthwise: bool = False
         drop: float = Field(default=0.1, ge=0, lt=1)
         first_px: int = Field(default=1, ge=0)
-        query_std: float = Field(default=1.0, ge=0)
+        embed_std: float = Field(default=1.0, ge=0)
         max_gap_s: float | None = Field(default=3.0, gt=0)
         compat: Literal["official"] | None = None
         rotate_center: tuple[float, float] = (100.0, 100.0)
@@ -196,7 +197,7 @@ class BEVNetwork(nn.Module, Configured):
             use_signals=config.use_motion,
             drop=config.drop,
             first_px=config.first_px,
-            query_std=config.query_std,
+            embed_std=config.embed_std,
         )
 
     @property
