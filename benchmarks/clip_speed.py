@@ -1,4 +1,4 @@
-"""What does a clip cost beside decoding its JPEGs: one sample of 3 frames of 6 cameras, decoded and augmented?
+"""What does a clip cost beside its JPEGs: one sample of 3 frames of 6 cameras, decoded and augmented?
 
     python benchmarks/clip_speed.py [--recipe bevformer_tiny_nuscenes] [--height 900] [--width 1600]
 

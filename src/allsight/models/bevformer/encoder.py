@@ -48,7 +48,7 @@ class BEVEncoder(nn.Module):
         use_signals: False: the network does not hear of the motion (the layers stay).
         drop: Dropout probability.
         first_px: How far off its place each head's first point starts: pixels of the level, or cells.
-        embed_std: Size that all starts from which does not depend on pictures: cells, levels, cameras, motion.
+        embed_std: Size at the start of what pictures do not tell: cells, levels, cameras, motion.
 
     Source: BEVFormer, arXiv:2203.17270, section 3; fundamentalvision/BEVFormer:
     projects/mmdet3d_plugin/bevformer/modules/{encoder,transformer}.py.
