@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from _bev_oracle import broken, look_straight, oracle_run
+from _bev_oracle import broken, oracle_run
 from _page import RESULTS, setting_of, write_page
 
 from allsight import Trainer
@@ -103,13 +103,9 @@ class Session:
     def length(self, steps: int) -> int:
         return self.steps or (4 if self.quick else steps)
 
-    def train(
-        self, config: RunConfig, every: int = 100, prepare: Callable[[Trainer], None] | None = None
-    ) -> tuple[Trainer, Values, float]:
+    def train(self, config: RunConfig, every: int = 100) -> tuple[Trainer, Values, float]:
         """Train to the end; the trainer, the last metrics and CPU minutes."""
         begun, trainer = cpu_s(), Trainer(replace(config, {"train.threads": self.threads}))
-        if prepare is not None:
-            prepare(trainer)
         for step in trainer:
             if step.number % every == 0:
                 parts = {name: {k: round(v, 2) for k, v in one.items()} for name, one in step.losses.items()}
@@ -221,12 +217,12 @@ def temporal(session: Session) -> tuple[list[Bar], list[str]]:
 
 def oracle(session: Session) -> tuple[list[Bar], list[str]]:
     """Truth in place of pictures: does memory bring velocity?"""
-    steps = session.length(3000)
+    steps = session.length(1000)
     scenes, val = (8, 2) if session.quick else (600, 40)
     config = oracle_run("temporal", temporal=True, steps=steps, scenes=scenes, val_scenes=val)
     still = oracle_run("static", temporal=False, steps=steps, scenes=scenes, val_scenes=val)
-    trainer, with_past, minutes = session.train(config, prepare=look_straight)
-    _, without, more = session.train(still, prepare=look_straight)
+    trainer, with_past, minutes = session.train(config)
+    _, without, more = session.train(still)
     cut, shifted = (judged_as(trainer, broken(config, how))["boxes"] for how in ("history", "alignment"))
     mave = with_past["boxes/mave"]
     return [
@@ -239,7 +235,7 @@ def oracle(session: Session) -> tuple[list[Bar], list[str]]:
         Bar("mAP static", without["boxes/map_occurring"]),
         Bar("CPU minutes, temporal", minutes),
         Bar("CPU minutes, static", more),
-    ], [f"{steps} steps of 4 frames each; {scenes} training scenes, {val} judged."]
+    ], [f"{steps} steps of 8 frames each; {scenes} training scenes, {val} judged."]
 
 
 def joint(session: Session) -> tuple[list[Bar], list[str]]:
