@@ -43,8 +43,7 @@ def main() -> None:
         generate_drives(drives, Drives.Config(train=1, val=1, frames=FRAMES, hw_px=size))
         recipe, _ = find_config(chosen.recipe)
         changes = {"data": "nuscenes:drives", "chunk": 1, "history": FRAMES - 1, "history_kept": FRAMES - 1}
-        config = replace(recipe.tasks["boxes"], changes)
-        task = config.build(name="boxes", root=Path(folder))
+        task = replace(recipe.tasks["boxes"], changes).build(name="boxes", root=Path(folder))
         reader, transform = task.reader("train"), task.transform("train")
         files = [
             (drives / shot.file).read_bytes()
@@ -76,7 +75,7 @@ def main() -> None:
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     method = (
         f"{chosen.recipe}: {FRAMES} frames x {CAMERAS} cameras of {chosen.height} x {chosen.width} px to "
-        f"{config.hw_px[0]} x {config.hw_px[1]}; one thread, CPU time, medians of {chosen.pairs} turns"
+        f"{task.config.hw_px[0]} x {task.config.hw_px[1]}; one thread, CPU time, medians of {chosen.pairs} turns"
     )
     write_page("clip_speed", "A clip beside its JPEGs", setting_of(__file__, method), [table], chosen.out)
 
