@@ -73,9 +73,10 @@ def main() -> None:
         ["sample: augmented too", *_ways(seconds["sample"], timed.ratio("sample", "bare")), ">= 0.75"],
     ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    height, width = task.config.hw_px
     method = (
         f"{chosen.recipe}: {FRAMES} frames x {CAMERAS} cameras of {chosen.height} x {chosen.width} px to "
-        f"{task.config.hw_px[0]} x {task.config.hw_px[1]}; one thread, CPU time, medians of {chosen.pairs} turns"
+        f"{height} x {width}; one thread, CPU time, medians of {chosen.pairs} turns"
     )
     write_page("clip_speed", "A clip beside its JPEGs", setting_of(__file__, method), [table], chosen.out)
 
