@@ -4,7 +4,8 @@ from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.attention import AttentionPool
 from allsight.layers.attention_block import AttentionBlock, TokenNormName, make_token_norm
 from allsight.layers.conv import ConvLast
-from allsight.layers.dcn import DCNv3, DCNv4
+from allsight.layers.dcnv3 import DCNv3
+from allsight.layers.dcnv4 import DCNv4
 from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
 from allsight.layers.experts import (
