@@ -96,10 +96,10 @@ class BatchMaker:
         self._announce(order.task, "train", rows.indices)
         samples: list[Sample] = []
         corrupt: list[list[CorruptSample]] = []
-        for draw, place, index in zip(
-            rows.draws.tolist(), rows.places.tolist(), rows.indices.tolist(), strict=True
+        for draw, begun, place, index in zip(
+            rows.draws.tolist(), rows.begun.tolist(), rows.places.tolist(), rows.indices.tolist(), strict=True
         ):
-            sample, bad = self._usable(order.task, draw, place, index, where)
+            sample, bad = self._usable(order.task, draw, begun, place, index, where)
             samples.append(sample)
             corrupt.append(bad)
         self._note_all_read(order.task)
@@ -141,7 +141,7 @@ class BatchMaker:
         return replace(batch, task=order.task, slots=slots, starts=starts, corrupt=tuple(corrupt))
 
     def _usable(
-        self, task: str, draw: int, place: int, index: int, where: str
+        self, task: str, draw: int, begun: int, place: int, index: int, where: str
     ) -> tuple[Sample, list[CorruptSample]]:
         """The sample of a row, or the first usable one in its place, and those that were not usable."""
         assert self._plan is not None and self._sampler is not None
@@ -151,7 +151,9 @@ class BatchMaker:
         faults: list[tuple[str, str]] = []
         while True:
             attempt = (len(faults),) if faults else ()
-            rng = generator(seed, "augment", task, draw, place, *attempt)
+            # All frames of a stream are changed alike: a memory could make nothing of a past that was turned
+            # or mirrored another way.
+            rng = generator(seed, "augment", task, begun, place, *attempt)
             try:
                 sample = self._sample(task, "train", index, rng, where)
             except DataError as error:

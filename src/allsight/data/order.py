@@ -112,10 +112,12 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of streams: index of each in the reader, and whether its stream begins with it."""
+    """Frames of streams: index of each in the reader, whether its stream begins with it, and in which draw
+    the stream of each began."""
 
     indices: Indices
     starts: Bool[np.ndarray, " n"]
+    begun: Indices
 
 
 class Streams:
@@ -143,6 +145,7 @@ class Streams:
         epochs, offsets = np.divmod(draws, self.piece)
         indices = np.empty_like(slots)
         starts = offsets == 0
+        begun = np.empty_like(draws)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             order = self._shuffles.whole(self._task, len(self._lengths), epoch).astype(np.int64)
@@ -152,4 +155,5 @@ class Streams:
             into = places - (ends[nth] - self._lengths[order][nth])
             indices[here] = self._first[order[nth]] + into
             starts[here] |= into == 0
-        return Frames(indices, starts)
+            begun[here] = draws[here] - np.minimum(into, offsets[here])
+        return Frames(indices, starts, begun)

@@ -221,6 +221,7 @@ class Rows:
         draws: Number of the draw that brought the row; counts the task's draws from the start of the run.
         places: Row within that draw (for streams: the slot).
         starts: True where the row's stream begins.
+        begun: Number of the draw in which the row's stream began; without streams, that of the row's own.
     """
 
     slots: Int64[np.ndarray, " n"]
@@ -228,6 +229,7 @@ class Rows:
     draws: Int64[np.ndarray, " n"]
     places: Int64[np.ndarray, " n"]
     starts: Bool[np.ndarray, " n"]
+    begun: Int64[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -356,12 +358,12 @@ class Sampler:
             own = [self._draws.number(number, step, lane) for lane in lanes]
             draws = np.array(own, dtype=np.int64)[nth]
             frames = self._streams[task].frames(slots, draws)
-            return Rows(slots, frames.indices, draws, slots, frames.starts)
+            return Rows(slots, frames.indices, draws, slots, frames.starts, frames.begun)
         every_lane = range(self.plan.effective_lanes)
         before = sum(self._draws.number(number, step, lane) for lane in every_lane)
         draws = before + nth
         indices = self._orders[task].samples(draws, places)
-        return Rows(slots, indices, draws, places, np.ones(end - begin, dtype=bool))
+        return Rows(slots, indices, draws, places, np.ones(end - begin, dtype=bool), draws)
 
     def _drawn(self, step: int) -> dict[str, list[int]]:
         """Task -> the lanes that draw it in `step`."""

@@ -21,10 +21,17 @@ from allsight.data.transforms.geometry import (
     Resize,
 )
 from allsight.data.transforms.mixing import Mix, cutmix, mixup, soft_label
-from allsight.data.transforms.photometric import GaussianBlur, Grey, Solarise, Sometimes
+from allsight.data.transforms.photometric import (
+    GaussianBlur,
+    Grey,
+    PhotometricDistortion,
+    Solarise,
+    Sometimes,
+)
 from allsight.data.transforms.rand_augment import RandAugment
 from allsight.data.transforms.rigs import (
     DropCameras,
+    GridMask,
     JitterRig,
     NoisyExtrinsics,
     PermuteCameras,
@@ -43,12 +50,14 @@ __all__ = [
     "DropCameras",
     "GaussianBlur",
     "Grey",
+    "GridMask",
     "HorizontalFlip",
     "JitterRig",
     "Mix",
     "MoveWorld",
     "NoisyExtrinsics",
     "PermuteCameras",
+    "PhotometricDistortion",
     "PickFrames",
     "RandAugment",
     "RandomCrop",
