@@ -27,7 +27,8 @@ from allsight.types import Answer, Batch, DataError, Query, Sample, Segment, Tex
 class MaskedLanguage(TextTask):
     """Whole words of a text are taken out; the model says which.
 
-    Texts are the input `text` of samples, or captions. Batches hold `words`, `is_word` (and `image`), and
+    Texts are the input `text` of samples, or captions; those that come with blanks (`___`) and the target
+    `answers`, a word for each blank in turn, are taken as they are. Batches hold `words`, `is_word` (and `image`), and
     the target `labels`, -100 where nothing was taken out. The loss is a mean over the tokens taken out.
     """
 
@@ -100,6 +101,9 @@ class MaskedLanguage(TextTask):
         return "accuracy"
 
 
+_BLANK = re.compile(r"\s*___")
+
+
 @dataclass(frozen=True)
 class BlankWords:
     """For answers: `___` in a text is a word to be named. Without a text there is nothing to name.
@@ -116,12 +120,8 @@ class BlankWords:
         text = sample.inputs.get("text", Text(""))
         assert isinstance(text, Text)
         blank = torch.tensor([self.tokenizer.spe_id])
-        parts = [self.tokenizer.encode(part) for part in text.string.split(" ___")]
-        ids = (
-            parts[0]
-            if len(parts) == 1
-            else torch.cat([parts[0], *(t for p in parts[1:] for t in (blank, p))])
-        )
+        parts = [self.tokenizer.encode(part) for part in _BLANK.split(text.string)]
+        ids = torch.cat([parts[0], *(t for p in parts[1:] for t in (blank, p))])
         if len(ids) >= self.max_tokens and not self.cut:
             encode_text(text.string, self.tokenizer, self.max_tokens, id=sample.id)
         ids = torch.cat([ids[: self.max_tokens - 1], torch.tensor([self.tokenizer.eos_id])])
@@ -133,7 +133,8 @@ class MaskWords:
     """Takes words out of a text; in evaluation always the same ones of a sample.
 
     Raises:
-        DataError: No text, or one without words or with too many tokens.
+        DataError: No text, or one without words or with too many tokens; blanks that are not as many as the
+            answers.
     """
 
     tokenizer: Tokenizer
@@ -149,6 +150,8 @@ class MaskWords:
             rng = np.random.default_rng(zlib.crc32(sample.id.encode()))
         text = sample.inputs["text"]
         assert isinstance(text, Text)
+        if "___" in text.string and "answers" in sample.targets:
+            return self._filled_in(sample, text)
         # Refuses or cuts the text as a whole; then words are taken one by one, to know where they are.
         whole = encode_text(text.string, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id)
         words = [self.tokenizer.encode(word) for word in re.findall(r"\s*\S+", text.string)]
@@ -166,3 +169,24 @@ class MaskWords:
         ids = torch.cat([torch.where(taken, seen, ids), torch.tensor([self.tokenizer.eos_id])])
         inputs = {**sample.inputs, "text": replace(text, tokens=ids)}
         return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": labels})
+
+    def _filled_in(self, sample: Sample, text: Text) -> Sample:
+        """A text whose blanks are given: they are the words taken out."""
+        answers, parts = sample.targets["answers"], _BLANK.split(text.string)
+        gaps = [match.group()[:-3] for match in _BLANK.finditer(text.string)]
+        if len(answers) != len(gaps):
+            raise DataError(
+                f"{sample.id}: {len(gaps)} blanks in {text.string[:40]!r} and {len(answers)} answers; expected "
+                "as many",
+                sample.id,
+            )
+        whole = "".join([parts[0], *(s for triple in zip(gaps, answers, parts[1:], strict=True) for s in triple)])
+        length = len(encode_text(whole, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id))
+        ids, labels = [self.tokenizer.encode(parts[0])], [torch.full((len(self.tokenizer.encode(parts[0])),), -100)]
+        for gap, answer, part in zip(gaps, answers, parts[1:], strict=True):
+            word, after = self.tokenizer.encode(gap + answer), self.tokenizer.encode(part)
+            ids += [torch.full_like(word, self.tokenizer.spe_id), after]
+            labels += [word, torch.full_like(after, -100)]
+        seen = torch.cat([torch.cat(ids)[: length - 1], torch.tensor([self.tokenizer.eos_id])])
+        inputs = {**sample.inputs, "text": replace(text, tokens=seen)}
+        return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": torch.cat(labels)[: length - 1]})
