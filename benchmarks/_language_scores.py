@@ -84,8 +84,9 @@ class Scores:
         self.root, self.most = root, pictures
         self.predictor = load(run, weights="last")
         self.model: Any = self.predictor.model
-        self.tokenizer = self.predictor.tasks["captions"].tokenizer
-        assert self.tokenizer is not None
+        tokenizer = self.predictor.tasks["captions"].tokenizer
+        assert tokenizer is not None
+        self.tokenizer = tokenizer
 
     @cached_property
     def val(self) -> list[Picture]:
@@ -97,10 +98,11 @@ class Scores:
 
     @cached_property
     def train_answers(self) -> dict[str, str]:
-        """Question -> its most frequent answer in training."""
+        """Question, or type for those that training has not -> its most frequent answer in training."""
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         for question in self._questions("train"):
-            counted[question["question"]][question["multiple_choice_answer"]] += 1
+            for key in (question["question"], question["question_type"]):
+                counted[key][question["multiple_choice_answer"]] += 1
         return {text: answers.most_common(1)[0][0] for text, answers in counted.items()}
 
     def all(self) -> list[Figure]:
@@ -131,7 +133,9 @@ class Scores:
             chance, count = chance + 1 / len(candidates), count + 1
         rate = max(count, 1)
         figures.append(
-            Figure("R@1 of texts that differ in one word", hard / rate, count, chance / rate, hard_blind / rate)
+            Figure(
+                "R@1 of texts that differ in one word", hard / rate, count, chance / rate, hard_blind / rate
+            )
         )
         return figures
 
@@ -174,7 +178,8 @@ class Scores:
             own = [q for q in asked if q["question_type"] == type]
             right, blind = (self._answered(pictures, own) for pictures in (self.val, others))
             trivial = [
-                self.train_answers.get(q["question"]) == q["multiple_choice_answer"] for q in own
+                self.train_answers.get(q["question"], self.train_answers[type]) == q["multiple_choice_answer"]
+                for q in own
             ]
             figures.append(
                 Figure(f"questions: {type}", right, len(own), float(np.mean(trivial)), blind, 0.70)
@@ -190,7 +195,9 @@ class Scores:
         results = [self._filled(pictures, rows) for pictures in (self.val, _others(self.val))]
         figures = []
         for kind in KINDS:
-            truth = [a for row in rows for a, k in zip(row["answers"], row["kinds"], strict=True) if k == kind]
+            truth = [
+                a for row in rows for a, k in zip(row["answers"], row["kinds"], strict=True) if k == kind
+            ]
             found, blind = ([word for word, k in one if k == kind] for one in results)
             shares = [float(np.mean([a == b for a, b in zip(truth, w, strict=True)])) for w in (found, blind)]
             trivial = float(np.mean([word == frequent[kind] for word in truth]))

@@ -69,7 +69,16 @@ def scored(run: Path, data: Path, pictures: int) -> list[Figure]:
 
 def table(seeds: Sequence[int], results: Sequence[Sequence[Figure]], *, judged: bool) -> str:
     """A row a figure: each seed, standard error of one seed, and what to compare it with."""
-    heads = ["what", *(f"seed {seed}" for seed in seeds), "s.e.", "trivial", "blind", "bar", "holds", "answers"]
+    heads = [
+        "what",
+        *(f"seed {seed}" for seed in seeds),
+        "s.e.",
+        "trivial",
+        "blind",
+        "bar",
+        "holds",
+        "answers",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in zip(*results, strict=True):
         first = row[0]
@@ -106,6 +115,7 @@ def main() -> None:
     given = parser.parse_args()
     runs = given.runs / "quick" if given.quick else given.runs
     recipe, _ = find_config(RECIPE)
+    assert recipe.schedule.steps is not None
     steps = given.steps or (8 if given.quick else recipe.schedule.steps)
     data = world(runs / "world", quick=given.quick)
     results = []
@@ -115,9 +125,9 @@ def main() -> None:
         results.append(scored(run, data, given.pictures))
     setting = setting_of(__file__, f"{steps} steps of {recipe.schedule.steps}; one run a seed")
     parts = [
-        "Generated pictures, which say nothing about real ones. Trivial: chance, or the most frequent word or "
-        "answer of training (of questions: to the same words). Blind: the same model, another picture. A bar "
-        "is also to be 3 standard errors above trivial.",
+        "Generated pictures, which say nothing about real ones. Trivial: chance, or the most frequent word "
+        "or answer of training (of questions: to the same words). Blind: the same model, another picture. A "
+        "bar is also to be 3 standard errors above trivial.",
         table(given.seeds, results, judged=not given.quick),
     ]
     write_page("uniperceiver_world", "Uni-Perceiver on the language world", setting, parts, given.out)

@@ -1,4 +1,4 @@
-"""Uni-Perceiver on the language world: one small network that names, describes, finds and answers, on a CPU."""
+"""Uni-Perceiver on the language world: one small network that names, describes, finds and answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST = _STEPS // 8
 
 
 def uni_perceiver_micro_world() -> RunConfig:
-    """Uni-Perceiver-micro on the language world: classes, captions, pairs, questions, masked words, jointly.
+    """Uni-Perceiver-micro on the language world: classes, captions, pairs, questions and masked words.
 
     Its data are what `--language` adds to a world, and its tokenizer is written with them.
 
@@ -53,9 +53,7 @@ def uni_perceiver_micro_world() -> RunConfig:
                 group_size=64,
                 **text,
             ),
-            questions=VQA.Config(
-                data="coco_vqa:language", share=0.34, max_tokens=16, batch_size=32, **text
-            ),
+            questions=VQA.Config(data="coco_vqa:language", share=0.34, max_tokens=16, batch_size=32, **text),
             words=MaskedLanguage.Config(
                 data="manifest:language",
                 with_image=True,

@@ -28,8 +28,9 @@ class MaskedLanguage(TextTask):
     """Whole words of a text are taken out; the model says which.
 
     Texts are the input `text` of samples, or captions; those that come with blanks (`___`) and the target
-    `answers`, a word for each blank in turn, are taken as they are. Batches hold `words`, `is_word` (and `image`), and
-    the target `labels`, -100 where nothing was taken out. The loss is a mean over the tokens taken out.
+    `answers`, a word for each blank in turn, are taken as they are. Batches hold `words`, `is_word` (and
+    `image`), and the target `labels`, -100 where nothing was taken out. The loss is a mean over the tokens
+    taken out.
     """
 
     counted: ClassVar[tuple[str, ...]] = ("likelihood",)
@@ -171,22 +172,25 @@ class MaskWords:
         return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": labels})
 
     def _filled_in(self, sample: Sample, text: Text) -> Sample:
-        """A text whose blanks are given: they are the words taken out."""
+        """A text whose blanks are given: its answers are the words taken out."""
         answers, parts = sample.targets["answers"], _BLANK.split(text.string)
-        gaps = [match.group()[:-3] for match in _BLANK.finditer(text.string)]
+        gaps = [match.group().removesuffix("___") for match in _BLANK.finditer(text.string)]
         if len(answers) != len(gaps):
             raise DataError(
-                f"{sample.id}: {len(gaps)} blanks in {text.string[:40]!r} and {len(answers)} answers; expected "
-                "as many",
+                f"{sample.id}: {len(gaps)} blanks in {text.string[:40]!r} and {len(answers)} answers; "
+                "expected as many",
                 sample.id,
             )
-        whole = "".join([parts[0], *(s for triple in zip(gaps, answers, parts[1:], strict=True) for s in triple)])
-        length = len(encode_text(whole, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id))
-        ids, labels = [self.tokenizer.encode(parts[0])], [torch.full((len(self.tokenizer.encode(parts[0])),), -100)]
-        for gap, answer, part in zip(gaps, answers, parts[1:], strict=True):
-            word, after = self.tokenizer.encode(gap + answer), self.tokenizer.encode(part)
-            ids += [torch.full_like(word, self.tokenizer.spe_id), after]
-            labels += [word, torch.full_like(after, -100)]
-        seen = torch.cat([torch.cat(ids)[: length - 1], torch.tensor([self.tokenizer.eos_id])])
-        inputs = {**sample.inputs, "text": replace(text, tokens=seen)}
-        return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": torch.cat(labels)[: length - 1]})
+        words = [gap + answer for gap, answer in zip(gaps, answers, strict=True)]
+        whole = parts[0] + "".join(word + part for word, part in zip(words, parts[1:], strict=True))
+        end = len(encode_text(whole, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id)) - 1
+        pieces = [(False, parts[0])]
+        for word, part in zip(words, parts[1:], strict=True):
+            pieces += [(True, word), (False, part)]
+        tokens = [(is_taken, self.tokenizer.encode(piece)) for is_taken, piece in pieces]
+        labels = torch.cat([torch.where(torch.tensor(is_taken), ids, -100) for is_taken, ids in tokens])[:end]
+        kept = torch.cat([ids for _, ids in tokens])[:end]
+        ids = torch.where(labels == -100, kept, self.tokenizer.spe_id)
+        ids = torch.cat([ids, torch.tensor([self.tokenizer.eos_id])])
+        inputs = {**sample.inputs, "text": replace(text, tokens=ids)}
+        return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": labels})

@@ -118,7 +118,9 @@ def _flag() -> Shape:
 
 def _hammer() -> Shape:
     return _of(
-        box((-0.08, -0.08, 0), (0.08, 0.08, 0.8)), box((-0.5, -0.17, 0.72), (0.34, 0.17, 1.06)), paint={0: WOOD}
+        box((-0.08, -0.08, 0), (0.08, 0.08, 0.8)),
+        box((-0.5, -0.17, 0.72), (0.34, 0.17, 1.06)),
+        paint={0: WOOD},
     )
 
 
@@ -142,9 +144,7 @@ def _hourglass() -> Shape:
 
 def _ladder() -> Shape:
     rungs = [box((-0.3, -0.05, z), (0.3, 0.05, z + 0.1)) for z in (0.14, 0.42, 0.7, 0.98)]
-    return _of(
-        box((-0.38, -0.07, 0), (-0.25, 0.07, 1.2)), box((0.25, -0.07, 0), (0.38, 0.07, 1.2)), *rungs
-    )
+    return _of(box((-0.38, -0.07, 0), (-0.25, 0.07, 1.2)), box((0.25, -0.07, 0), (0.38, 0.07, 1.2)), *rungs)
 
 
 def _rocket() -> Shape:
@@ -170,7 +170,9 @@ def _snowman() -> Shape:
 
 
 def _stairs() -> Shape:
-    return _of(*(box((-0.54 + 0.27 * k, -0.25, 0), (-0.27 + 0.27 * k, 0.25, 0.24 * (k + 1))) for k in range(4)))
+    return _of(
+        *(box((-0.54 + 0.27 * k, -0.25, 0), (-0.27 + 0.27 * k, 0.25, 0.24 * (k + 1))) for k in range(4))
+    )
 
 
 def _table() -> Shape:

@@ -30,7 +30,7 @@ class Rendered:
     Args:
         picture: RGB.
         instances: 0 where no toy is seen, else 1 + position in `scene.toys`.
-        labels: Values of `vocabulary.LABEL_CLASSES`, `IGNORE_LABEL` on stones and on shapes that are no class.
+        labels: Values of `vocabulary.LABEL_CLASSES`, `IGNORE_LABEL` on what is no class.
     """
 
     picture: UInt8[np.ndarray, "s s 3"]

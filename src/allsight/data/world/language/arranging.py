@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from allsight.config import ConfigError
 from allsight.data.world.language.options import Language
-from allsight.data.world.language.split import PAIRS, Pair, places_of
-from allsight.data.world.language.vocabulary import AND, NAMES, PLACES, SIZES
+from allsight.data.world.language.split import PAIRS, Pair, colours_of, places_of
+from allsight.data.world.language.vocabulary import AND, PLACES, SIZES
 from allsight.data.world.sampling import Draws
-from allsight.data.world.vocabulary import SHAPES
+from allsight.data.world.vocabulary import CAPTION_SHAPES, SHAPES
 
 _TRIES = 20
 """Draws that may repeat an earlier picture before one more object is added."""
@@ -70,8 +70,8 @@ def arrange(config: Language.Config, split: str) -> Iterator[Arrangement]:
                 break
         else:
             raise ConfigError(
-                f"config.{split}: expected at most about {index} pictures of {fewest} to {most} objects, since "
-                f"no two may have the same caption; got {getattr(config, split)}"
+                f"config.{split}: expected at most about {index} pictures of {fewest} to {most} objects, "
+                f"since no two may have the same caption; got {getattr(config, split)}"
             )
         seen.add(caption)
         yield things
@@ -80,11 +80,9 @@ def arrange(config: Language.Config, split: str) -> Iterator[Arrangement]:
 def _drawn(draws: Draws, split: str, main: Pair, count: int) -> Arrangement:
     things = [Thing(*main, SIZES[-1], draws.choice(places_of(split, main)))]
     while len(things) < count:
-        # As many of names that are classes as of the others, of which there are more.
-        names = SHAPES if draws.chance(0.5) else NAMES[len(SHAPES) :]
-        pair = draws.choice(names), ""
-        fitting = tuple(colour for name, colour in PAIRS[split] if name == pair[0])
-        pair = pair[0], draws.choice(fitting)
+        # Names that are classes as often as the others, of which there are more.
+        name = draws.choice(SHAPES if draws.chance(0.5) else CAPTION_SHAPES)
+        pair = name, draws.choice(colours_of(split, name))
         place = draws.choice(places_of(split, pair))
         if all(place != thing.place for thing in things):
             things.append(Thing(*pair, draws.choice(SIZES[:-1]), place))

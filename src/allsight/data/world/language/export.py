@@ -1,7 +1,7 @@
 """The language world in the formats real data comes in; all below one folder.
 
 images/{train,val,pairs}/picture_000000.jpg             pictures
-annotations/captions_{split}.json                       `coco_captions`: the canonical caption, then another order
+annotations/captions_{split}.json                       `coco_captions`: the canonical caption, another order
 annotations/vqa_{split}.json                            `coco_vqa`: questions, with `question_type`
 {split}.jsonl                                           `manifest`: masked sentences and the words taken out
 image_text/{split}-00000.tar                            `webdataset`: the canonical caption, then a short one
@@ -117,7 +117,9 @@ def write_shard(root: Path, split: str, number: int, pictures: Sequence[tuple[in
         tar.write(TAR_END)
 
 
-def write_texts(root: Path, config: Language.Config, split: str, pictures: Sequence[Written]) -> dict[str, Any]:
+def write_texts(
+    root: Path, config: Language.Config, split: str, pictures: Sequence[Written]
+) -> dict[str, Any]:
     """Write captions, questions, masked sentences and graphs of a split; how many there are of what."""
     first = _FIRST_ID[split]
     captions = {

@@ -2,13 +2,14 @@
 
 | type | wordings | answers |
 |---|---|---|
-| `exist` | is there a red cube? | yes, no: the same name in another colour, the same colour with another name, or neither |
+| `exist` | is there a red cube? | yes, no |
 | `count` | how many objects (red objects, small objects) are there? | 0 to 3 |
 | `colour` | what colour is the cube (the large object)? | 8 colours |
 | `shape` | what is at the top-left? what is the red object? | 12 names |
 | `relation` | is the cube left of (right of, above, below) the red object? | yes, no |
 
-What a question speaks of is the only one of its kind in the picture. Yes and no are drawn evenly. The names
+What a question speaks of is the only one of its kind in the picture. Yes and no are drawn evenly; where the
+answer is no, there is the same name in another colour, the same colour with another name, or neither. Names
 that only captions say are in no question and no answer. A question that cannot be asked of a picture (a
 relation of one object) is left out. No question of `train` or `val` speaks of a held-out pair, and those of
 `pairs` that ask whether there is one speak of nothing else.

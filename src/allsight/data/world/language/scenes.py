@@ -20,7 +20,7 @@ from allsight.data.world.shapes import shape
 from allsight.data.world.vocabulary import COLOURS, PATTERN_COLOURS
 
 EXTENTS: Final = {"small": 0.2, "medium": 0.285, "large": 0.4}
-"""The longer side of an object in the picture, as a part of the picture's side; there are gaps between sizes."""
+"""The longer side of an object, as a part of the picture's side; there are gaps between sizes."""
 
 _VARIATION = 0.04
 """How far an extent may be off, as a part of it."""

@@ -12,6 +12,7 @@ nothing of `pairs`, neither picture nor text, is in training. The rule is the sa
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from allsight.data.world.language.vocabulary import COLOURS, NAMES, PLACES
@@ -38,6 +39,13 @@ PAIRS: Final[dict[str, tuple[Pair, ...]]] = {
 """Pairs of name and colour that a split may show."""
 
 
+@cache
+def colours_of(split: str, name: str) -> tuple[str, ...]:
+    """Colours in which a split may show a name."""
+    return tuple(colour for one, colour in PAIRS[split] if one == name)
+
+
+@cache
 def places_of(split: str, pair: Pair) -> tuple[str, ...]:
     """Where a split may show a pair, in reading order; nowhere if it may not."""
     if pair not in PAIRS[split]:

@@ -38,7 +38,24 @@ AND: Final = "and"
 BLANK: Final = "___"
 """A word that was taken out of a masked sentence."""
 
-OTHER_WORDS: Final = tuple("? a above are at below colour how is many object objects of the there what".split())
+OTHER_WORDS: Final = (
+    "?",
+    "a",
+    "above",
+    "are",
+    "at",
+    "below",
+    "colour",
+    "how",
+    "is",
+    "many",
+    "object",
+    "objects",
+    "of",
+    "the",
+    "there",
+    "what",
+)
 """What questions need beside the words above."""
 
 
