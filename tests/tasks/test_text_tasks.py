@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from allsight.tasks import VQA, Captioning, Classification, ImageTextRetrieval, 
 from allsight.tasks.checking import check_task
 from allsight.tasks.metrics import CaptionScores, RetrievalScores, VQAScores
 from allsight.tasks.metrics.captions import bleu, cider_d
-from allsight.types import Batch, ClassScores, DataError, PairAnswer, TextAnswer
+from allsight.types import Batch, ClassScores, DataError, PairAnswer, Sample, Text, TextAnswer
 
 CAPTIONS = ["a red square", "a blue square", "a red circle at the left", "ein grünes Quadrat"]
 
@@ -120,6 +121,33 @@ def test_masks_are_whole_words_and_stay_the_same_in_evaluation(root):
         for word in sorted(words, key=len, reverse=True):
             rest = rest.replace(word, "")
         assert taken and not rest.strip(), taken
+
+
+@pytest.mark.parametrize("text", ["a ___ square ___", "___ red square", "a red ___"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_given_blanks_are_the_words_taken_out(root, text, cut):
+    answers = {"a ___ square ___": ("blue", "left"), "___ red square": ("a",), "a red ___": ("circle",)}[text]
+    long_texts, most = ("cut", 3) if cut else ("refuse", 32)
+    task = build(TASKS["masked"], root, with_image=False, long_texts=long_texts, max_tokens=most)
+    sample = Sample("x", {"text": Text(text)}, {"answers": answers})
+    found = task.transform("train")(sample, np.random.default_rng(0))
+    labels, seen = found.targets["masked_labels"], found.inputs["text"].tokens
+    whole = text
+    for answer in answers:
+        whole = whole.replace("___", answer, 1)
+    kept = torch.where(labels == -100, seen[:-1], labels)
+    tokens = torch.cat([task.tokenizer.encode(word) for word in re.findall(r"\s*\S+", whole)])
+    assert kept.tolist() == tokens.tolist()[: most - 1] and seen[-1] == task.tokenizer.eos_id
+    assert (seen[:-1][labels != -100] == task.tokenizer.spe_id).all()
+    if not cut:
+        assert task.tokenizer.decode(labels[labels != -100]).split() == list(answers)
+
+
+def test_blanks_without_as_many_answers_are_refused(root):
+    task = build(TASKS["masked"], root, with_image=False)
+    sample = Sample("x", {"text": Text("a ___ ___ left")}, {"answers": ("red",)})
+    with pytest.raises(DataError, match="x: 2 blanks in 'a ___ ___ left' and 1 answers; expected as many"):
+        task.transform("val")(sample, np.random.default_rng(0))
 
 
 def test_a_long_text_is_refused_in_one_line_or_cut_on_request(root):

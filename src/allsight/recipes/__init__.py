@@ -57,6 +57,7 @@ RECIPES = {
     "m3i_micro": "allsight.recipes.m3i:m3i_micro",
     "m3i_vit_b16": "allsight.recipes.m3i:m3i_vit_b16",
     "tiny20_alone": "allsight.recipes.multitask:tiny20_alone",
+    "uni_perceiver_micro_world": "allsight.recipes.language:uni_perceiver_micro_world",
 }
 """Name -> `module:function`. The functions can also be imported from here."""
 

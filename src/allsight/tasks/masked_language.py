@@ -27,8 +27,10 @@ from allsight.types import Answer, Batch, DataError, Query, Sample, Segment, Tex
 class MaskedLanguage(TextTask):
     """Whole words of a text are taken out; the model says which.
 
-    Texts are the input `text` of samples, or captions. Batches hold `words`, `is_word` (and `image`), and
-    the target `labels`, -100 where nothing was taken out. The loss is a mean over the tokens taken out.
+    Texts are the input `text` of samples, or captions; those that come with blanks (`___`) and the target
+    `answers`, a word for each blank in turn, are taken as they are. Batches hold `words`, `is_word` (and
+    `image`), and the target `labels`, -100 where nothing was taken out. The loss is a mean over the tokens
+    taken out.
     """
 
     counted: ClassVar[tuple[str, ...]] = ("likelihood",)
@@ -100,6 +102,9 @@ class MaskedLanguage(TextTask):
         return "accuracy"
 
 
+_BLANK = re.compile(r"\s*___")
+
+
 @dataclass(frozen=True)
 class BlankWords:
     """For answers: `___` in a text is a word to be named. Without a text there is nothing to name.
@@ -116,12 +121,8 @@ class BlankWords:
         text = sample.inputs.get("text", Text(""))
         assert isinstance(text, Text)
         blank = torch.tensor([self.tokenizer.spe_id])
-        parts = [self.tokenizer.encode(part) for part in text.string.split(" ___")]
-        ids = (
-            parts[0]
-            if len(parts) == 1
-            else torch.cat([parts[0], *(t for p in parts[1:] for t in (blank, p))])
-        )
+        parts = [self.tokenizer.encode(part) for part in _BLANK.split(text.string)]
+        ids = torch.cat([parts[0], *(t for p in parts[1:] for t in (blank, p))])
         if len(ids) >= self.max_tokens and not self.cut:
             encode_text(text.string, self.tokenizer, self.max_tokens, id=sample.id)
         ids = torch.cat([ids[: self.max_tokens - 1], torch.tensor([self.tokenizer.eos_id])])
@@ -133,7 +134,8 @@ class MaskWords:
     """Takes words out of a text; in evaluation always the same ones of a sample.
 
     Raises:
-        DataError: No text, or one without words or with too many tokens.
+        DataError: No text, or one without words or with too many tokens; blanks that are not as many as the
+            answers.
     """
 
     tokenizer: Tokenizer
@@ -149,6 +151,8 @@ class MaskWords:
             rng = np.random.default_rng(zlib.crc32(sample.id.encode()))
         text = sample.inputs["text"]
         assert isinstance(text, Text)
+        if "___" in text.string and "answers" in sample.targets:
+            return self._filled_in(sample, text)
         # Refuses or cuts the text as a whole; then words are taken one by one, to know where they are.
         whole = encode_text(text.string, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id)
         words = [self.tokenizer.encode(word) for word in re.findall(r"\s*\S+", text.string)]
@@ -164,5 +168,29 @@ class MaskWords:
         other = torch.from_numpy(rng.integers(self.tokenizer.vocab_size, size=len(ids)))
         seen = torch.where(kind < 0.8, self.tokenizer.spe_id, torch.where(kind < 0.9, other, ids))
         ids = torch.cat([torch.where(taken, seen, ids), torch.tensor([self.tokenizer.eos_id])])
+        inputs = {**sample.inputs, "text": replace(text, tokens=ids)}
+        return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": labels})
+
+    def _filled_in(self, sample: Sample, text: Text) -> Sample:
+        """A text whose blanks are given: its answers are the words taken out."""
+        answers, parts = sample.targets["answers"], _BLANK.split(text.string)
+        gaps = [match.group().removesuffix("___") for match in _BLANK.finditer(text.string)]
+        if len(answers) != len(gaps):
+            raise DataError(
+                f"{sample.id}: {len(gaps)} blanks in {text.string[:40]!r} and {len(answers)} answers; "
+                "expected as many",
+                sample.id,
+            )
+        words = [gap + answer for gap, answer in zip(gaps, answers, strict=True)]
+        whole = parts[0] + "".join(word + part for word, part in zip(words, parts[1:], strict=True))
+        end = len(encode_text(whole, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id)) - 1
+        pieces = [(False, parts[0])]
+        for word, part in zip(words, parts[1:], strict=True):
+            pieces += [(True, word), (False, part)]
+        tokens = [(is_taken, self.tokenizer.encode(piece)) for is_taken, piece in pieces]
+        labels = torch.cat([torch.where(torch.tensor(is_taken), ids, -100) for is_taken, ids in tokens])[:end]
+        kept = torch.cat([ids for _, ids in tokens])[:end]
+        ids = torch.where(labels == -100, kept, self.tokenizer.spe_id)
+        ids = torch.cat([ids, torch.tensor([self.tokenizer.eos_id])])
         inputs = {**sample.inputs, "text": replace(text, tokens=ids)}
         return replace(sample, inputs=inputs, targets={**sample.targets, "masked_labels": labels})
