@@ -33,6 +33,20 @@ class TaskOfModel(Protocol):
     def cast(self, batch: Batch) -> Query: ...
 
 
+@runtime_checkable
+class AnswersQueries(Protocol):
+    """A model that answers any query, also one that no task of its training has asked."""
+
+    @property
+    def max_text(self) -> int:
+        """Tokens of the longest text it reads."""
+        ...
+
+    def answer(self, query: Query, *, task: str = "") -> Outputs:
+        """Outputs of a query, asked on behalf of a task (whose temperature and experts are used)."""
+        ...
+
+
 class Model(ForInference, Configured):
     """Base of all models; `Model.Config` is a field that holds any of them."""
 

@@ -39,9 +39,9 @@ class UniPerceiver(TaskModel):
     Outputs are a dict. For `Closed` and `Vocabulary`: `logits` [b, s], or [b, t, s] where positions are read,
     with the query's `labels`; in training only positions with a label, [n, s] and [n]. For `InBatch`:
     `logits` [b, g] and `logits_back` [b, g] (the target asks), `labels` (each row's own place in its group),
-    `excluded` [b, g] (other rows with the same text) in training, and `queries` and `targets` [b, c] in
-    evaluation. Where the query asks for a continuation, in evaluation: `tokens`, `log_probability`.
-    `penalties` are the losses of routers, weighted.
+    `excluded` [b, g] (other rows with the same text) in training, and `queries` and `targets` [b, c] and
+    `scale` (1 / temperature) in evaluation. Where the query asks for a continuation, in evaluation:
+    `tokens`, `log_probability`. `penalties` are the losses of routers, weighted.
 
     Args:
         config: Its settings.
@@ -121,6 +121,11 @@ class UniPerceiver(TaskModel):
         penalties = self._penalties()
         return {**outputs, "penalties": penalties} if penalties else outputs
 
+    @property
+    def max_text(self) -> int:
+        """Tokens of the longest text it reads."""
+        return self.config.max_tokens
+
     def candidates(self, among: Closed | Vocabulary, purpose: Purpose) -> Float[Tensor, "s c"]:
         """Features of a shared candidate set; kept while weights do not change."""
         return self._candidates.features(self.encoder, among, purpose)
@@ -167,7 +172,7 @@ class UniPerceiver(TaskModel):
         target = Purpose(purpose.task, purpose.inputs, purpose.targets, is_target=True)
         targets = self.encoder(query.among.targets, target)
         if not self.training:
-            return {"queries": queries, "targets": targets}
+            return {"queries": queries, "targets": targets, "scale": scale}
 
         def logits(asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
             candidates, own = group_candidates(asked, group_size=group_size, group_ranks=group_ranks)
