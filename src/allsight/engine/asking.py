@@ -14,6 +14,8 @@ from allsight.tasks.asking import AskableTask, clip_length
 from allsight.tasks.base import Task
 from allsight.types import Answer, ClassScores, DataError, Image, Question, Text, Video
 
+_YIELDING = (("retrieve",), ("write",))
+
 
 def question_of(
     inputs: Sequence[Any],
@@ -75,9 +77,7 @@ def choose_task(tasks: Mapping[str, Task], question: Question, wanted: str | Non
         standing_in = [name for name, task in askable.items() if wanted in task.verbs]
         if not named and not standing_in:
             known = [*tasks, *verbs]
-            raise ConfigError(
-                f"task: no task '{wanted}'{did_you_mean(wanted, known)} (tasks, or what to do)"
-            )
+            raise ConfigError(f"task: no task '{wanted}'{did_you_mean(wanted, known)} (tasks, or what to do)")
         order = named or [*own, *(name for name in standing_in if name not in own)]
         pool = {name: askable[name] for name in order}
     if not pool:
@@ -96,6 +96,8 @@ def choose_task(tasks: Mapping[str, Task], question: Question, wanted: str | Non
         if len(best) > 1 and wanted not in tasks:
             raise ConfigError(f"task: '{wanted}' fits several; name one of: {', '.join(best)}")
         return pool[fitting[0]]
+    # To compare two things, or to go on with a text, is what one asks for only where nothing else fits.
+    fitting = [name for name in fitting if pool[name].verbs[:1] not in _YIELDING] or fitting
     if len(fitting) > 1:
         raise ConfigError(f"task: several fit {question.shape}; name one of: {', '.join(fitting)}")
     return pool[fitting[0]]

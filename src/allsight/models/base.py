@@ -91,6 +91,13 @@ class TaskModel(Model):
         communication of its own.
         """
 
+    def after_skip(self) -> None:
+        """What a step that was skipped has left behind is dropped: it changes nothing."""
+        for module in self.modules():
+            forget = getattr(module, "forget_offers", None)
+            if forget is not None:
+                forget()
+
     def monitors(self, step: int) -> Mapping[str, float] | None:
         """Numbers about how training goes, for the events of a step that happened; None: none this time.
 

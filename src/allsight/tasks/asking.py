@@ -40,6 +40,14 @@ class AskableTask(Task):
     verbs: ClassVar[tuple[str, ...]] = ()
     """What people call it, such as `classify`; the first is its own, for the others it stands in."""
 
+    is_own: bool = True
+    """Whether its candidates are those it was trained with."""
+
+    @property
+    def key(self) -> str:
+        """Names its set of candidates, so that features of it are kept."""
+        return self.name if self.is_own else f"{self.name}/asked"
+
     @property
     def reads(self) -> tuple[str, ...]:
         """Inputs of a question: `image` or `video`, and the name of the text, where it reads one."""
@@ -125,7 +133,9 @@ class AskableTask(Task):
         """The same task with some settings changed, and perhaps with other classes."""
         given = self.given_classes if classes is None else classes
         config = self.config.model_copy(update=settings)
-        return type(self)(config, name=self.name, root=self.root, classes=given)
+        task = type(self)(config, name=self.name, root=self.root, classes=given)
+        task.is_own = self.is_own and classes is None
+        return task
 
 
 def notes_of(samples: Sequence[Sample]) -> tuple[str, ...]:

@@ -232,7 +232,7 @@ class Classification(AskableTask):
             ConfigError: No tokenizer for the names, or a class has none.
         """
         image = Segment("image", batch.inputs["image"])
-        names = Closed(self.name, (on(image.content.device, self._names),))
+        names = Closed(self.key, (on(image.content.device, self._names),))
         return Query((image,), names, None, batch.targets.get("label"), self.config.temperature)
 
     def among(self, candidates: tuple[str, ...]) -> AskableTask:

@@ -14,10 +14,8 @@ from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
 
-from allsight.config import ConfigError
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import Compose
-from allsight.tasks.asking import Asked
 from allsight.tasks.base import Split, Transform
 from allsight.tasks.names import with_tokens
 from allsight.tasks.texts import AnyText, padded, seen, stack_seen, visual_steps
@@ -47,10 +45,10 @@ class MaskedLanguage(WordsTask):
         seen_as = "video" if self.config.num_frames else "image"
         return (seen_as, "text") if self.config.with_image else ("text",)
 
-    def ask(self, question: Question) -> Asked:
+    def misfit(self, question: Question) -> str:
         if question.text is not None and "___" not in question.text.string:
-            raise ConfigError(f"text: task '{self.name}' names the words that ___ stands for; put it in")
-        return super().ask(question)
+            return "names the words that ___ stands for in a text"
+        return super().misfit(question)
 
     def transform(self, split: Split) -> Transform:
         config = self.config

@@ -79,7 +79,7 @@ class NamingTask(TextTask):
 
     def cast(self, batch: Batch) -> Query:
         segments = self.segments(batch)
-        names = Closed(self.name, (on(segments[0].content.device, self._names),))
+        names = Closed(self.key, (on(segments[0].content.device, self._names),))
         return Query(segments, names, None, batch.targets.get("label"), self.config.temperature)
 
     def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Float[Tensor, ""]]:

@@ -99,7 +99,7 @@ class VQA(TextTask):
         label = batch.targets.get("label")
         return Query(
             (seen(batch), question, asking),
-            Closed(self.name, (on(words.device, self._candidates),)),
+            Closed(self.key, (on(words.device, self._candidates),)),
             read=2,
             labels=None if label is None else label[:, None],
             temperature=self.config.temperature,

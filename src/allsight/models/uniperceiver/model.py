@@ -16,20 +16,22 @@ from torch import Tensor, nn
 
 from allsight.config import ConfigError, Variants, did_you_mean
 from allsight.models.base import TaskModel, TaskOfModel
+from allsight.models.multi_head import named_modules
 from allsight.models.uniperceiver import official
 from allsight.models.uniperceiver.candidates import Candidates
 from allsight.models.uniperceiver.conditions import Purpose, purpose_of
 from allsight.models.uniperceiver.encoder import VARIANTS, Encoder, EncoderSettings, complete
 from allsight.models.uniperceiver.experts import merge_experts
+from allsight.models.uniperceiver.negatives import keys_of, same_texts, with_queue
+from allsight.models.uniperceiver.prompts import LinearHead, train_only_prompts
 from allsight.objectives import (
     IGNORED_LABEL,
+    FeatureQueue,
     boltzmann_logits,
-    equal_rows,
-    false_negatives,
     gather_rows,
     group_candidates,
 )
-from allsight.types import Batch, Closed, InBatch, Outputs, Query, Segment, State, Vocabulary
+from allsight.types import Batch, Closed, InBatch, Outputs, Query, State, Vocabulary
 from allsight.weights import LoadReport, Source, Weights, read_weights, select_part, write_weights
 
 
@@ -80,6 +82,10 @@ class UniPerceiver(TaskModel):
         first = -math.log(config.first_temperature)
         names = dict.fromkeys((*config.temperatures, *self.tasks))
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(first)) for name in names})
+        self.queues = self._make_queues()
+        self.heads = self._make_heads()
+        if config.prompts is not None:
+            train_only_prompts(self, config.prompts)
         self._candidates = Candidates(config.shard_above)
         self._loads: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._last: dict[str, tuple[Tensor, Tensor]] = {}
@@ -144,6 +150,9 @@ class UniPerceiver(TaskModel):
         return self.log_scales[name].exp()
 
     def after_step(self, step: int) -> None:
+        for pair in self.queues.values():
+            for queue in pair.values():
+                queue.advance()
         # After the step and on the parameter: a bound inside the forward pass would end its gradient.
         with torch.no_grad():
             for log_scale in self.log_scales.values():
@@ -160,6 +169,8 @@ class UniPerceiver(TaskModel):
             is_asked = labels != IGNORED_LABEL
             read, labels = read[is_asked], labels[is_asked]
         logits = boltzmann_logits(read, self.candidates(among, purpose), scale)
+        if isinstance(among, Closed) and among.key in self.heads:
+            logits = self.heads[among.key](logits, read)
         return {"logits": logits} if labels is None else {"logits": logits, "labels": labels}
 
     def _in_batch(
@@ -184,8 +195,45 @@ class UniPerceiver(TaskModel):
         outputs = {"logits": there, "logits_back": back, "labels": own}
         texts = [segment for segment in query.among.targets if segment.modality == "text"]
         if len(texts) == len(query.among.targets) == 1:
-            outputs["excluded"] = _same_texts(texts[0], own, group_size, group_ranks)
+            outputs["excluded"] = same_texts(texts[0], own, group_size, group_ranks)
+            if purpose.task in self.queues:
+                outputs |= with_queue(
+                    outputs, queries, targets, keys_of(texts[0]), scale, self.queues[purpose.task]
+                )
         return outputs
+
+    def _make_queues(self) -> nn.ModuleDict:
+        """Two queues for each task that wants some: of its targets and of its queries."""
+        lengths = {name: int(getattr(task, "queue", 0)) for name, task in self.tasks.items()}
+        pairs = {
+            name: nn.ModuleDict(
+                {
+                    side: FeatureQueue(length, self.config.channels, keyed=True)
+                    for side in ("targets", "queries")
+                }
+            )
+            for name, length in lengths.items()
+            if length
+        }
+        return named_modules(pairs, what="model.queues")
+
+    def _make_heads(self) -> nn.ModuleDict:
+        """A linear layer beside the similarity for each task that prompt tuning names.
+
+        Raises:
+            ConfigError: No such task, or it has no classes.
+        """
+        wanted = () if self.config.prompts is None else self.config.prompts.heads
+        heads: dict[str, nn.Module] = {}
+        for name in wanted:
+            classes = getattr(self.tasks.get(name), "classes", ())
+            if not classes:
+                raise ConfigError(
+                    f"config.model.prompts.heads: '{name}' is no task with classes"
+                    f"{did_you_mean(name, self.tasks)}"
+                )
+            heads[name] = LinearHead(self.config.channels, len(classes))
+        return named_modules(heads, what="model.heads")
 
     def _penalties(self) -> dict[str, Tensor]:
         """Losses of the routers in this forward pass, weighted; their load is kept for `after_step`."""
@@ -273,12 +321,9 @@ class UniPerceiver(TaskModel):
     def own_weights(self, weights: Weights) -> dict[str, Tensor]:
         """Published weights under this model's names; what is not published comes back as it is."""
         part, _ = select_part(weights, "")
-        return official.own(part, self.state_dict()) if official.is_official(part) else dict(weights)
-
-
-def _same_texts(text: Segment, own: Tensor, group_size: int, group_ranks: int) -> Tensor:
-    """Other rows of the group whose target says the same."""
-    ids = text.content if text.mask is None else text.content.masked_fill(~text.mask, -1)
-    candidates, _ = group_candidates(ids, group_size=group_size, group_ranks=group_ranks)
-    same = equal_rows(ids.unflatten(0, (len(candidates), -1)), candidates, fill=-1).flatten(0, 1)
-    return false_negatives(same, own)
+        own = official.own(part, self.state_dict()) if official.is_official(part) else dict(weights)
+        for last in ("weight", "bias"):
+            # Tuned apart, the norms of pictures and texts begin as the one they were.
+            if hasattr(self.encoder, "vision_norm") and f"encoder.norm.{last}" in own:
+                own.setdefault(f"encoder.vision_norm.{last}", own[f"encoder.norm.{last}"])
+        return own
