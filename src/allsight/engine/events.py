@@ -21,6 +21,7 @@ Kind = Literal[
     "norms",
     "monitor",
     "probe",
+    "interference",
 ]
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

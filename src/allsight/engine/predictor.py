@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks, pick_device
 from allsight.engine.evaluator import Evaluator, TaskScore
 from allsight.engine.events import EventLog
+from allsight.engine.interference import Interference, measure_interference
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import read_classes, read_run_config
 from allsight.engine.starting import run_weights
@@ -27,7 +29,7 @@ from allsight.engine.training_state import load_weights
 from allsight.models.base import AnswersQueries, TaskModel
 from allsight.tasks.asking import notes_of
 from allsight.tasks.base import Task, build_tasks
-from allsight.types import Answer, CheckpointError, DataError, Image, Rig, Sample, State
+from allsight.types import Answer, Batch, CheckpointError, DataError, Image, Rig, Sample, State
 from allsight.types.batches import map_tensors
 from allsight.weights import read_weights
 
@@ -202,6 +204,33 @@ class Predictor:
             events.close()
         return replace(answer, notes=notes)
 
+    def interference(self, *, batches: int = 2, batch_size: int = 16, step: float = 1e-3) -> Interference:
+        """How the model's tasks help or hurt each other, see `measure_interference`; on validation samples.
+
+        Args:
+            batches: Held-out batches of each task.
+            batch_size: Samples of one; rounded up to whole groups of the task.
+            step: Length of a step in units of the parameters' norm.
+        Raises:
+            ConfigError: There is one task only.
+            DataError: Validation samples cannot be read.
+        """
+        if len(self.tasks) < 2:
+            raise ConfigError("interference: this model has one task; it takes two to help or to hurt")
+        losses = {
+            name: [
+                partial(self._loss, task, batch)
+                for batch in _held_out(task, batches, batch_size, self.device)
+            ]
+            for name, task in self.tasks.items()
+        }
+        return measure_interference(self.model, losses, step=step)
+
+    def _loss(self, task: Task, batch: Batch) -> torch.Tensor:
+        with self._precision.forward():
+            outputs, _ = self.model(batch)
+        return torch.stack(list(task.loss(self._precision.widen(outputs), batch).values())).sum()
+
     def evaluate(self, names: list[str] | None = None) -> dict[str, float]:
         """`{"task/metric": value}` over the validation samples, which must be at hand.
 
@@ -292,6 +321,29 @@ def load(
     notes: list[str] = []
     said = _load_weights(model, config, folder, str(weights or "best"), notes.append)
     return Predictor(config, model, tasks, place, weights=said, folder=folder, notes=notes)
+
+
+def _held_out(task: Task, count: int, size: int, device: torch.device) -> list[Batch]:
+    """The first validation samples in batches of whole groups, those that cannot be read left out."""
+    reader, transform = task.reader("val"), task.transform("val")
+    group = task.config.group_size
+    size = -(-size // group) * group
+    samples: list[Sample] = []
+    for index in range(len(reader)):
+        if len(samples) == count * size:
+            break
+        try:
+            samples.append(transform(reader[index], np.random.default_rng(index)))
+        except DataError:
+            continue
+    whole = len(samples) - len(samples) % group
+    if not whole:
+        raise DataError(
+            f"interference: task '{task.name}' has {len(samples)} usable validation samples; expected a "
+            f"group of {group}"
+        )
+    parts = [samples[first : min(first + size, whole)] for first in range(0, whole, size)]
+    return [replace(task.collate(part).to(device), group_size=group) for part in parts]
 
 
 def _with_own_tokenizer(config: RunConfig, folder: Path | None) -> Mapping[str, Any]:

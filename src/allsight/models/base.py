@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.layers import DropPath
 from allsight.layers.inference import ForInference
 from allsight.types import Batch, FeatureSpec, Outputs, Query, State
 
@@ -90,6 +91,17 @@ class TaskModel(Model):
         Runs on the bare module after `optimizer.step()` and before the EMA, the same on every rank, without
         communication of its own.
         """
+
+    def train_quietly(self) -> None:
+        """Training mode with nothing that is random: what losses need, for measurements."""
+        self.train()
+        for module in self.modules():
+            if isinstance(module, nn.Dropout | nn.modules.batchnorm._BatchNorm | DropPath):
+                module.eval()
+
+    def part_of(self, parameter: str) -> str:
+        """The part of the model that a parameter is counted in where people look at parts."""
+        return ".".join(parameter.split(".")[:-1][:5])
 
     def after_skip(self) -> None:
         """What a step that was skipped has left behind is dropped: it changes nothing."""

@@ -75,6 +75,19 @@ class Parts(TaskModel):
             raise ConfigError(f"task '{task}' belongs to a model with heads, which answers no questions")
         return part.answer(query, task=task)
 
+    def train_quietly(self) -> None:
+        self.training = True
+        for part in self.parts.values():
+            assert isinstance(part, TaskModel)
+            part.train_quietly()
+
+    def part_of(self, parameter: str) -> str:
+        """Those of the parts, under their names."""
+        _, name, rest = parameter.split(".", 2)
+        part = self.parts[name]
+        assert isinstance(part, TaskModel)
+        return f"{name}: {part.part_of(rest)}"
+
     def after_step(self, step: int) -> None:
         """Each part's `after_step`, in their order; also of parts without a batch in this step."""
         for part in self.parts.values():

@@ -80,7 +80,10 @@ def outcome(rows, share, *, group_ranks=1):
             for name in ("logits", "logits_back"):
                 if name in outputs:
                     loss = boltzmann_loss(
-                        outputs[name], outputs["labels"], excluded=outputs.get("excluded"), label_smoothing=0.1
+                        outputs[name],
+                        outputs["labels"],
+                        excluded=outputs.get("excluded"),
+                        label_smoothing=0.1,
                     )
                     total = total + loss
         (total * share * num_ranks()).backward()

@@ -270,6 +270,19 @@ class UniPerceiver(TaskModel):
             if settings.looks_at_data and settings.bias_step > 0:
                 router.balance(load)
 
+    def train_quietly(self) -> None:
+        # Losses ask the model and the encoder for the mode; all else that does is random.
+        self.eval()
+        self.training = self.encoder.training = True
+
+    def part_of(self, parameter: str) -> str:
+        """`block N attention`, `block N mlp`, `text`, `vision`, or what comes after the blocks."""
+        words = parameter.removeprefix("encoder.").split(".")
+        if words[0] == "trunk" and words[1] == "blocks":
+            is_attention = words[3] in ("norm1", "attn", "scale1", "attn_router")
+            return f"block {words[2]} {'attention' if is_attention else 'mlp'}"
+        return {"output_norm": "output", "vision_norm": "vision", "norm": "text"}.get(words[0], words[0])
+
     def monitors(self, step: int) -> dict[str, float] | None:
         """Of each router in the last step: `gate_entropy/NAME` (nats; log(experts) is even) and
         `expert_load/NAME/E`, the share of choices that expert E got; None between watched steps and for a
