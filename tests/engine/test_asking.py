@@ -175,7 +175,7 @@ def test_what_is_cut_is_said_in_the_answer_and_counted_in_the_run(generalist, ph
     count = len(generalist.tasks["questions"].tokenizer.encode("is it red? " * 10_000))
     assert note.startswith(f"question: {count - 31:,} of {count:,} tokens left out")
     (event,) = map(json.loads, (tmp_path / "run" / "events.jsonl").read_text().splitlines())
-    assert (event["kind"], event["task"], event["values"]) == ("note", "questions", {"texts_cut": 1})
+    assert (event["kind"], event["task"], event["values"]) == ("ask", "questions", {"texts_cut": 1})
     assert asked.texts_cut == 1
 
 
@@ -193,3 +193,25 @@ def test_a_model_with_heads_reads_no_questions(root):
     )
     with pytest.raises(ConfigError, match="reads no questions; use `allsight predict`"):
         load(config, weights="random").ask(np.zeros((4, 4, 3), np.uint8), text="what?")
+
+
+def test_interference_of_a_whole_model_is_measured_and_leaves_it_alone(generalist, tmp_path):
+    """Losses that need training mode are computed in it, without anything random."""
+    few = {name: generalist.tasks[name] for name in ("captions", "pairs", "questions")}
+    asked = Predictor(generalist.config, generalist.model, few, generalist.device, weights="random")
+    before = {name: tensor.clone() for name, tensor in generalist.model.state_dict().items()}
+    found = asked.interference(batches=1, batch_size=4)
+    again = asked.interference(batches=1, batch_size=4)
+    assert found == again or found.whole == again.whole
+    assert all(found.whole[n][n] == pytest.approx(1.0) for n in range(3))
+    assert {"block 0 attention", "block 0 MLP", "text", "vision", "output"} <= set(found.parts)
+    assert all(torch.equal(before[n], tensor) for n, tensor in generalist.model.state_dict().items())
+    assert not any(module.training for module in generalist.model.modules())
+    found.note(tmp_path, 7)
+    (event,) = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    assert (event["kind"], event["step"]) == ("interference", 7)
+    assert event["values"]["whole/captions<captions"] == pytest.approx(1.0)
+    with pytest.raises(ConfigError, match="one task"):
+        Predictor(
+            generalist.config, generalist.model, {"a": few["pairs"]}, generalist.device, weights="random"
+        ).interference()

@@ -22,6 +22,7 @@ Kind = Literal[
     "monitor",
     "probe",
     "interference",
+    "ask",
 ]
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

@@ -195,11 +195,11 @@ class Predictor:
                 # A run folder that may only be read; the answer says it all the same.
                 return replace(answer, notes=notes)
             events.write(
-                "note",
+                "ask",
                 0,
                 task=answer.task,
-                values={"texts_cut": len(notes)},
-                text=f"{answer.id}: {'; '.join(notes)}",
+                values={"texts_cut": self.texts_cut},
+                text="; ".join(notes),
             )
             events.close()
         return replace(answer, notes=notes)

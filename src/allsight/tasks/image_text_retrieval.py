@@ -17,8 +17,6 @@ class ImageTextRetrieval(PairTask, CaptionedTask):
     class Config(PairTask.Config):
         pass
 
-    config: Config
-
     @property
     def reads(self) -> tuple[str, ...]:
         return ("video" if self.config.num_frames else "image",)
@@ -38,5 +36,3 @@ class VideoTextRetrieval(ImageTextRetrieval):
 
     class Config(ImageTextRetrieval.Config):
         num_frames: int = Field(default=8, ge=1)
-
-    config: Config

@@ -36,8 +36,6 @@ class NamingTask(TextTask):
         """What the classes are called to the model, in their order, such as (terrible, great); empty: as the
         data set calls them."""
 
-    config: Config
-
     @property
     def classes(self) -> tuple[str, ...]:
         return self._classes

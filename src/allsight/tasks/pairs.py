@@ -58,8 +58,6 @@ class PairTask(TextTask):
         queue: int = Field(default=0, ge=0)
         """Pairs of earlier steps, of all ranks, that are further negatives; 0: none."""
 
-    config: Config
-
     def query_segment(self, batch: Batch) -> Segment:
         """What asks for the text of each row."""
         raise NotImplementedError(f"{type(self).__name__} has no query_segment")
@@ -115,8 +113,8 @@ class PairTask(TextTask):
     def misfit(self, question: Question) -> str:
         asking = {"image": "a picture", "video": "a clip"}.get(self.reads[0], "a text")
         if question.candidates is None:
-            both = question.seen is not None and question.text is not None
-            fits = both and kind_of(question.seen) == asking
+            seen = question.seen
+            fits = seen is not None and question.text is not None and kind_of(seen) == asking
             return "" if fits else f"compares {asking} with candidates"
         given = [kind_of(each) for each in (question.seen, question.text) if each is not None]
         found = (given, {kind_of(each) for each in question.candidates})

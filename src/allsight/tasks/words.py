@@ -25,8 +25,6 @@ class WordsTask(TextTask):
     class Config(Task.Config, TextSettings):
         pass
 
-    config: Config
-
     def asked(self, batch: Batch) -> Bool[Tensor, "b t"]:
         """Where words are asked for in a batch without labels."""
         return batch.inputs["is_word"]

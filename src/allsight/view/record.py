@@ -228,6 +228,8 @@ def _take(record: RunRecord, event: Event) -> None:
     if kind == "interference":
         record.interference = event
         return
+    if kind == "ask":
+        return
     if math.isnan(record.begun_s):
         record.begun_s = event["time"]
     record.last_s, record.last = event["time"], event

@@ -150,9 +150,9 @@ class UniPerceiver(TaskModel):
         return self.log_scales[name].exp()
 
     def after_step(self, step: int) -> None:
-        for pair in self.queues.values():
-            for queue in pair.values():
-                queue.advance()
+        for module in self.queues.modules():
+            if isinstance(module, FeatureQueue):
+                module.advance()
         # After the step and on the parameter: a bound inside the forward pass would end its gradient.
         with torch.no_grad():
             for log_scale in self.log_scales.values():
@@ -276,11 +276,11 @@ class UniPerceiver(TaskModel):
         self.training = self.encoder.training = True
 
     def part_of(self, parameter: str) -> str:
-        """`block N attention`, `block N mlp`, `text`, `vision`, or what comes after the blocks."""
+        """`block N attention`, `block N MLP`, `text`, `vision`, or what comes after the blocks."""
         words = parameter.removeprefix("encoder.").split(".")
         if words[0] == "trunk" and words[1] == "blocks":
             is_attention = words[3] in ("norm1", "attn", "scale1", "attn_router")
-            return f"block {words[2]} {'attention' if is_attention else 'mlp'}"
+            return f"block {words[2]} {'attention' if is_attention else 'MLP'}"
         return {"output_norm": "output", "vision_norm": "vision", "norm": "text"}.get(words[0], words[0])
 
     def monitors(self, step: int) -> dict[str, float] | None:

@@ -31,7 +31,13 @@ def experts(record: RunRecord) -> Html | None:
     for kind in dict.fromkeys(_kind(name) for name in entropies):
         own = [name for name in entropies if _kind(name) == kind]
         lines = [
-            Line(_layer(name), entropies[name].x(), entropies[name].y(), COLORS[n % len(COLORS)], style)
+            Line(
+                f"block {_layer(name)}",
+                entropies[name].x(),
+                entropies[name].y(),
+                COLORS[n % len(COLORS)],
+                style,
+            )
             for n, name in enumerate(own)
             for style in ("dots" if len(entropies[name]) < 20 else "line",)
         ]

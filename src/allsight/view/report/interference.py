@@ -14,8 +14,8 @@ from allsight.view.signed_map import signed_map
 _MOST_PAIRS = 30
 _ABOUT = (
     "Effect of one step: a step along the gradient of the column's task changes the row's held-out "
-    "loss by so much of what the row's own step does: 1 helps as much, 0 not at all, below 0 it hurts. Below, "
-    "by part of the model: cosine of the two tasks' mean gradients."
+    "loss by so much of what the row's own step does: 1 helps as much, 0 not at all, below 0 it hurts. By "
+    "part of the model: cosine of the two tasks' mean gradients."
 )
 
 
@@ -45,7 +45,8 @@ def _by_part(tables: Mapping[str, Mapping[tuple[str, str], float]], tasks: list[
     shown = {
         part: table
         for part, table in tables.items()
-        if any(math.isfinite(table.get(pair, math.nan)) for pair in pairs)
+        # Parts that no two tasks share say nothing.
+        if any(math.isfinite(value := table.get(pair, math.nan)) and value for pair in pairs)
     }
     note = ""
     if len(pairs) > _MOST_PAIRS:
