@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +199,23 @@ def test_the_tasks_keep_their_promises(root, kind):
         return {**model.train()(batch)[0], **model.eval()(batch)[0]}
 
     assert [str(finding) for finding in check_task(task, answering) if finding.problem] == []
+
+
+def test_a_task_of_ones_own_is_a_few_lines_and_needs_no_change_of_the_model(root):
+    """What the page of the documentation shows, taken from there."""
+    page = Path(__file__).parents[2] / "docs" / "uniperceiver.md"
+    code = re.search(r"```python\n([^`]*class Weather.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = {}
+    exec(compile(code[1], "page", "exec"), found)
+    for split in ("train", "val"):
+        for name in ("fog", "rain", "sun"):
+            (root / "weather" / split / name).mkdir(parents=True)
+            Picture.new("RGB", (16, 16), (len(name) * 40,) * 3).save(
+                root / "weather" / split / name / "a.png"
+            )
+    task = found["Weather"].Config(data="imagefolder:weather", **COMMON).build(name="weather", root=root)
+    torch.manual_seed(0)
+    model = UniPerceiver(UniPerceiver.Config.variant("micro", **SMALL), {"weather": task}).double()
+    findings = list(check_task(task, lambda batch: model.eval()(batch)[0]))
+    assert [str(finding) for finding in findings if finding.problem] == []
+    assert len(code[1].splitlines()) <= 60

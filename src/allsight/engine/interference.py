@@ -44,7 +44,7 @@ class Interference:
         return {"tasks": self.tasks, "whole": self.whole, "parts": dict(self.parts)}
 
     def values(self) -> dict[str, float]:
-        """A number a pair of tasks, for events: `whole/I<J`, what a step along J does to I, and `PART/I<J`."""
+        """For events, a number a pair: `whole/I<J`, what a step along J does to I, and cosines `PART/I<J`."""
         return {
             f"{part}/{i}<{j}": value
             for part, table in {"whole": self.whole, **self.parts}.items()
