@@ -12,6 +12,7 @@ from PIL import Image as Picture
 from text_sets import CAPTIONS, make_sets
 
 from allsight.config import ConfigError
+from allsight.config.base import import_file
 from allsight.models import UniPerceiver
 from allsight.tasks import (
     VQA,
@@ -205,15 +206,15 @@ def test_a_task_of_ones_own_is_a_few_lines_and_needs_no_change_of_the_model(root
     """What the page of the documentation shows, taken from there."""
     page = Path(__file__).parents[2] / "docs" / "uniperceiver.md"
     code = re.search(r"```python\n([^`]*class Weather.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    found = {}
-    exec(compile(code[1], "page", "exec"), found)
+    (root / "weather_task.py").write_text(code[1])
+    weather = import_file(root / "weather_task.py").Weather
     for split in ("train", "val"):
         for name in ("fog", "rain", "sun"):
             (root / "weather" / split / name).mkdir(parents=True)
             Picture.new("RGB", (16, 16), (len(name) * 40,) * 3).save(
                 root / "weather" / split / name / "a.png"
             )
-    task = found["Weather"].Config(data="imagefolder:weather", **COMMON).build(name="weather", root=root)
+    task = weather.Config(data="imagefolder:weather", **COMMON).build(name="weather", root=root)
     torch.manual_seed(0)
     model = UniPerceiver(UniPerceiver.Config.variant("micro", **SMALL), {"weather": task}).double()
     findings = list(check_task(task, lambda batch: model.eval()(batch)[0]))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
+from dataclasses import replace
 
 from allsight.data.transforms import Compose
 from allsight.tasks.base import Split, Transform
 from allsight.tasks.pairs import PairTask
-from allsight.tasks.texts import padded, pair_targets
-from allsight.types import Batch, DataError, Modality, Question, Sample, Segment, Text
+from allsight.tasks.texts import QuestionAndAnswer, padded, pair_targets
+from allsight.types import Batch, Modality, Question, Sample, Segment, Text
 
 
 class TextRetrieval(PairTask):
@@ -45,24 +42,3 @@ class TextRetrieval(PairTask):
         words, is_word = padded(samples, "question", self.tokenizer, self.config.max_tokens)
         inputs = {"question": words, "is_question": is_word}
         return Batch(self.name, tuple(s.id for s in samples), inputs, pair_targets(samples, self))
-
-
-@dataclass(frozen=True)
-class QuestionAndAnswer:
-    """Names the inputs `question` and `text`, of which there is none to predict.
-
-    Raises:
-        DataError: No question or no answer.
-    """
-
-    split: Split
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        inputs: dict[str, Any] = {"question": sample.inputs.get("question", sample.inputs.get("text"))}
-        answers = sample.targets.get("answers", ())
-        if self.split != "predict" and answers:
-            inputs["text"] = Text(answers[0])
-        if not isinstance(inputs["question"], Text) or (self.split != "predict" and not answers):
-            has = sorted({*sample.inputs, *sample.targets})
-            raise DataError(f"{sample.id}: expected a question and answers; it has {has}", sample.id)
-        return replace(sample, inputs=inputs)

@@ -135,6 +135,27 @@ class AnyText:
         return PickCaption(self.split == "train")(sample, rng)
 
 
+@dataclass(frozen=True)
+class QuestionAndAnswer:
+    """Names the inputs `question` and `text`, of which there is none to predict.
+
+    Raises:
+        DataError: No question or no answer.
+    """
+
+    split: Split
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        inputs: dict[str, Any] = {"question": sample.inputs.get("question", sample.inputs.get("text"))}
+        answers = sample.targets.get("answers", ())
+        if self.split != "predict" and answers:
+            inputs["text"] = Text(answers[0])
+        if not isinstance(inputs["question"], Text) or (self.split != "predict" and not answers):
+            has = sorted({*sample.inputs, *sample.targets})
+            raise DataError(f"{sample.id}: expected a question and answers; it has {has}", sample.id)
+        return replace(sample, inputs=inputs)
+
+
 def visual_steps(settings: Any, split: Split) -> list[Transform]:
     """How pictures, or the frames of clips, become squares."""
     if settings.num_frames:
