@@ -12,7 +12,7 @@ from allsight.config.base import import_file
 from allsight.data.listings import SampleClasses
 from allsight.data.loader import MetaDataloader
 from allsight.data.order import Shuffles
-from allsight.data.policies import Policy, bucket_of, buckets_of, rates_of
+from allsight.data.policies import Policy, bucket_of, buckets_of, few_of, rates_of
 from allsight.data.rates import Rates, class_balanced, repeat_factors
 from allsight.data.readers import open_reader
 from allsight.data.sampler import Plan, Sampler, TaskPlan
@@ -336,3 +336,45 @@ def test_readers_list_what_their_samples_show(real_data):
         assert tuple(coco.sizes_hw_px[index]) == sample.image.hw_px
     pictures = open_reader("imagefolder:cifar10", real_data, "val")
     assert pictures.sample_classes().pairs()[1].tolist() == pictures.labels.tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=300),
+    fractions=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)),
+    seed=st.integers(0, 3),
+)
+def test_few_shot_subsets_lie_in_each_other_and_keep_the_share_of_classes(labels, fractions, seed):
+    reader = Labelled(np.array(labels))
+    small, large = (few_of(reader, fraction, seed=seed) for fraction in sorted(fractions))
+    assert set(small) <= set(large) and len(set(large)) == len(large)
+    for fraction, kept in zip(sorted(fractions), (small, large), strict=True):
+        assert len(kept) == max(1, round(fraction * len(labels)))
+        counts = np.bincount(reader.labels[kept], minlength=5)
+        expected = np.bincount(reader.labels, minlength=5) * len(kept) / len(labels)
+        assert (np.abs(counts - expected) <= 1.5).all()
+    assert np.array_equal(few_of(reader, fractions[0], seed=seed), few_of(reader, fractions[0], seed=seed))
+
+
+class Labelled:
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def sample_classes(self):
+        return SampleClasses.one_each(self.labels)
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.001, 1), (0.01, 10), (0.1, 100)])
+def test_an_epoch_of_few_shots_has_each_of_its_samples_once(fraction, size):
+    reader = Labelled(np.arange(1000) % 10)
+    rates = rates_of(Policy(fraction=fraction), reader, path="p")
+    kept = set(few_of(reader, fraction, seed=0))
+    assert rates.epoch_size == size == len(kept)
+    for epoch in (0, 1, 12345):
+        assert set(rates.samples(np.arange(size), epoch, seed=3, task="t")) == kept
+    assert set(few_of(reader, fraction, seed=1)) != kept or size == 1
+    with pytest.raises(ValueError, match=r"fraction=0\.1 and balance=classes"):
+        Policy(fraction=0.1, balance="classes")

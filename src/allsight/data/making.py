@@ -16,7 +16,7 @@ from allsight.data.corrupt import replacements
 from allsight.data.order import generator
 from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader
 from allsight.data.shards.stores import RemoteError
-from allsight.types import Batch, CorruptSample, Costs, DataError, Sample
+from allsight.types import Batch, CorruptSample, Costs, DataError, Sample, Text
 from allsight.types.batches import bytes_of
 
 
@@ -176,12 +176,14 @@ class BatchMaker:
         if self._on_read is not None:
             self._on_read(task, index)
         name = f"index {index}"
-        begun, read = time.perf_counter(), None
+        begun, read, cut = time.perf_counter(), None, 0
         try:
             sample = self._reader(task, split)[index]
             name = f"'{sample.id}' (index {index})"
             read = time.perf_counter()
-            return self._transform(task, split)(sample, rng)
+            sample = self._transform(task, split)(sample, rng)
+            cut = sum(isinstance(each, Text) and each.cut > 0 for each in sample.inputs.values())
+            return sample
         except (DataError, ConfigError, RemoteError):
             raise
         except Exception as error:
@@ -189,7 +191,7 @@ class BatchMaker:
         finally:
             end = time.perf_counter()
             read = read or end
-            self._costs += Costs(samples=1, read_s=read - begun, transform_s=end - read)
+            self._costs += Costs(samples=1, read_s=read - begun, transform_s=end - read, texts_cut=cut)
 
     def _mixed(
         self, task: str, samples: Sequence[Sample], rng: np.random.Generator, where: str

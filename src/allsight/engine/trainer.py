@@ -321,6 +321,7 @@ class Trainer:
             if buffers:
                 torch._foreach_copy_(self._buffers, buffers)
             self._memory.forget(passes.batches)
+            self.model.after_skip()
             if report.losses_are_finite and self._loss_scale.update(is_finite=False):
                 text = f"gradients overflowed float16: step skipped, {self._loss_scale}"
                 self.events.write("note", step.number, text=text)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.layers import DropPath
 from allsight.layers.inference import ForInference
 from allsight.types import Batch, FeatureSpec, Outputs, Query, State
 
@@ -31,6 +32,20 @@ class TaskOfModel(Protocol):
     def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module: ...
 
     def cast(self, batch: Batch) -> Query: ...
+
+
+@runtime_checkable
+class AnswersQueries(Protocol):
+    """A model that answers any query, also one that no task of its training has asked."""
+
+    @property
+    def max_text(self) -> int:
+        """Tokens of the longest text it reads."""
+        ...
+
+    def answer(self, query: Query, *, task: str = "") -> Outputs:
+        """Outputs of a query, asked on behalf of a task (whose temperature and experts are used)."""
+        ...
 
 
 class Model(ForInference, Configured):
@@ -76,6 +91,24 @@ class TaskModel(Model):
         Runs on the bare module after `optimizer.step()` and before the EMA, the same on every rank, without
         communication of its own.
         """
+
+    def train_quietly(self) -> None:
+        """Training mode with nothing that is random: what losses need, for measurements."""
+        self.train()
+        for module in self.modules():
+            if isinstance(module, nn.Dropout | nn.modules.batchnorm._BatchNorm | DropPath):
+                module.eval()
+
+    def part_of(self, parameter: str) -> str:
+        """The part of the model that a parameter is counted in where people look at parts."""
+        return ".".join(parameter.split(".")[:-1][:5])
+
+    def after_skip(self) -> None:
+        """What a step that was skipped has left behind is dropped: it changes nothing."""
+        for module in self.modules():
+            forget = getattr(module, "forget_offers", None)
+            if forget is not None:
+                forget()
 
     def monitors(self, step: int) -> Mapping[str, float] | None:
         """Numbers about how training goes, for the events of a step that happened; None: none this time.

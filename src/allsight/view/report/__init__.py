@@ -13,6 +13,8 @@ from allsight.view.predictions import Kept, read_kept
 from allsight.view.record import RunRecord, TaskRecord, read_run
 from allsight.view.report.compare import comparison
 from allsight.view.report.curves import curves
+from allsight.view.report.experts import experts
+from allsight.view.report.interference import interference
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
 from allsight.view.report.probes import probes
@@ -64,6 +66,12 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
     probed = probes(record)
     if probed is not None:
         sections.append(Section("probes", "Probes of the features", probed))
+    for anchor, title, body in (
+        ("interference", "Do the tasks help each other?", interference(record)),
+        ("experts", "Experts", experts(record)),
+    ):
+        if body is not None:
+            sections.append(Section(anchor, title, body))
     sections += [
         Section("pictures", "Validation pictures", _pictures(record, kept)),
         Section("confusion", "Confusion", _confusion(record, kept)),
