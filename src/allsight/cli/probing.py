@@ -64,24 +64,28 @@ def probe_and_say(
 def _tasks(predictor: Predictor, names: list[str] | None, data: str | None) -> list[Classification]:
     """The tasks to probe with."""
     from allsight.config import ConfigError, did_you_mean, replace
+    from allsight.data.subsets import Subset
     from allsight.tasks import Classification
 
-    own = {name: task for name, task in predictor.tasks.items() if isinstance(task, Classification)}
+    found = {name: task.for_probes() for name, task in predictor.tasks.items()}
+    own = {name: task for name, task in found.items() if isinstance(task, Classification)}
     for name in names or []:
         if name not in own:
             reason = "does not classify" if name in predictor.tasks else "is not there"
             raise ConfigError(f"task: '{name}' {reason}, which --probe needs{did_you_mean(name, own)}")
     if data is None:
+        own = {name: own[name] for name in names or own if own[name].classes}
         if not own:
             raise ConfigError(
-                "--probe: this run has no classification task; name a set with --data, such as "
+                "--probe: this run has no pictures with classes; name a set with --data, such as "
                 "imagefolder:tiny_imagenet20"
             )
-        return [own[name] for name in names or own]
+        return list(own.values())
     # Other data, seen as the run's own task (the one that was named, else the first) sees its pictures.
     like = own[names[0]].config if names else next((task.config for task in own.values()), None)
     config = Classification.Config() if like is None else like
     settings = {"data": data, "num_classes": None, "class_weights": None, "labels": "auto", "leave_out": ()}
+    settings["subset"] = Subset()
     folder = predictor.config.data.folder()
     return [Classification(replace(config, settings), name=data.partition(":")[2] or data, root=folder)]
 

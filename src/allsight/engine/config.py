@@ -108,11 +108,23 @@ class StartConfig(Config):
     an average); empty: random ones. Relative to where the run is started. Not looked at when resuming."""
     fresh: tuple[str, ...] = ()
     """Parts of the model that start anew all the same, such as classifier.head for other classes."""
+    part: str = ""
+    """If set, only this part of the model takes weights, such as backbone; all else starts anew. The file
+    may hold the part alone (`allsight weights export --part`), or a whole model."""
+    part_in_weights: str = ""
+    """The part's name in the weights, where it is another, such as encoder.backbone of m3i."""
 
     @model_validator(mode="after")
-    def _fresh_needs_weights(self) -> StartConfig:
+    def _settings_agree(self) -> StartConfig:
         if self.fresh and not self.weights:
             raise ValueError(f"fresh={list(self.fresh)} needs weights; without, everything starts anew")
+        if self.fresh and self.part:
+            raise ValueError(
+                f"expected fresh or part, got fresh={list(self.fresh)} and part={self.part}: outside the part "
+                "everything starts anew"
+            )
+        if self.part_in_weights and not self.part:
+            raise ValueError(f"part_in_weights={self.part_in_weights} needs part, which takes the weights")
         return self
 
 

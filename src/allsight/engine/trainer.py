@@ -90,6 +90,7 @@ class Trainer:
             open_run_folder(self.folder, config, resume=resume, ranks=self.ranks)
         built: Built = build_run(config, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
+        self.model.expect_steps(self.steps)
         notes: list[str] = []
         if config.start.weights and not resume:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")

@@ -55,7 +55,10 @@ RECIPES = {
     "m3i_internimage_b": "allsight.recipes.m3i:m3i_internimage_b",
     "m3i_internimage_h": "allsight.recipes.m3i:m3i_internimage_h",
     "m3i_micro": "allsight.recipes.m3i:m3i_micro",
+    "m3i_micro_camvid": "allsight.recipes.m3i:m3i_micro_camvid",
+    "m3i_micro_finetune": "allsight.recipes.m3i:m3i_micro_finetune",
     "m3i_vit_b16": "allsight.recipes.m3i:m3i_vit_b16",
+    "m3i_vit_b16_finetune": "allsight.recipes.m3i:m3i_vit_b16_finetune",
     "tiny20_alone": "allsight.recipes.multitask:tiny20_alone",
 }
 """Name -> `module:function`. The functions can also be imported from here."""

@@ -194,6 +194,12 @@ class Task(Configured):
         """Name of the value of `metric().compute()` that says how good the task is; higher is better."""
         raise NotImplementedError(f"{type(self).__name__} names no main metric")
 
+    def for_probes(self) -> Task | None:
+        """Its pictures with one class each, as a task whose batches have `image` and integer `label`, for
+        probes of features; None: not of this kind. A data set may still name no `classes`.
+        """
+        return None
+
 
 def _same(sample: Sample, rng: np.random.Generator) -> Sample:
     return sample

@@ -46,15 +46,16 @@ class Mixer(Config):
             of several stages whole cells of the coarsest, so that one mask serves all.
         shares: Of each picture; None: equal ones.
         attention: Whether a transformer keeps the pictures apart ("separate") or lets them see each other.
-        roles: Whether each picture plays each role in an input of its own ("rotate": as many inputs as
-            pictures), or the first of a group always the first ("fixed": fewer inputs than pictures).
+        roles: Whether the first picture of each group always plays the first role ("fixed": fewer inputs
+            than pictures, as in the paper's figure 2), or each picture each role, in an input of its own
+            ("rotate": as many inputs as pictures, at so many times the cost).
     """
 
     pictures: int = Field(default=1, ge=1)
     block_px: int = Field(default=32, ge=1)
     shares: tuple[float, ...] | None = None
     attention: Literal["separate", "joint"] = "separate"
-    roles: Literal["rotate", "fixed"] = "rotate"
+    roles: Literal["fixed", "rotate"] = "fixed"
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Mixer:
@@ -84,18 +85,19 @@ class MomentumSchedule(Config):
 
     Attributes:
         start, end: Decay at the first step and at the last, along half a cosine.
-        steps: Steps of the run; None: the decay stays at `start`.
+        steps: From the first to the last; None: those of the run.
     """
 
     start: float = Field(default=0.996, ge=0, le=1)
     end: float = Field(default=1.0, ge=0, le=1)
     steps: int | None = Field(default=None, ge=1)
 
-    def decay(self, step: int) -> float:
-        """The decay of a step, counted from 0."""
-        if self.steps is None:
+    def decay(self, step: int, run_steps: int | None = None) -> float:
+        """The decay of a step, counted from 0, in a run of so many; where nobody knows how many, `start`."""
+        steps = self.steps or run_steps
+        if steps is None:
             return self.start
-        share = min(step / self.steps, 1.0)
+        share = min(step / steps, 1.0)
         return self.end - (self.end - self.start) * (math.cos(math.pi * share) + 1) / 2
 
 
@@ -188,6 +190,7 @@ class M3I(TaskModel):
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._step: int | None = None
+        self._run_steps: int | None = None
         self._was_due = False
         self._seen: list[dict[str, Tensor]] = []
 
@@ -227,9 +230,13 @@ class M3I(TaskModel):
                 outputs["logits"] = logits
         return outputs, None
 
+    def expect_steps(self, steps: int) -> None:
+        """The decay of slow copies reaches its end with the run."""
+        self._run_steps = steps
+
     def after_step(self, step: int) -> None:
         """Slow copies follow; clamps, queues, centres and factors are brought up to date."""
-        decay = self.config.momentum.decay(step)
+        decay = self.config.momentum.decay(step, self._run_steps)
         for copied, followed in self._copies():
             follow(copied, followed, decay)
         for target in self._targets().values():
@@ -291,6 +298,7 @@ class M3I(TaskModel):
         # Where nothing is learnt, all rows may see each other: groups only say what a step's negatives are.
         groups = Groups(batch.group_size, batch.group_ranks) if self.training else Groups(len(batch))
         mixer, mask = self.config.mixer, self.config.mask
+        players = self._players(batch)
         scene = Scene(
             pairs,
             batch.targets.get("label"),
@@ -299,8 +307,8 @@ class M3I(TaskModel):
             online=self.encoder,
             momentum=self.momentum_encoder,  # type: ignore[arg-type]
             is_whole=mixer.pictures == 1 and mask.ratio == 0,
+            momentum_rows=self._momentum_rows(players, len(batch)),
         )
-        players = self._players(batch)
         seeds = batch.inputs["seed"]
         for number in sorted({a for t in self._targets().values() for a, _ in t.config.pairs}):
             scene.seen[number] = self._encode(pairs[number], players, seeds + number)
@@ -322,6 +330,17 @@ class M3I(TaskModel):
         else:
             roles = list(groups.unbind(1))
         return [role % len(batch) for role in roles]
+
+    def _momentum_rows(self, players: list[Tensor], count: int) -> dict[int, Tensor]:
+        """View -> samples whose slow features some target wants, where these are not all."""
+        wanted: dict[int, set[int]] = {}
+        for target in self._targets().values():
+            if isinstance(target.net, Momentum):
+                roles = range(len(players)) if target.config.roles is None else target.config.roles
+                for _, view in target.config.pairs:
+                    wanted.setdefault(view, set()).update(roles)
+        rows = {view: torch.cat([players[role] for role in sorted(roles)]) for view, roles in wanted.items()}
+        return {view: some for view, some in rows.items() if len(some) < count}
 
     def _encode(self, view: View, players: list[Tensor], seeds: Int64[Tensor, " b"]) -> list[Seen]:
         """What the encoder makes of one input view, role by role."""

@@ -249,7 +249,7 @@ class Momentum(TargetNet):
 
     def forward(self, scene: Scene, view: int, rows: Int64[Tensor, " b"], decoder: Decoder) -> Truth:
         with torch.no_grad():
-            values = self.projector(scene.momentum(view))[rows]
+            values = self.projector(scene.momentum(view))[scene.momentum_places(view, rows)]
             return Truth(_normalised(values) if self.config.normalise else values)
 
     def copies(self) -> Iterator[tuple[nn.Module, nn.Module]]:
