@@ -74,11 +74,13 @@ def random_vit() -> RunConfig:
 
 
 def street() -> RunConfig:
-    """Both views, no labels, on pictures of CamVid (without the sequence that is judged) and Tiny ImageNet."""
+    """Both views, no labels: pictures of Tiny ImageNet and of CamVid without the sequence that is judged."""
     run = intra_inter()
     tiny: Any = run.tasks.tiny20.model_copy(update={"labels": "ignore", "share": 0.5})
     settings = {**dict(tiny), "data": "label_maps:camvid", "leave_out": ("0016E5",)}
-    return replace(run, {"name": "street", "tasks": Mixture(tiny20=tiny, camvid=Pretraining.Config(**settings))})
+    return replace(
+        run, {"name": "street", "tasks": Mixture(tiny20=tiny, camvid=Pretraining.Config(**settings))}
+    )
 
 
 def finetune() -> RunConfig:

@@ -165,10 +165,7 @@ def judge(settings: Settings, recipe: str, seed: int) -> Row:
 
 
 def scratch(settings: Settings, seed: int) -> dict[float, float]:
-    """From scratch with a tenth of the labels, for as many steps as pre-training and fine-tuning: rate -> top1.
-
-    The best rate is chosen by whoever reads the page; the bar takes the best on val, which favours scratch.
-    """
+    """A tenth of the labels from scratch, as many steps as pre-training and fine-tuning: rate -> top1."""
     steps = settings.steps + settings.finetune_steps
     found = {}
     for rate in RATES:
@@ -194,13 +191,15 @@ def table(rows: dict[str, list[Row]]) -> str:
     ]
     for recipe, found in rows.items():
         cells = [
-            _with_error([getattr(row, name) for row in found]) for name in ("linear", "neighbours", "finetuned")
+            _with_error([getattr(row, name) for row in found])
+            for name in ("linear", "neighbours", "finetuned")
         ]
         flagged = sum(row.collapsed for row in found)
-        held_out = mean(row.held_out for row in found)
-        lines.append(
-            f"| {recipe} | {' | '.join(cells)} | {held_out:.3f} | {f'{flagged} of {len(found)}' if flagged else 'no'} |"
-        )
+        cells += [
+            f"{mean(row.held_out for row in found):.3f}",
+            f"{flagged} of {len(found)}" if flagged else "no",
+        ]
+        lines.append(f"| {recipe} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -241,7 +240,9 @@ def bars(rows: dict[str, list[Row]], *, quick: bool) -> str:
         if name in means:
             margin = 2 * sqrt(error_of(means[name]) ** 2 + error_of(random) ** 2)
             must = name in ("supervised", "full")
-            found.append(against(name, margin, f"{'must' if must else 'target'}: {name} above random by 2 SE"))
+            found.append(
+                against(name, margin, f"{'must' if must else 'target'}: {name} above random by 2 SE")
+            )
             if not must:
                 found.append(against(name, -margin, f"must: {name} not below random by 2 SE"))
     return "\n".join(found)
@@ -286,7 +287,9 @@ def main() -> None:
     )
     setting = setting_of(__file__, method.strip())
     title = "What M3I's targets leave in the features"
-    write_page("m3i_learning_quick" if chosen.quick else "m3i_learning", title, setting, parts, chosen.results)
+    write_page(
+        "m3i_learning_quick" if chosen.quick else "m3i_learning", title, setting, parts, chosen.results
+    )
 
 
 def _rest(

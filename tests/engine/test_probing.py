@@ -7,7 +7,7 @@ from PIL import Image
 
 from allsight.backbones import InternImage
 from allsight.config import ConfigError
-from allsight.engine.probing import features_of, probe
+from allsight.engine.probing import Extraction, backbone_features, features_of, probe
 from allsight.models import Classifier, MultiHead, model_for_tasks
 from allsight.models.features import backbone_of
 from allsight.tasks import Classification
@@ -43,7 +43,7 @@ def backbone():
 
 def test_features_are_the_mean_of_the_coarsest_map_in_order(folder):
     net, task = backbone().train(), colours(folder, flip=1.0)
-    found, corrupt = features_of(net, task, "train", batch_size=5)
+    found, corrupt = features_of(backbone_features(net), task, "train", Extraction(batch_size=5))
     assert found.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8 and corrupt == ()
     assert net.training
     picture = torch.tensor(np.array(Image.open(folder / "colours/train/green/0.png"))).permute(2, 0, 1)

@@ -24,6 +24,7 @@ from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
+from allsight.engine.looking import Looks
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
@@ -126,6 +127,7 @@ class Trainer:
         weights = {name: task.config.loss_weight for name, task in self.tasks.items()}
         self._reporter = StepReporter(weights, self.ranks)
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
+        self._looks = Looks(config, self.tasks, built.tokenizer, self.ranks)
         self.step = 0
         self._skipped, self._skipped_in_a_row = 0, 0
         self._last_metrics: tuple[int, dict[str, float]] | None = None
@@ -180,6 +182,9 @@ class Trainer:
         self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
         steps: Iterator[Step] | None = None
         try:
+            if self.step == 0:
+                with self._parallel.evaluating():
+                    self._look("at the start")
             while self.step < self.steps:
                 if steps is None:
                     self._loader = self._make_loader()
@@ -404,6 +409,7 @@ class Trainer:
         averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
         with averaged, self._parallel.evaluating():
             scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
+            self._look("ema" if use_ema else "raw")
         metrics: dict[str, float] = {}
         for name, score in scores.items():
             metrics |= {f"{name}/{metric}": value for metric, value in score.values.items()}
@@ -423,6 +429,13 @@ class Trainer:
         metrics["main"] = self._main_metric(metrics)
         self.events.write("eval", self.step, values={"main": metrics["main"]})
         self._last_metrics = (self.step, metrics)
+
+    def _look(self, weights: str) -> None:
+        """Probe the features, if the run asks for it."""
+        for score, what in self._looks(self.model):
+            self.events.write(
+                "probe", self.step, task=score.task, values=score.noted(), text=f"{what}, weights {weights}"
+            )
 
     def _main_metric(self, metrics: Mapping[str, float]) -> float:
         """Mean of the tasks' main metrics."""

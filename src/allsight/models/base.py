@@ -71,7 +71,7 @@ class TaskModel(Model):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def expect_steps(self, steps: int) -> None:
-        """Told before the first step of a run, or of a resumed one: how many optimiser steps it has in all."""
+        """Told before the first step, also of a resumed run: how many optimiser steps it has in all."""
 
     def after_step(self, step: int) -> None:
         """What changes once per optimiser step that happened (EMA targets, clamps, queues).

@@ -19,7 +19,6 @@ from allsight.recipes.multitask import camvid_alone
 from allsight.tasks import Classification
 from allsight.tasks.pretraining import Pretraining, ViewLooks
 
-
 MICRO = InternImage.Config(
     channels=24, depths=(1, 1, 1, 1), groups=(2, 4, 8, 16), later_strides=(2, 1, 1), layer_scale=0.1
 )
@@ -70,8 +69,8 @@ def m3i_micro() -> RunConfig:
 def m3i_micro_finetune() -> RunConfig:
     """Fine-tune the backbone of `m3i_micro` to classify, with a tenth of the labels and layer decay 0.75.
 
-    `tasks.tiny20.subset.share` says how many labels: 0.01, 0.1, or `null` for all. Without start.weights it is
-    the run from scratch to compare with. All numbers are ours [D].
+    `tasks.tiny20.subset.share` says how many labels: 0.01, 0.1, or `null` for all. Without start.weights it
+    is the run from scratch to compare with. All numbers are ours [D].
 
     Command: allsight train m3i_micro_finetune start.weights=runs/m3i_micro
     Hardware: one CPU core; about 3 minutes. Expected: above the same from scratch. Measured here: see

@@ -277,8 +277,15 @@ class Classification(Task):
     def main_metric(self) -> str:
         return "top1"
 
-    def for_probes(self) -> Classification:
-        return self
+    def for_probes(self, data: str = "") -> Classification:
+        if not data:
+            return self
+        plain = Classification.Config()
+        own = ("num_classes", "class_weights", "labels", "leave_out", "subset")
+        settings = {"data": data, **{name: getattr(plain, name) for name in own}}
+        return Classification(
+            self.config.model_copy(update=settings), name=data.partition(":")[2] or data, root=self.root
+        )
 
     def _open(self, split: Split) -> Any:
         config = self.config

@@ -227,7 +227,7 @@ class Pretraining(Task):
     def main_metric(self) -> str:
         return "agreement"
 
-    def for_probes(self) -> Classification:
+    def for_probes(self, data: str = "") -> Classification:
         """Each picture with its class, seen whole at the size of the first view; all labels are used."""
         config = self.config
         settings = Classification.Config(
@@ -237,7 +237,7 @@ class Pretraining(Task):
             interpolation=config.interpolation,
             eval_crop=1.0,
         )
-        return Classification(settings, name=self.name, root=self.root)
+        return Classification(settings, name=self.name, root=self.root).for_probes(data)
 
     def _open(self, split: Split) -> Any:
         options = given_options(leave_out=training_ids(self.config.leave_out))

@@ -89,6 +89,8 @@ class RunRecord:
     device: str = ""
     norms: dict[str, dict[str, Series]] = field(default_factory=dict)
     """Part of the model -> `gradient`, `weight`, `update` in the steps in which they were noted."""
+    monitors: dict[str, Series] = field(default_factory=dict)
+    """What the model told about its training -> values at the steps it looked."""
     probes: list[Event] = field(default_factory=list)
     """What probes of the features found, in order."""
     others: list[Event] = field(default_factory=list)
@@ -233,6 +235,9 @@ def _take(record: RunRecord, event: Event) -> None:
         for name, value in values.items():
             part, _, what = name.rpartition("/")
             record.norms.setdefault(part, {}).setdefault(what, Series()).add(step, value)
+    elif kind == "monitor":
+        for name, value in values.items():
+            record.monitors.setdefault(name, Series()).add(step, value)
     elif kind == "data" and event["task"] is not None and "samples" in values:
         columns = record.tasks.setdefault(event["task"], TaskRecord(event["task"])).data
         for name, value in values.items():
@@ -278,7 +283,7 @@ def _go_back(record: RunRecord, step: int) -> None:
     record.repeated_steps += len(again)
     record.repeated_seconds += sum(value for value in again if math.isfinite(value))
     columns = [record.steps, *(each for task in record.tasks.values() for each in (task.train, task.data))]
-    columns += record.norms.values()
+    columns += [*record.norms.values(), record.monitors]
     for series in (series for column in columns for series in column.values()):
         series.cut(step)
     # An evaluation bears the number of steps done before it, so one at `step` stays.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from allsight.backbones import Backbone
 from allsight.config import Config, ConfigError, Mixture
 from allsight.models.base import TaskModel, TaskOfModel
 from allsight.models.m3i.balancing import Balancer, Fixed
-from allsight.models.m3i.decoders import Pooled
+from allsight.models.m3i.decoders import NOTHING_ASKED, Pooled
 from allsight.models.m3i.encoder import Encoder, NeckName, Seen
 from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, to_cells
 from allsight.models.m3i.monitors import (
@@ -29,7 +29,7 @@ from allsight.models.m3i.monitors import (
     gradient_numbers,
     target_numbers,
 )
-from allsight.models.m3i.nets import Category, Given, Momentum, follow, slow_copy
+from allsight.models.m3i.nets import Category, Given, Momentum, Text, follow, slow_copy
 from allsight.models.m3i.posteriors import Boltzmann
 from allsight.models.m3i.scene import Captions, Groups, Scene
 from allsight.models.m3i.target import Target, Term
@@ -229,6 +229,33 @@ class M3I(TaskModel):
             if logits is not None:
                 outputs["logits"] = logits
         return outputs, None
+
+    def embed_pictures(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Whole views in the space of captions; directions count.
+
+        Raises:
+            ConfigError: No target of captions.
+        """
+        target = self._caption_target()
+        seen = self.encoder.whole(images)
+        return target.decoder.predict(target.decoder.project(seen), seen, NOTHING_ASKED)
+
+    def embed_captions(
+        self, tokens: Int64[Tensor, "k t"], is_token: Bool[Tensor, "k t"]
+    ) -> Float[Tensor, "k d"]:
+        """Captions in the space of pictures; directions count. Errors as `embed_pictures`."""
+        net = self._caption_target().net
+        assert isinstance(net, Text)
+        return net.embed(tokens, is_token)
+
+    def _caption_target(self) -> Target:
+        for target in self._targets().values():
+            if isinstance(target.net, Text):
+                return target
+        raise ConfigError(
+            f"m3i: none of the targets {', '.join(self.targets)} is of captions, so pictures and words have "
+            "no space in common; train with one (cases.m3i(captions=True))"
+        )
 
     def expect_steps(self, steps: int) -> None:
         """The decay of slow copies reaches its end with the run."""
@@ -437,8 +464,7 @@ class M3I(TaskModel):
             if isinstance(target.net, Category) and isinstance(target.decoder, Pooled):
                 seen = scene.online(0, gradient=False)
                 decoder = target.decoder
-                pooled = decoder.last(decoder.predictor(decoder.project(seen)))
-                return target.net.table(pooled)
+                return target.net.table(decoder.predict(decoder.project(seen), seen, NOTHING_ASKED))
         return None
 
 

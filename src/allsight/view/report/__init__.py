@@ -13,6 +13,7 @@ from allsight.view.predictions import Kept, read_kept
 from allsight.view.record import RunRecord, TaskRecord, read_run
 from allsight.view.report.compare import comparison
 from allsight.view.report.curves import curves
+from allsight.view.report.monitors import monitors
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
 from allsight.view.report.probes import probes
@@ -61,6 +62,9 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
+    watched = monitors(record)
+    if watched is not None:
+        sections.append(Section("monitors", "Monitors", watched))
     probed = probes(record)
     if probed is not None:
         sections.append(Section("probes", "Probes of the features", probed))
