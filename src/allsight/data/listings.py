@@ -92,8 +92,8 @@ def classes_listed(reader: Any, *, setting: str, instead: str) -> SampleClasses:
     if not isinstance(reader, ListsClasses):
         raise ConfigError(
             f"{setting} needs the classes of all samples, which {name_of(reader)} cannot tell without "
-            "reading them; take data that lists them (imagefolder, coco), give the reader a method sample_classes(), "
-            f"or {instead}"
+            "reading them; take data that lists them (imagefolder, coco), give the reader a method "
+            f"sample_classes(), or {instead}"
         )
     classes = reader.sample_classes()
     if not len(classes.labels):

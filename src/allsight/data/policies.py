@@ -84,8 +84,8 @@ def buckets_of(policy: Policy, reader: Any, *, path: str) -> UInt16[np.ndarray, 
     else:
         if not isinstance(reader, ListsLengths):
             raise ConfigError(
-                f"{path}.bucket_by: 'length' needs the lengths of all samples, which {name_of(reader)} cannot "
-                f"tell without reading them; give the reader an attribute lengths, or set none"
+                f"{path}.bucket_by: 'length' needs the lengths of all samples, which {name_of(reader)} "
+                f"cannot tell without reading them; give the reader an attribute lengths, or set none"
             )
         values = np.asarray(reader.lengths, dtype=np.float64)
     buckets = bucket_of(values, policy.bucket_edges)

@@ -13,7 +13,7 @@ from allsight.config import Config, ConfigError
 from allsight.data.listings import SampleClasses, classes_listed, name_of
 from allsight.types import Sample
 
-Rows = Int64[np.ndarray, " m"]
+Rows = Int64[np.ndarray, " _"]
 
 _OF_SAMPLES = ("labels", "lengths", "sizes_hw_px")
 """What readers may know of each of their samples."""

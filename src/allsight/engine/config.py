@@ -139,8 +139,8 @@ class StartConfig(Config):
             raise ValueError(f"fresh={list(self.fresh)} needs weights; without, everything starts anew")
         if self.fresh and self.part:
             raise ValueError(
-                f"expected fresh or part, got fresh={list(self.fresh)} and part={self.part}: outside the part "
-                "everything starts anew"
+                f"expected fresh or part, got fresh={list(self.fresh)} and part={self.part}: outside the "
+                "part everything starts anew"
             )
         if self.part_in_weights and not self.part:
             raise ValueError(f"part_in_weights={self.part_in_weights} needs part, which takes the weights")

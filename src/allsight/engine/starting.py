@@ -48,7 +48,8 @@ def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], N
     own = model.state_dict()
     if config.part:
         name, weights = part_of(weights, own, config, where=said)
-        load_weights(model, {**own, **weights}, where=said)
+        others = {key: tensor for key, tensor in own.items() if not _is_below(key, config.part)}
+        load_weights(model, {**others, **weights}, where=said)
         return f"{name} of {said}, the rest anew" if name else f"{said}, the rest anew"
     for name in config.fresh:
         if not any(_is_below(key, name) for key in own):

@@ -186,7 +186,8 @@ class M3I(TaskModel):
             for name, posterior in posteriors.items()
             if isinstance(posterior, Boltzmann) and posterior.learns_scale
         }
-        self.watch: Watch = config.watch.build(list(self.targets), limits)
+        supervision = sorted({net.supervision for net in nets} - {"image"})
+        self.watch: Watch = config.watch.build(list(self.targets), limits, supervision)
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._step: int | None = None
