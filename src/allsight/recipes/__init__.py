@@ -58,6 +58,8 @@ RECIPES = {
     "m3i_micro_camvid": "allsight.recipes.m3i:m3i_micro_camvid",
     "m3i_micro_finetune": "allsight.recipes.m3i:m3i_micro_finetune",
     "m3i_vit_b16": "allsight.recipes.m3i:m3i_vit_b16",
+    "m3i_world": "allsight.recipes.m3i:m3i_world",
+    "m3i_world_smoke": "allsight.recipes.m3i:m3i_world_smoke",
     "m3i_vit_b16_finetune": "allsight.recipes.m3i:m3i_vit_b16_finetune",
     "tiny20_alone": "allsight.recipes.multitask:tiny20_alone",
 }

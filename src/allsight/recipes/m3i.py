@@ -9,7 +9,7 @@ from __future__ import annotations
 from allsight.backbones import InternImage, ViT
 from allsight.config import Mixture, replace
 from allsight.data.subsets import Subset
-from allsight.engine.config import EvalConfig, RunConfig, StartConfig
+from allsight.engine.config import EvalConfig, ProbeConfig, RunConfig, StartConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.parameter_groups import Groups
 from allsight.engine.schedule import Cosine
@@ -64,6 +64,46 @@ def m3i_micro() -> RunConfig:
         schedule=Cosine.Config(steps=1500, warmup_steps=60),
         eval=EvalConfig(max_samples=500, pictures=0),
     )
+
+
+def m3i_world() -> RunConfig:
+    """M3I on the toys of the generated world: what `make demo` pre-trains, in a minute.
+
+    A tenth of the pictures has its label. Nearest neighbours judge the features before the first step and
+    after the last.
+
+    Command: allsight demo (or: allsight train m3i_world data.root=world)
+    Hardware: 2 CPU cores; below a minute. Expected: no collapse; neighbours find more toys at the end than at
+    the start. Measured here: yes, on seed 0.
+    Source: ours.
+    """
+    micro = m3i_micro()
+    task = micro.tasks.tiny20.model_copy(
+        update={"data": "imagefolder:imagefolder", "labelled": Subset(share=0.1)}
+    )
+    settings = {
+        "name": "m3i_world",
+        "tasks": Mixture(toys=task),
+        "model.watch.every_steps": 10,
+        "model.watch.reference_step": 50,
+        "schedule.steps": 120,
+        "schedule.warmup_steps": 10,
+        "eval.max_samples": 64,
+        "eval.probes": (ProbeConfig(),),
+    }
+    return replace(micro, settings)
+
+
+def m3i_world_smoke() -> RunConfig:
+    """`m3i_world` for 2 steps on 32 px: does pre-training run at all?
+
+    Command: allsight train m3i_world_smoke data.root=world
+    Hardware: 1 CPU core; below 10 seconds. Expected: it ends; nothing is learned. Measured here: yes.
+    Source: ours.
+    """
+    settings = {"name": "m3i_world_smoke", "schedule.steps": 2, "schedule.warmup_steps": 0}
+    task = {"tasks.toys.size_px": 32, "tasks.toys.batch_size": 4, "eval.max_samples": 4}
+    return replace(m3i_world(), {**settings, **task})
 
 
 def m3i_micro_finetune() -> RunConfig:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from allsight.models.base import TaskModel, TaskOfModel
 from allsight.models.m3i.balancing import Balancer, Fixed
 from allsight.models.m3i.decoders import NOTHING_ASKED, Pooled
 from allsight.models.m3i.encoder import Encoder, NeckName, Seen
-from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, to_cells
+from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, mix, to_cells
 from allsight.models.m3i.monitors import (
     Pull,
     Watch,
@@ -99,6 +100,23 @@ class MomentumSchedule(Config):
             return self.start
         share = min(step / steps, 1.0)
         return self.end - (self.end - self.start) * (math.cos(math.pi * share) + 1) / 2
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the model did with a batch, for people to look at.
+
+    Args:
+        inputs: The first view as the encoder saw it, mixed of several pictures; pixels as in the batch.
+        players: Role -> the sample that plays it in each input.
+        grid: Cells of a view.
+        terms: Target -> its loss, predictions and targets, role by role of those that predict it.
+    """
+
+    inputs: Shaped[Tensor, "n 3 h w"]
+    players: tuple[Int64[Tensor, " n"], ...]
+    grid: Grid
+    terms: Mapping[str, Term]
 
 
 class M3I(TaskModel):
@@ -207,16 +225,7 @@ class M3I(TaskModel):
             ValueError: The batch has no views, fewer than the targets ask for, or none of their supervision.
         """
         scene, players = self._scene(batch)
-        terms: dict[str, Term] = {}
-        for name, target in self._targets().items():
-            has = {"image": True, "label": scene.labels, "caption": scene.captions}[target.net.supervision]
-            if has is not None:
-                terms[name] = target(scene, players)
-        if not terms:
-            raise ValueError(
-                f"task '{batch.task}': none of the targets {', '.join(self.targets)} has its supervision: no "
-                "label and no caption; give the task one, or the model a target of images"
-            )
+        terms = self._terms(batch, scene, players)
         weighted = {
             name: self.balancer(name, self._targets()[name].config.weight * term.loss)
             for name, term in terms.items()
@@ -230,6 +239,33 @@ class M3I(TaskModel):
             if logits is not None:
                 outputs["logits"] = logits
         return outputs, None
+
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> Explained:
+        """What inputs look like, and what is predicted from them. Errors as `forward`."""
+        scene, players = self._scene(batch)
+        first, mixer = batch.inputs["views"][0], self.config.mixer
+        inputs = first
+        if mixer.pictures > 1:
+            blocks = self._blocks(scene.views[0], mixer.block_px, "mixer")
+            shares = mixer.shares or (1.0,) * mixer.pictures
+            owners = draw_owners(batch.inputs["seed"][players[0]], blocks, shares)
+            inputs = mix([first[rows] for rows in players], owners, blocks)
+        terms = self._terms(batch, scene, players)
+        return Explained(inputs, tuple(players), self.encoder.grid_of(first), terms)
+
+    def _terms(self, batch: Batch, scene: Scene, players: list[Tensor]) -> dict[str, Term]:
+        terms: dict[str, Term] = {}
+        for name, target in self._targets().items():
+            has = {"image": True, "label": scene.labels, "caption": scene.captions}[target.net.supervision]
+            if has is not None:
+                terms[name] = target(scene, players)
+        if not terms:
+            raise ValueError(
+                f"task '{batch.task}': none of the targets {', '.join(self.targets)} has its supervision: no "
+                "label and no caption; give the task one, or the model a target of images"
+            )
+        return terms
 
     def embed_pictures(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Whole views in the space of captions; directions count.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from allsight.view.charts import COLORS, Line, line_chart
-from allsight.view.markup import Html, group, tag
+from allsight.view.markup import Html, data_uri, group, tag
+from allsight.view.pretraining import FILE
 from allsight.view.record import RunRecord
 from allsight.view.report.page import charts
 
@@ -51,7 +52,19 @@ def monitors(record: RunRecord) -> Html | None:
     return group(
         [
             tag("p", words, class_="note"),
+            _sheet(record),
             charts(parts[:_MOST_OPEN]),
             more if len(parts) > _MOST_OPEN else Html(""),
         ]
     )
+
+
+def _sheet(record: RunRecord) -> Html:
+    """Inputs, targets and predictions, where they were drawn."""
+    try:
+        content = (record.folder / FILE).read_bytes()
+    except OSError:
+        return Html("")
+    about = "Inputs mixed of two views, and for each target what is to be predicted from them, and what was."
+    picture = tag("img", src=data_uri(content, "image/png"), alt=about, style="max-width: 100%")
+    return tag("figure", picture, tag("figcaption", about))
