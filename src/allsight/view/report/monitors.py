@@ -28,6 +28,7 @@ _NOTES = {
 }
 _FIRST = ("std", "target_std", "top_share", "rank", "target_rank", "loss", "gradient_share", "cosine")
 _MOST_OPEN = 9
+_MOST_LINES = 12
 
 
 def monitors(record: RunRecord) -> Html | None:
@@ -38,7 +39,12 @@ def monitors(record: RunRecord) -> Html | None:
     kinds: dict[str, dict[str, Line]] = {}
     for name, series in record.monitors.items():
         owner, _, kind = name.rpartition("/")
+        if kind not in _NOTES:
+            # Other models put the kind first: expert_load/ROUTER/E.
+            kind, _, owner = name.partition("/")
         lines = kinds.setdefault(kind, {})
+        if len(lines) == _MOST_LINES:
+            continue
         color = COLORS[len(lines) % len(COLORS)]
         lines[owner] = Line(owner, series.x(), series.y(), color, "dots" if len(series) < 20 else "line")
     order = [*(kind for kind in _FIRST if kind in kinds), *(kind for kind in kinds if kind not in _FIRST)]
