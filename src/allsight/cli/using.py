@@ -21,6 +21,7 @@ class Probe(StrEnum):
 
     knn = "knn"
     linear = "linear"
+    zero_shot = "zero_shot"
 
 
 Task = Annotated[
@@ -41,7 +42,8 @@ def evaluate(
         Probe | None,
         typer.Option(
             "--probe",
-            help="Judge the backbone's features instead: by nearest neighbours, or by a linear layer.",
+            help="Judge the features instead: by nearest neighbours, by a linear layer, or, where captions "
+            "were learnt, by the names of the classes.",
             show_default=False,
         ),
     ] = None,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from allsight.config import Config, ConfigError
 from allsight.data.draws import SMALLEST_SHARE
-from allsight.data.listings import ListsClasses, ListsLengths, ListsSizes
+from allsight.data.listings import ListsLengths, ListsSizes, classes_listed, name_of
 from allsight.data.rates import Rates, class_balanced, repeat_factors
 
 
@@ -71,18 +71,7 @@ def rates_of(policy: Policy, reader: Any, *, path: str) -> Rates | None:
         return Rates(np.isin(np.arange(len(reader)), kept).astype(np.float64))
     if policy.balance == "none":
         return None
-    if not isinstance(reader, ListsClasses):
-        raise ConfigError(
-            f"{path}.balance: '{policy.balance}' needs the classes of all samples, which {_named(reader)} "
-            f"cannot tell without reading them; take data that lists them (imagefolder, coco), give the "
-            f"reader a method sample_classes(), or set none"
-        )
-    classes = reader.sample_classes()
-    if not len(classes.labels):
-        raise ConfigError(
-            f"{path}.balance: '{policy.balance}' needs the classes of all samples, and in {_named(reader)} "
-            f"none has one; set none"
-        )
+    classes = classes_listed(reader, setting=f"{path}.balance: '{policy.balance}'", instead="set none")
     if policy.balance == "classes":
         return class_balanced(classes)
     return repeat_factors(classes, policy.repeat_threshold)
@@ -125,7 +114,7 @@ def buckets_of(policy: Policy, reader: Any, *, path: str) -> UInt16[np.ndarray, 
     if policy.bucket_by == "aspect":
         if not isinstance(reader, ListsSizes):
             raise ConfigError(
-                f"{path}.bucket_by: 'aspect' needs the sizes of all pictures, which {_named(reader)} cannot "
+                f"{path}.bucket_by: 'aspect' needs the sizes of all pictures, which {name_of(reader)} cannot "
                 f"tell without reading them; take data that lists them (coco), give the reader an attribute "
                 f"sizes_hw_px, or set none"
             )
@@ -133,8 +122,8 @@ def buckets_of(policy: Policy, reader: Any, *, path: str) -> UInt16[np.ndarray, 
     else:
         if not isinstance(reader, ListsLengths):
             raise ConfigError(
-                f"{path}.bucket_by: 'length' needs the lengths of all samples, which {_named(reader)} cannot "
-                f"tell without reading them; give the reader an attribute lengths, or set none"
+                f"{path}.bucket_by: 'length' needs the lengths of all samples, which {name_of(reader)} "
+                f"cannot tell without reading them; give the reader an attribute lengths, or set none"
             )
         values = np.asarray(reader.lengths, dtype=np.float64)
     buckets = bucket_of(values, policy.bucket_edges)
@@ -150,7 +139,3 @@ def buckets_of(policy: Policy, reader: Any, *, path: str) -> UInt16[np.ndarray, 
 def _span(policy: Policy, bucket: int) -> str:
     edges = policy.bucket_edges
     return f"above {edges[-1]:g}" if bucket == len(edges) else f"in the bucket up to {edges[bucket]:g}"
-
-
-def _named(reader: Any) -> str:
-    return str(getattr(reader, "name", "") or type(reader).__name__)

@@ -24,6 +24,7 @@ from allsight.engine.distributed import join_ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
+from allsight.engine.looking import Looks
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
@@ -101,6 +102,7 @@ class Trainer:
             built: Built = build_run(config, self.ranks)
         check_same_data(built.tasks, built.plan, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
+        self.model.expect_steps(self.steps)
         notes: list[str] = []
         if config.start.weights and is_new:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
@@ -136,6 +138,7 @@ class Trainer:
         weights = {name: task.config.loss_weight for name, task in self.tasks.items()}
         self._reporter = StepReporter(weights, self.ranks)
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
+        self._looks = Looks(config, self.tasks, built.tokenizer, self.ranks)
         self.step = 0
         self._skipped, self._skipped_in_a_row = 0, 0
         self._stop_reason, self._stops = "", False
@@ -232,6 +235,9 @@ class Trainer:
         self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
         steps: Iterator[Step] | None = None
         try:
+            if self.step == 0:
+                with self._parallel.evaluating():
+                    self._look("at the start")
             while self.step < self.steps:
                 if steps is None:
                     self._loader = self._make_loader()
@@ -448,6 +454,7 @@ class Trainer:
         averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
         with averaged, self._parallel.evaluating():
             scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
+            self._look("ema" if use_ema else "raw")
         metrics: dict[str, float] = {}
         for name, score in scores.items():
             metrics |= {f"{name}/{metric}": value for metric, value in score.values.items()}
@@ -467,6 +474,13 @@ class Trainer:
         metrics["main"] = self._main_metric(metrics)
         self.events.write("eval", self.step, values={"main": metrics["main"]})
         self._last_metrics = (self.step, metrics)
+
+    def _look(self, weights: str) -> None:
+        """Probe the features, if the run asks for it."""
+        for score, what in self._looks(self.model):
+            self.events.write(
+                "probe", self.step, task=score.task, values=score.noted(), text=f"{what}, weights {weights}"
+            )
 
     def _main_metric(self, metrics: Mapping[str, float]) -> float:
         """Mean of the tasks' main metrics."""

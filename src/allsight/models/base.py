@@ -85,6 +85,9 @@ class TaskModel(Model):
     def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
+    def expect_steps(self, steps: int) -> None:
+        """Told before the first step, also of a resumed run: how many optimiser steps it has in all."""
+
     def after_step(self, step: int) -> None:
         """What changes once per optimiser step that happened (EMA targets, clamps, queues).
 

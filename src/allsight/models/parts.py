@@ -88,6 +88,12 @@ class Parts(TaskModel):
         assert isinstance(part, TaskModel)
         return f"{name}: {part.part_of(rest)}"
 
+    def expect_steps(self, steps: int) -> None:
+        """Told to each part."""
+        for part in self.parts.values():
+            assert isinstance(part, TaskModel)
+            part.expect_steps(steps)
+
     def after_step(self, step: int) -> None:
         """Each part's `after_step`, in their order; also of parts without a batch in this step."""
         for part in self.parts.values():

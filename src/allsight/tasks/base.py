@@ -199,6 +199,15 @@ class Task(Configured):
         """Name of the value of `metric().compute()` that says how good the task is; higher is better."""
         raise NotImplementedError(f"{type(self).__name__} names no main metric")
 
+    def for_probes(self, data: str = "") -> Task | None:
+        """Its pictures with one class each, as a task whose batches have `image` and integer `label`, for
+        probes of features; None: not of this kind. A data set may still name no `classes`.
+
+        Args:
+            data: Another set of pictures, seen as this task sees its own.
+        """
+        return None
+
 
 def _same(sample: Sample, rng: np.random.Generator) -> Sample:
     return sample

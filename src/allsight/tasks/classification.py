@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from allsight.config import ConfigError
 from allsight.data.readers import open_reader
+from allsight.data.subsets import SomeSamples, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CenterCrop,
@@ -71,6 +72,8 @@ class Classification(AskableTask):
         """Where the data set keeps a picture's class: `auto`, `folder`, `prefix` or `file:NAME`."""
         leave_out: tuple[str, ...] = ()
         """Training samples whose name within the split begins with one of these are left out."""
+        subset: Subset = Subset()
+        """Training samples that are used, such as share=0.1 for a tenth of the labels of every class."""
         num_classes: int | None = Field(default=None, ge=1)
         """Number of classes; None takes the number of names that the data set (or the weights) brings."""
         size_px: int = Field(default=224, ge=1)
@@ -279,13 +282,26 @@ class Classification(AskableTask):
     def main_metric(self) -> str:
         return "top1"
 
+    def for_probes(self, data: str = "") -> Classification:
+        if not data:
+            return self
+        plain = Classification.Config()
+        own = ("num_classes", "class_weights", "labels", "leave_out", "subset")
+        settings = {"data": data, **{name: getattr(plain, name) for name in own}}
+        return Classification(
+            self.config.model_copy(update=settings), name=data.partition(":")[2] or data, root=self.root
+        )
+
     def _open(self, split: Split) -> Any:
         config = self.config
         options = given_options(
             labels="" if config.labels == "auto" else config.labels,
             leave_out=training_ids(config.leave_out),
         )
-        return open_reader(config.data, self.root, split, **options)
+        reader = open_reader(config.data, self.root, split, **options)
+        if split != "train" or config.subset.is_all:
+            return reader
+        return SomeSamples(reader, config.subset.rows(reader, path=f"config.tasks.{self.name}.subset"))
 
     def _evaluation_crop(self) -> list[Transform]:
         size = self.config.size_px

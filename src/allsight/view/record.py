@@ -90,7 +90,7 @@ class RunRecord:
     norms: dict[str, dict[str, Series]] = field(default_factory=dict)
     """Part of the model -> `gradient`, `weight`, `update` in the steps in which they were noted."""
     monitors: dict[str, Series] = field(default_factory=dict)
-    """What the model said of its training, name -> series."""
+    """What the model told about its training -> values at the steps it looked."""
     interference: Event | None = None
     """The newest measurement of how tasks help or hurt each other."""
     probes: list[Event] = field(default_factory=list)
@@ -246,6 +246,9 @@ def _take(record: RunRecord, event: Event) -> None:
         for name, value in values.items():
             part, _, what = name.rpartition("/")
             record.norms.setdefault(part, {}).setdefault(what, Series()).add(step, value)
+    elif kind == "monitor":
+        for name, value in values.items():
+            record.monitors.setdefault(name, Series()).add(step, value)
     elif kind == "data" and event["task"] is not None and "samples" in values:
         columns = record.tasks.setdefault(event["task"], TaskRecord(event["task"])).data
         for name, value in values.items():

@@ -15,6 +15,7 @@ from allsight.view.report.compare import comparison
 from allsight.view.report.curves import curves
 from allsight.view.report.experts import experts
 from allsight.view.report.interference import interference
+from allsight.view.report.monitors import monitors
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
 from allsight.view.report.probes import probes
@@ -63,10 +64,9 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
-    probed = probes(record)
-    if probed is not None:
-        sections.append(Section("probes", "Probes of the features", probed))
     for anchor, title, body in (
+        ("monitors", "Monitors", monitors(record)),
+        ("probes", "Probes of the features", probes(record)),
         ("interference", "Do the tasks help each other?", interference(record)),
         ("experts", "Experts", experts(record)),
     ):

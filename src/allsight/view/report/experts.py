@@ -15,6 +15,8 @@ from allsight.view.markup import Html, group, tag
 from allsight.view.record import RunRecord
 from allsight.view.report.page import charts
 
+MONITOR = re.compile(r"(?:^|/)(gate_entropy|expert_load)/")
+"""What monitors shown here are called; the others have a section of their own."""
 _MOST_COLUMNS = 60
 _WIDTH_PX, _ROW_PX = 300, 13
 
