@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.config import ConfigError
-from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CenterCrop,
@@ -278,9 +277,9 @@ class Classification(Task):
         config = self.config
         options = given_options(
             labels="" if config.labels == "auto" else config.labels,
-            leave_out=training_ids(config.leave_out),
+            leave_out=training_ids(config.leave_out, config.train_split),
         )
-        return open_reader(config.data, self.root, split, **options)
+        return self.open_data(split, **options)
 
     def _evaluation_crop(self) -> list[Transform]:
         size = self.config.size_px

@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config, ConfigError
-from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CentralView,
@@ -230,8 +229,10 @@ class Pretraining(Task):
         return "agreement"
 
     def _open(self, split: Split) -> Any:
-        options = given_options(leave_out=training_ids(self.config.leave_out))
-        return open_reader(self.config.data, self.root, split, **options)
+        config = self.config
+        return self.open_data(
+            split, **given_options(leave_out=training_ids(config.leave_out, config.train_split))
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config
-from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import Compose, RandomResizedCrop, Resize
 from allsight.objectives import boltzmann_loss
@@ -48,7 +47,7 @@ class TextTask(Task):
         return open_tokenizer(self.config.tokenizer, self.root)
 
     def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
+        return self.open_data(split)
 
 
 class CaptionedTask(TextTask):
