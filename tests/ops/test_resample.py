@@ -1,4 +1,4 @@
-"""Pictures resized by the compiled kernel: the very numbers that the formula gives, on every instruction set."""
+"""Pictures resized by the compiled kernel: the numbers of the formula, on every instruction set."""
 
 import ctypes
 

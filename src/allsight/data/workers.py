@@ -314,7 +314,7 @@ def _work(
     made: Batch | Exception
     try:
         maker = _maker(rebuild, reading, since_s)
-        # What is there now stays: to look through it for garbage again and again costs some percent of the time.
+        # What is there now stays; to look through it for garbage again and again costs some percent.
         gc.freeze()
         while True:
             order = connection.recv()

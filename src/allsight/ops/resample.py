@@ -1,4 +1,4 @@
-"""Pictures of bytes brought to another size, with antialiasing: what every sample of a picture passes through."""
+"""Pictures of bytes brought to another size, with antialiasing: every picture passes through here."""
 
 from __future__ import annotations
 

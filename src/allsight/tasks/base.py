@@ -88,7 +88,7 @@ class Task(Configured):
         data: str = ""
         """`format:path`, relative to `data.root`, such as `imagefolder:tiny_imagenet20`."""
         data_options: Mixture[Any] = Mixture()
-        """Further settings of the data set's format, such as `fps` or `label`, by the names of its options."""
+        """Settings of the data set's format, such as `fps` or `label`, by the names of its options."""
         train_split: str = Field(default="train", min_length=1)
         """Split to train on, as the data set names it."""
         val_split: str = Field(default="val", min_length=1)
@@ -158,7 +158,7 @@ class Task(Configured):
         return None
 
     def open_data(self, split: Split, **options: Any) -> Any:
-        """The reader of `config.data` for `train` or `val`, with `config.data_options`: what a task's `reader` is made of.
+        """The reader of `config.data` for `train` or `val`, with `config.data_options`; made for `reader`.
 
         Args:
             options: What the task's own settings say to the format.
@@ -175,8 +175,8 @@ class Task(Configured):
         twice = next((option for option in options if option in given), None)
         if twice is not None:
             raise ConfigError(
-                f"config.tasks.{self.name}.data_options.{twice}: {given[twice]!r}, but the task's own settings "
-                f"say {options[twice]!r}; set one of them"
+                f"config.tasks.{self.name}.data_options.{twice}: {given[twice]!r}, but the task's own "
+                f"settings say {options[twice]!r}; set one of them"
             )
         return open_reader(data, self.root, split, **given, **options)
 

@@ -67,5 +67,5 @@ def given_options(**options: Any) -> dict[str, Any]:
 
 
 def training_ids(prefixes: tuple[str, ...], split: str) -> tuple[str, ...]:
-    """Prefixes of names as prefixes of the ids `SPLIT/NAME` of training, so that evaluation stays what it is."""
+    """Prefixes of names as prefixes of ids `SPLIT/NAME`, so that evaluation stays what it is."""
     return tuple(f"{split}/{prefix}" for prefix in prefixes)

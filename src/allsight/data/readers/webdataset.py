@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from allsight.config import ConfigError, did_you_mean
-from allsight.data.decode import MAX_PIXELS
+from allsight.data.decode import MAX_PIXELS, LeastSize
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import ClassTable, parse_classes
 from allsight.data.readers.found import Found, parts_of_splits
@@ -148,8 +148,15 @@ class WebDataset:
         return len(self._shelf)
 
     def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, None)
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """A sample whose picture may be decoded smaller, never below `least`."""
+        return self._sample(index, least)
+
+    def _sample(self, index: int, least: LeastSize | None) -> Sample:
         id, files = self._shelf.read(index)
-        sample = to_sample(id, files, self._meaning)
+        sample = to_sample(id, files, self._meaning, least)
         check_parts(sample, self.parts)
         return sample
 
