@@ -28,6 +28,8 @@ from statistics import median
 
 import numpy as np
 
+from allsight.data.policies import Policy
+
 SHARDS, PER_SHARD = 4000, 2500
 
 
@@ -153,7 +155,7 @@ class Words:
     name = "words"
 
     class config:
-        batch_size, share, group_size = 256, 1.0, 1
+        batch_size, share, group_size, policy = 256, 1.0, 1, Policy()
 
     def transform(self, split: str) -> Callable:
         return lambda sample, rng: sample

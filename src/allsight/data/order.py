@@ -73,6 +73,31 @@ class Shuffles:
             found[here] = self.permutation(task, size, epoch, offsets[here])
         return found
 
+    def in_blocks(
+        self, task: str, size: int, epoch: int, offsets: Indices, *, block: int, rows: int
+    ) -> Indices:
+        """Another permutation of one epoch, in which each row of the batches reads blocks of neighbours.
+
+        The blocks are shuffled and laid end to end, each shuffled in itself, and the line is cut into equal
+        pieces, one a row. So a batch comes from as many places as it has rows, and each row stays in a block
+        until all of it was shown.
+
+        Args:
+            block: Neighbours in a block; what is left of `size` is a shorter one, the last of the line.
+            rows: Rows of a batch; offset o belongs to the row o % rows.
+        """
+        steps, row = np.divmod(offsets, rows)
+        whole, rest = divmod(size, rows)
+        blocks, inside = np.divmod(row * whole + np.minimum(row, rest) + steps, block)
+        full = size // block
+        moved = blocks < full
+        blocks[moved] = self.permutation(f"{task}\x1fblocks", full, epoch, blocks[moved])
+        for number in np.unique(blocks).tolist():
+            here = blocks == number
+            length = min(block, size - number * block)
+            inside[here] = self.permutation(f"{task}\x1fblock {number}", length, epoch, inside[here])
+        return blocks * block + inside
+
     def permutation(self, task: str, size: int, epoch: int, offsets: Indices) -> Indices:
         """Where the permutation of one epoch sends `offsets` (0 <= offset < size)."""
         if size <= LISTED_UP_TO:

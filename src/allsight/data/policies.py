@@ -22,6 +22,10 @@ class Policy(Config):
     """Each sample once an epoch; all classes equally often; or samples of rare classes repeated."""
     repeat_threshold: float = Field(default=0.001, gt=0, le=1)
     """With `repeat_factor`: classes in a smaller share of the samples than this are repeated."""
+    block: int = Field(default=0, ge=0)
+    """Each row of the batches reads so many neighbours of the data set one after another, in a random order,
+    before it goes on to another place; for sets on servers that are much larger than the cache. 0 shuffles
+    single samples."""
     bucket_by: Literal["none", "aspect", "length"] = "none"
     """Batches hold samples of like height / width, or of like length (words, frames)."""
     bucket_edges: tuple[float, ...] = ()

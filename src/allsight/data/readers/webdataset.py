@@ -65,6 +65,8 @@ class WebDataset:
         cache_block_kb: What is fetched at once when there is a cache.
         ahead_mb: Most megabytes fetched from servers before they are asked for.
         index_mb: Most megabytes of indexes in memory.
+        in_blocks: Samples are asked for in blocks of neighbours (`policy.block`), so that a cache pays
+            however little of the data it holds.
         timeout_s: Longest silence of a server before it is asked again.
         tries: How often it is asked.
         max_pixels: Larger pictures are refused when they are read.
@@ -92,6 +94,7 @@ class WebDataset:
         cache_block_kb: int = 1024,
         ahead_mb: int = 64,
         index_mb: int = 64,
+        in_blocks: bool = False,
         timeout_s: float = 30.0,
         tries: int = 6,
         max_pixels: int = MAX_PIXELS,
@@ -109,6 +112,7 @@ class WebDataset:
             cache=BlockCache(cache, cache_mb * 2**20, cache_block_kb * 2**10) if cache else None,
             ahead_bytes=ahead_mb * 2**20,
             index_bytes=index_mb * 2**20,
+            in_blocks=in_blocks,
         )
         table = self._class_table()
         self.classes = classes or (table.names if table else ())
