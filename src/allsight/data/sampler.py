@@ -434,9 +434,7 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
 
 def _check_policy(plan: Plan, name: str, task: TaskPlan) -> None:
     path = f"config.tasks.{name}.policy"
-    if task.sequences is not None and (
-        task.rates is not None or task.buckets is not None or task.block
-    ):
+    if task.sequences is not None and (task.rates is not None or task.buckets is not None or task.block):
         raise ConfigError(
             f"{path}: streams show all frames in order, so they cannot be balanced, bucketed or read in "
             "blocks; leave it out"
