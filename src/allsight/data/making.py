@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,11 +14,22 @@ from jaxtyping import Bool, Int64
 
 from allsight.config import ConfigError
 from allsight.data.corrupt import replacements
+from allsight.data.decode import LeastSize
 from allsight.data.order import generator
 from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader
 from allsight.data.shards.stores import RemoteError
+from allsight.data.transforms.compose import Fresh, Shrinks
 from allsight.types import Batch, CorruptSample, Costs, DataError, Sample, Text
 from allsight.types.batches import bytes_of
+
+
+@runtime_checkable
+class Reduces(Protocol):
+    """A reader whose pictures can be decoded at a smaller size, where nothing else is measured in pixels."""
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """The sample, its picture perhaps smaller, never below `least(height, width)`."""
+        ...
 
 
 class LoadingError(RuntimeError):
@@ -127,7 +139,7 @@ class BatchMaker:
             try:
                 # Validation is not random; transforms get a generator since their signature has one.
                 samples.append(
-                    self._sample(order.task, "val", index, generator(0, "val", index), "evaluation")
+                    self._sample(order.task, "val", index, partial(generator, 0, "val", index), "evaluation")
                 )
                 kept.append(row)
             except DataError as error:
@@ -153,9 +165,9 @@ class BatchMaker:
             attempt = (len(faults),) if faults else ()
             # All frames of a stream are changed alike: a memory could make nothing of a past that was turned
             # or mirrored another way.
-            rng = generator(seed, "augment", task, begun, place, *attempt)
+            fresh = partial(generator, seed, "augment", task, begun, place, *attempt)
             try:
-                sample = self._sample(task, "train", index, rng, where)
+                sample = self._sample(task, "train", index, fresh, where)
             except DataError as error:
                 name = _id(error, task, index)
                 faults.append((name, _reason(error, name)))
@@ -170,7 +182,7 @@ class BatchMaker:
             else:
                 return sample, [CorruptSample(task, name, reason, sample.id) for name, reason in faults]
 
-    def _sample(self, task: str, split: str, index: int, rng: np.random.Generator, where: str) -> Sample:
+    def _sample(self, task: str, split: str, index: int, fresh: Fresh, where: str) -> Sample:
         if index in self._deadly:
             raise DataError(self._deadly[index])
         if self._on_read is not None:
@@ -178,10 +190,14 @@ class BatchMaker:
         name = f"index {index}"
         begun, read, cut = time.perf_counter(), None, 0
         try:
-            sample = self._reader(task, split)[index]
+            reader, transform = self._reader(task, split), self._transform(task, split)
+            if split == "train" and isinstance(reader, Reduces) and isinstance(transform, Shrinks):
+                sample = reader.reduced(index, lambda h, w: transform.least_hw_px(h, w, fresh))
+            else:
+                sample = reader[index]
             name = f"'{sample.id}' (index {index})"
             read = time.perf_counter()
-            sample = self._transform(task, split)(sample, rng)
+            sample = transform(sample, fresh())
             cut = sum(isinstance(each, Text) and each.cut > 0 for each in sample.inputs.values())
             return sample
         except (DataError, ConfigError, RemoteError):

@@ -26,6 +26,10 @@ class Policy(Config):
     """Share of the training samples that is used (few-shot), the same classes in it as in all where the data
     set lists them. Smaller shares are part of larger ones; `fraction_seed` picks others. At least one."""
     fraction_seed: int = Field(default=0, ge=0)
+    block: int = Field(default=0, ge=0)
+    """Each row of the batches reads so many neighbours of the data set one after another, in a random order,
+    before it goes on to another place; for sets on servers that are much larger than the cache. 0 shuffles
+    single samples."""
     bucket_by: Literal["none", "aspect", "length"] = "none"
     """Batches hold samples of like height / width, or of like length (words, frames)."""
     bucket_edges: tuple[float, ...] = ()

@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.config import ConfigError
-from allsight.data.readers import open_reader
 from allsight.data.subsets import SomeSamples, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
@@ -296,9 +295,9 @@ class Classification(AskableTask):
         config = self.config
         options = given_options(
             labels="" if config.labels == "auto" else config.labels,
-            leave_out=training_ids(config.leave_out),
+            leave_out=training_ids(config.leave_out, config.train_split),
         )
-        reader = open_reader(config.data, self.root, split, **options)
+        reader = self.open_data(split, **options)
         if split != "train" or config.subset.is_all:
             return reader
         return SomeSamples(reader, config.subset.rows(reader, path=f"config.tasks.{self.name}.subset"))

@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config
-from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import Compose, PickFrames, RandomResizedCrop, Resize, ResizeClip
 from allsight.objectives import boltzmann_loss
@@ -57,7 +56,7 @@ class TextTask(AskableTask):
         return open_tokenizer(self.config.tokenizer, self.root)
 
     def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
+        return self.open_data(split)
 
     def encoded(self, name: str) -> Encoded:
         """The transform that gives an input of this name its ids."""
