@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from allsight.config import ConfigError
 from allsight.engine.precision import HALF
+from allsight.layers import is_recomputing
 from allsight.types import Batch
 from allsight.types.batches import map_tensors
 
@@ -27,11 +28,13 @@ class Work:
 
     Args:
         flops: Two for every multiplication with an addition, in matrix products and convolutions.
+        repeated_flops: Those of them that recomputation does a second time.
         bytes: Read and written by all operators, each as if it were alone.
         operators: (FLOPs, bytes) -> how often an operator of this size ran.
     """
 
     flops: int
+    repeated_flops: int
     bytes: int
     operators: Mapping[tuple[int, int], int]
 
@@ -105,7 +108,7 @@ def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTenso
             hook.remove()
         model.zero_grad(set_to_none=True)
     own = sum(tensor.nbytes for tensor in _tensors_of(batch))
-    work = Work(meter.flops, meter.bytes, meter.operators)
+    work = Work(meter.flops, meter.repeated_flops, meter.bytes, meter.operators)
     return PassCost(len(batch), meter.peak + own, meter.peak_with_gradients + own, work)
 
 
@@ -145,7 +148,7 @@ class _Meter(TorchDispatchMode):
         super().__init__()
         self._known = known
         self._live: dict[int, int] = {}
-        self._now = self.peak = self.flops = self.bytes = 0
+        self._now = self.peak = self.flops = self.repeated_flops = self.bytes = 0
         self._gradients = self.peak_with_gradients = 0
         self.operators: dict[tuple[int, int], int] = {}
 
@@ -159,6 +162,7 @@ class _Meter(TorchDispatchMode):
             read = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
             size = read + sum(tensor.nbytes for tensor in made)
             self.flops, self.bytes = self.flops + flops, self.bytes + size
+            self.repeated_flops += flops * is_recomputing()
             self.operators[flops, size] = self.operators.get((flops, size), 0) + 1
         return out
 
