@@ -16,8 +16,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from allsight.config import ConfigError
+from allsight.engine.config import RunConfig
 from allsight.engine.precision import HALF
 from allsight.layers import is_recomputing
+from allsight.models.base import TaskModel, model_for_tasks
+from allsight.tasks.base import Task
 from allsight.types import Batch
 from allsight.types.batches import map_tensors
 
@@ -76,6 +79,17 @@ def without_memory() -> Iterator[FakeTensorMode]:
     finally:
         for name, function in kept.items():
             setattr(nn.init, name, function)
+
+
+def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskModel:
+    """The model of a run, to be called within `without_memory`."""
+    usual = torch.get_default_dtype()
+    # Weights without memory cannot be turned into another format.
+    torch.set_default_dtype(torch.float64 if config.precision == "fp64" else usual)
+    try:
+        return model_for_tasks(config.model, tasks).train()
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode) -> PassCost:

@@ -9,12 +9,11 @@ from functools import cache
 import torch
 
 from allsight.engine.budget.machines import by_device_name
-from allsight.engine.budget.passes import pass_cost, without_memory
+from allsight.engine.budget.passes import build_without_memory, pass_cost, without_memory
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks
 from allsight.engine.precision import HALF
 from allsight.engine.streams import seeded
-from allsight.models.base import model_for_tasks
 from allsight.tasks.base import Task
 from allsight.types import Step
 
@@ -61,9 +60,7 @@ class Utilisation:
         precision = self._config.precision
         try:
             with seeded(self._config.seed, "counting"), without_memory() as mode:
-                model = model_for_tasks(self._config.model, self._tasks).train()
-                if precision == "fp64":
-                    model.double()
+                model = build_without_memory(self._config, self._tasks)
                 work = pass_cost(model, batch.to("cpu"), precision=precision, mode=mode).work
         except Exception as error:  # A model of the user's may not run without contents: no reason to stop.
             self.problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
