@@ -91,7 +91,7 @@ class Stage(nn.Module):
         if self._chains(x):
             return self._chained(x)
         for i, block in enumerate(self.blocks):
-            x = recompute(block, x) if self.remat == "block" else block(x)
+            x = recompute(block, x, self.remat)
             if i in self.norm_after:
                 x = self.extra_norms[self.norm_after.index(i)](x)
         return self.norm(x)

@@ -68,7 +68,7 @@ def train(
 
     With --resume only settings that leave the course of training as it is may change: data.root,
     data.workers, data.prefetch, data.max_corrupt_fraction, train.threads, train.accumulate,
-    train.recover_memory, train.max_skipped_in_a_row, train.norms_every, eval, checkpoint, parallel.
+    train.recover_memory, train.max_skipped_in_a_row, train.norms_every, eval, checkpoint, parallel, profile.
     """
     from allsight.cli.resuming import config_for
     from allsight.config import ConfigError

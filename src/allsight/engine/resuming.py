@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "eval",
     "checkpoint",
     "parallel",
+    "profile",
 )
 """Settings a resumed run may change: where data lies, how work is spread, what is watched and kept. All
 others decide which weights come out, and half a run of each would be a run nobody can repeat."""

@@ -33,6 +33,9 @@ from allsight.engine.out_of_memory import StepTooLarge, is_out_of_memory, lack_o
 from allsight.engine.parallel import SHARDED, local_part, spread, total_norm
 from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
+from allsight.engine.profiler import Profiler, check_profile
+from allsight.engine.profiler.clock import PeakMemory, StepClock
+from allsight.engine.profiler.utilisation import Utilisation
 from allsight.engine.resuming import Resume, find_beginning
 from allsight.engine.run_folder import create_run_folder, open_run_folder
 from allsight.engine.saving import Saving
@@ -102,6 +105,7 @@ class Trainer:
             built: Built = build_run(config, self.ranks)
         check_same_data(built.tasks, built.plan, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
+        check_profile(config.profile, self.folder, self.steps)
         self.model.expect_steps(self.steps)
         notes: list[str] = []
         if config.start.weights and is_new:
@@ -165,6 +169,11 @@ class Trainer:
         )
         checkpoints = None if self.folder is None else self.folder / "checkpoints"
         self._saving = Saving(checkpoints, config.checkpoint, self.ranks, self.events)
+        self._clock, self._peak_memory = StepClock(self.ranks.device), PeakMemory(self.ranks.device)
+        self._profiler = Profiler(config.profile, self.folder, self.ranks, self.events)
+        self._utilisation: Utilisation | None = None
+        if self.folder is not None and self.ranks.is_first:
+            self._utilisation = Utilisation(config, self.tasks, self.ranks)
         for note in beginning.notes:
             self.events.write("alarm", 0, text=note)
         if beginning.path is not None:
@@ -239,19 +248,27 @@ class Trainer:
                 with self._parallel.evaluating():
                     self._look("at the start")
             while self.step < self.steps:
+                self._profiler.before(self.step)
                 if steps is None:
                     self._loader = self._make_loader()
                     steps = iter(self._loader)
-                result = self._try_step(next(steps))
+                with self._clock.phase("data"):
+                    step = next(steps)
+                result = self._try_step(step)
                 if result is None:
                     steps = None
                     continue
+                self._profiler.after(
+                    step.number, samples=sum(step.sizes[name] for name in step.tasks), wait_s=step.wait_s
+                )
+                result = self._with_utilisation(result, step)
                 metrics = self._after(result)
                 yield result if metrics is None else replace(result, metrics=metrics)
             self.events.write(
                 "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
             )
         finally:
+            self._profiler.close()
             if self._loader is not None:
                 self._loader.close()
                 self._loader = None
@@ -293,8 +310,9 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
         self._optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._buffers]
-        totals = self._scales.global_counts(step)
-        self._parallel.begin(step)
+        with self._clock.phase("exchange"):
+            totals = self._scales.global_counts(step)
+            self._parallel.begin(step)
 
         problem, passes = "", None
         try:
@@ -311,14 +329,17 @@ class Trainer:
                 raise StepTooLarge(problem or f"out of memory in step {step.number} on another rank")
         if passes is None:
             raise RunFailed(problem)
-        self._parallel.finish()
+        with self._clock.phase("exchange"):
+            self._parallel.finish()
 
         self._loss_scale.unscale(self._parameters)
         norm = total_norm([p.grad for p in self._parameters if p.grad is not None])
-        report = self._reporter.report(step, passes.parts, norm, stops=bool(self._stop_reason))
+        with self._clock.phase("exchange"):
+            report = self._reporter.report(step, passes.parts, norm, stops=bool(self._stop_reason))
         self._stops = report.stops
         if report.is_finite:
-            self._update(step, norm)
+            with self._clock.phase("optimiser"):
+                self._update(step, norm)
             for batch, state in zip(passes.batches, passes.states, strict=True):
                 self._memory.keep(batch, state)
             self._loss_scale.update(is_finite=True)
@@ -352,6 +373,8 @@ class Trainer:
             samples={name: step.sizes[name] for name in step.tasks},
             costs={name: sum((b.costs for b in step.batches[name]), Costs()) for name in step.tasks},
             skipped=not report.is_finite,
+            split=self._clock.take(),
+            peak_bytes=self._peak_memory.take(),
         )
 
     def _run_passes(self, step: Step, totals: Mapping[tuple[str, str], float]) -> Passes:
@@ -359,11 +382,13 @@ class Trainer:
         passes = Passes([batch for name in step.tasks for batch in step.batches[name]])
         for position, batch in enumerate(passes.batches):
             with self._parallel.reducing(is_last=position == len(passes.batches) - 1):
-                losses, state = self._forward(step, batch)
-                shares = self._scales.shares(step, batch, list(losses), totals)
-                loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
+                with self._clock.phase("forward"):
+                    losses, state = self._forward(step, batch)
+                    shares = self._scales.shares(step, batch, list(losses), totals)
+                    loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
                 weight = self._scales.weight(step, batch.task) * self._parallel.loss_factor
-                (loss * (weight * self._loss_scale.value)).backward()
+                with self._clock.phase("backward"):
+                    (loss * (weight * self._loss_scale.value)).backward()
             passes.states.append(state)
             for name, value in losses.items():
                 key = (batch.task, name)
@@ -414,6 +439,15 @@ class Trainer:
         with seeded(self.config.seed, *place, device=self.ranks.device), self._precision.forward():
             outputs, state = self._parallel.forward(batch, state)
         return check_losses(task.loss(self._precision.widen(outputs), batch), task), state
+
+    def _with_utilisation(self, result: StepResult, step: Step) -> StepResult:
+        if self._utilisation is None:
+            return result
+        mfu = self._utilisation.of(step, result.seconds)
+        if self._utilisation.problem:
+            self.events.write("note", step.number, text=f"no MFU: {self._utilisation.problem}")
+            self._utilisation = None
+        return result if mfu is None else replace(result, mfu=mfu)
 
     def _after(self, result: StepResult) -> dict[str, float] | None:
         """Events, evaluation and checkpoint that follow a step; metrics if it was evaluated."""

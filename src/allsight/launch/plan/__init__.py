@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from allsight.config import ConfigError
+from allsight.engine.budget.machines import MACHINES, Machine, machine
+from allsight.engine.budget.passes import PassCost, build_without_memory, pass_cost, without_memory
+from allsight.engine.budget.state import Held, Sizes, held, messages
 from allsight.engine.config import RunConfig
 from allsight.engine.parallel.config import SHARDED, Strategy
 from allsight.engine.precision import HALF
 from allsight.engine.schedule import build_schedule
 from allsight.launch.plan.example import data_size, example_batch
-from allsight.launch.plan.machines import MACHINES, Machine, machine
-from allsight.launch.plan.passes import PassCost, pass_cost, without_memory
-from allsight.launch.plan.state import Held, Sizes, held, messages
-from allsight.models.base import model_for_tasks
 from allsight.tasks.base import build_tasks
 
 __all__ = ["MACHINES", "Choice", "Plan", "TaskCost", "plan_run"]
@@ -137,9 +136,7 @@ def plan_run(
     # Real batches, made before: transforms look at pixels.
     examples = {name: [example_batch(task, rows) for rows in (1, 2)] for name, task in tasks.items()}
     with without_memory() as mode:
-        model = model_for_tasks(config.model, tasks).train()
-        if config.precision == "fp64":
-            model.double()
+        model = build_without_memory(config, tasks)
         sizes = Sizes.of(model, config)
         costs = {}
         shares = _shares(config)

@@ -19,6 +19,7 @@ from allsight.view.report.monitors import monitors
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
 from allsight.view.report.probes import probes
+from allsight.view.report.profile import profile
 from allsight.view.report.settings import environment, settings
 from allsight.view.report.speed import speed
 from allsight.view.report.summary import header, tiles, trouble_link
@@ -61,6 +62,7 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
     for other in others:
         problems += [f"{other.name}: {text}" for text in other.problems]
     explained = _explained(record, problems)
+    profiled = profile(record.folder, problems)
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
@@ -77,6 +79,7 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
         Section("confusion", "Confusion", _confusion(record, kept)),
         *explained,
         Section("time", "Time", speed(record)),
+        *([] if profiled is None else [Section("profile", "Profile", profiled)]),
         Section("warnings", "Warnings", warnings(record, problems)),
     ]
     notes = diary(record)
