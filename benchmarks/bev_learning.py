@@ -217,7 +217,7 @@ def temporal(session: Session) -> tuple[list[Bar], list[str]]:
 
 def oracle(session: Session) -> tuple[list[Bar], list[str]]:
     """Truth in place of pictures: does memory bring velocity?"""
-    steps = session.length(1000)
+    steps = session.length(2000)
     scenes, val = (8, 2) if session.quick else (600, 40)
     config = oracle_run("temporal", temporal=True, steps=steps, scenes=scenes, val_scenes=val)
     still = oracle_run("static", temporal=False, steps=steps, scenes=scenes, val_scenes=val)
@@ -235,7 +235,7 @@ def oracle(session: Session) -> tuple[list[Bar], list[str]]:
         Bar("mAP static", without["boxes/map_occurring"]),
         Bar("CPU minutes, temporal", minutes),
         Bar("CPU minutes, static", more),
-    ], [f"{steps} steps of 8 frames each; {scenes} training scenes, {val} judged."]
+    ], [f"{steps} steps of 4 frames each; {scenes} training scenes, {val} judged."]
 
 
 def joint(session: Session) -> tuple[list[Bar], list[str]]:
