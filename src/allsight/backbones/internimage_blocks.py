@@ -16,6 +16,7 @@ from allsight.layers import (
     MLP,
     ConvLast,
     DropPath,
+    Remat,
     make_activation,
     make_norm,
     recompute,
@@ -80,7 +81,7 @@ class Stage(nn.Module):
     def __init__(self, config: InternImage.Config, stage: int, drop_path: list[float]) -> None:
         super().__init__()
         channels = config.stage_channels(stage)
-        self.remat = config.remat
+        self.remat: Remat = config.remat
         self.blocks = nn.ModuleList(Block(config, stage, chance) for chance in drop_path)
         self.norm_after = config.third_stage_norm_after if stage == 2 else ()
         self.extra_norms = nn.ModuleList(make_norm("layer", channels) for _ in self.norm_after)

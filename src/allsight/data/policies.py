@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from allsight.config import Config, ConfigError
 from allsight.data.draws import SMALLEST_SHARE
-from allsight.data.listings import ListsLengths, ListsSizes, classes_listed, name_of
+from allsight.data.listings import ListsClasses, ListsLengths, ListsSizes, classes_listed, name_of
 from allsight.data.rates import Rates, class_balanced, repeat_factors
 
 

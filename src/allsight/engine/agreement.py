@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 import numpy as np
 from torch import Tensor
 
-import allsight
 from allsight.config import Config, ConfigError, dump
 from allsight.data.sampler import Plan
 from allsight.engine.config import RunConfig
@@ -29,6 +28,8 @@ from allsight.engine.distributed import Ranks
 from allsight.engine.joining import named
 from allsight.tasks.base import Reader, Task
 from allsight.types import CheckpointError, DataError
+
+_PACKAGE = Path(__file__).parents[1]
 
 MAY_DIFFER = ("data.root", "data.workers", "data.prefetch", "train.threads")
 """Settings of the machine a rank runs on."""
@@ -160,14 +161,14 @@ def _code(config: RunConfig) -> dict[str, str]:
     """File -> digest: allsight's own, and those of other classes that the settings name."""
     own = {f"file {name}": digest for name, digest in _own_code().items()}
     files = {inspect.getsourcefile(type(part)) for part in _parts(config)}
-    root = str(Path(allsight.__file__).parent)
+    root = str(_PACKAGE)
     others = sorted(file for file in files if file is not None and not file.startswith(root))
     return own | {f"file {Path(file).name}": _digest(Path(file)) for file in others if Path(file).is_file()}
 
 
 @cache
 def _own_code() -> dict[str, str]:
-    root = Path(allsight.__file__).parent
+    root = _PACKAGE
     return {f"allsight/{file.relative_to(root)}": _digest(file) for file in sorted(root.rglob("*.py"))}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
@@ -32,6 +33,17 @@ class TaskOfModel(Protocol):
     def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module: ...
 
     def cast(self, batch: Batch) -> Query: ...
+
+
+@runtime_checkable
+class CaptionSpace(Protocol):
+    """A model that puts pictures and captions into one space, in which directions are compared."""
+
+    def embed_pictures(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]: ...
+
+    def embed_captions(
+        self, tokens: Int64[Tensor, "k t"], is_token: Bool[Tensor, "k t"]
+    ) -> Float[Tensor, "k d"]: ...
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from allsight.data.transforms.carry import resample
+from allsight.data.transforms.carry import Window, resample
 from allsight.types import DataError, Sample, Video
 
 
@@ -28,5 +28,6 @@ class ResizeClip:
         video = sample.inputs.get("video")
         if not isinstance(video, Video):
             raise DataError(f"{sample.id}: no video; it has {sorted(sample.inputs)}", sample.id)
-        frames = [resample(frame, (self.size_px, self.size_px)) for frame in video.frames]
+        whole = Window(0, 0, video.frames.shape[-1], video.frames.shape[-2])
+        frames = [resample(frame, whole, (self.size_px, self.size_px)) for frame in video.frames]
         return replace(sample, inputs={**sample.inputs, "video": replace(video, frames=torch.stack(frames))})

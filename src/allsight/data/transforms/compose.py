@@ -17,6 +17,8 @@ Fresh = Callable[[], np.random.Generator]
 class Shrinks(Protocol):
     """A transform that may need fewer pixels than a picture has."""
 
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+
     def least_hw_px(self, height: int, width: int, fresh: Fresh) -> tuple[int, int] | None:
         """The smallest size of a picture of this shape from which it makes all that is in its result.
 
