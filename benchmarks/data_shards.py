@@ -1,8 +1,8 @@
 """Shards against the libraries of the same purpose, and whether size costs: memory, start, resume.
 
     pip install --target /tmp/others --no-deps webdataset braceexpand litdata lightning-utilities torchdata \
-        filelock boto3 botocore jmespath python-dateutil six urllib3 s3transfer obstore requests idna certifi \
-        charset-normalizer tqdm tifffile
+        filelock boto3 botocore jmespath python-dateutil six urllib3 s3transfer obstore requests idna \
+        certifi charset-normalizer tqdm tifffile
     PYTHONPATH=/tmp/others python benchmarks/data_shards.py [--pictures FOLDER] [--rounds 20]
 
 allsight and webdataset read the same tar, litdata the same JPEGs in its own format, all in one process and
