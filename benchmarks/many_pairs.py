@@ -86,8 +86,8 @@ def make(place: Path, data: Path) -> None:
     """World, drives and tokenizer, by the commands that everybody has."""
     captions = data / "coco_small" / "annotations" / "captions_train.json"
     for words in (
-        ["world", str(place / "world"), "--seed", "0"],
-        ["drives", str(place / "drives"), "--scenes", "2"],
+        ["world", str(place / "world"), "--pictures", "240"],
+        ["drives", str(place / "drives"), "--scenes", "2", "--frames", "4"],
         ["tokenizer", str(captions), "--vocab", "2000", "--out", str(place / "tokenizer.json")],
     ):
         subprocess.run([sys.executable, "-m", "allsight.cli", "data", *words], check=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, ConfigError, Configured, Family, Mixture
@@ -115,7 +115,7 @@ class Task(Configured):
 
         @field_validator("data_options")
         @classmethod
-        def _format_has_the_options(cls, options: Mixture[Any], info: ValidationInfo) -> Mixture[Any]:
+        def _format_has_the_options(cls, options: Mixture[Any], info: Any) -> Mixture[Any]:
             data = info.data.get("data", "")
             format = format_and_place(data)[0] if data and options else ""
             # Where the format is found out from the folder, options are judged when it is opened.
