@@ -16,7 +16,7 @@ from allsight.engine.schedule import Constant
 from allsight.engine.trainer import Trainer
 from allsight.models.base import Model
 from allsight.tasks import Classification
-from allsight.types import Batch
+from allsight.types import Batch, DataError
 
 CLASSES = 10
 
@@ -41,7 +41,7 @@ class NoPictures:
         return 1000
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError(f"sample {index} was read")
+        raise DataError(f"sample {index} cannot be read: only its batch is there", str(index))
 
 
 class SameBatch(InProcess):
@@ -55,12 +55,12 @@ class SameBatch(InProcess):
         return self._batch
 
 
-def run_of(model: Model.Config, batch_size: int, **changes: Any) -> RunConfig:
+def run_of(model: Model.Config, batch_size: int, size_px: int, **changes: Any) -> RunConfig:
     """An endless run on one batch, with all that a long run has: clipping, an average of the weights."""
     config = RunConfig(
         name="made_ahead",
         model=model,
-        tasks=Mixture(a=MadeAhead.Config(batch_size=batch_size)),
+        tasks=Mixture(a=MadeAhead.Config(batch_size=batch_size, size_px=size_px)),
         optim=AdamW.Config(clip_norm=5.0, ema_decay=0.999),
         schedule=Constant.Config(steps=10**6),
         eval=EvalConfig(pictures=0),
@@ -83,8 +83,8 @@ class TrainerOnOneBatch(Trainer):
         batch: What this rank trains on in each step.
     """
 
-    def __init__(self, config: RunConfig, batch: Batch, *, folder: Path) -> None:
-        super().__init__(config, folder=folder)
+    def __init__(self, config: RunConfig, batch: Batch, *, folder: Path | None, resume: bool = False) -> None:
+        super().__init__(config, folder=folder, resume=resume)
         self._batch = batch
 
     def _make_loader(self) -> MetaDataloader:

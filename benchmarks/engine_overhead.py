@@ -54,7 +54,7 @@ def measure(
     """(milliseconds of a bare step, median ratio, its upper bound)."""
     model = MultiHead.Config(backbone=InternImage.Config.variant("nano"))
     batch = batch_of(batch_size, size_px)
-    trainer = TrainerOnOneBatch(run_of(model, batch_size), batch, folder=folder)
+    trainer = TrainerOnOneBatch(run_of(model, batch_size, size_px), batch, folder=folder)
     loops = {"engine": iter(trainer), "bare": bare_loop(trainer, batch)}
     ways = {name: partial(next, loop) for name, loop in loops.items()}
     samples = interleave(ways, pairs=turns, calls=steps)

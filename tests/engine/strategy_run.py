@@ -129,7 +129,7 @@ def main(out: Path, *, each: bool) -> None:
         for step in trainer:
             if step.number + 1 == CUT:
                 break
-        held[strategy] = trainer._held()["state"]
+        held[strategy] = sum(trainer.held_bytes().values())
         trainer.close()
     # Every strategy goes on from what another one left.
     for strategy, before in zip(STRATEGIES, (*STRATEGIES[1:], STRATEGIES[0]), strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -212,6 +213,18 @@ class Trainer:
         assert self._last_metrics is not None
         return self._last_metrics[1]
 
+    def held_bytes(self) -> dict[str, int]:
+        """What this rank holds between steps: `parameters`, `gradients`, `optimiser`, `average`, in bytes."""
+        trained = _bytes(self._parameters)
+        moments = [t for entries in self._optimizer.state.values() for t in entries.values()]
+        average = [] if self._ema is None else list(self._ema.averages.values())
+        return {
+            "parameters": trained + _bytes([p for p in self.model.parameters() if not p.requires_grad]),
+            "gradients": trained,
+            "optimiser": _bytes([t for t in moments if isinstance(t, Tensor)]),
+            "average": _bytes(average),
+        }
+
     def save(self) -> bool:
         """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on.
 
@@ -280,6 +293,10 @@ class Trainer:
             return self._run_step(step)
         except StepTooLarge as error:
             text = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._fail(self._lack(step))
         # Out of the handler, which holds the activations of the failed pass by its traceback.
         accumulate = 2 * self.config.train.accumulate
         try:
@@ -320,7 +337,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            problem = lack_of_memory("forward and backward", step, self.config, self.ranks, self._held())
+            problem = self._lack(step)
         if self.config.train.recover_memory:
             failed = self.ranks.sum(torch.tensor(float(passes is None)))
             if failed:
@@ -328,7 +345,7 @@ class Trainer:
                     torch._foreach_copy_(self._buffers, buffers)
                 raise StepTooLarge(problem or f"out of memory in step {step.number} on another rank")
         if passes is None:
-            raise RunFailed(problem)
+            self._fail(problem)
         with self._clock.phase("exchange"):
             self._parallel.finish()
 
@@ -413,13 +430,10 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(step.number)
 
-    def _held(self) -> dict[str, int]:
-        """Bytes that this rank holds between steps: `state` in all, and of it the `average`."""
-        average = [] if self._ema is None else list(self._ema.averages.values())
-        weights = [*self._parameters, *self._parameters, *average]
-        moments = [t for entries in self._optimizer.state.values() for t in entries.values()]
-        tensors = [*weights, *(t for t in moments if isinstance(t, Tensor))]
-        return {"state": _bytes(tensors), "average": _bytes(average)}
+    def _lack(self, step: Step) -> str:
+        """What to say of a lack of memory in the phase at hand."""
+        batches = [batch for name in step.tasks for batch in step.batches[name]]
+        return lack_of_memory(self._clock.stage, step.number, batches, self.config, self.tasks, self.ranks)
 
     def _make_loader(self) -> MetaDataloader:
         return MetaDataloader(
@@ -487,7 +501,12 @@ class Trainer:
         workforce = self._loader.workforce if self._loader is not None else None
         averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
         with averaged, self._parallel.evaluating():
-            scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
+            try:
+                scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._fail(lack_of_memory("evaluation", self.step, [], self.config, self.tasks, self.ranks))
             self._look("ema" if use_ema else "raw")
         metrics: dict[str, float] = {}
         for name, score in scores.items():
@@ -533,7 +552,7 @@ class Trainer:
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
         )
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, text: str) -> NoReturn:
         self.events.write("alarm", self.step, text=f"step {self.step}: {text}")
         raise RunFailed(text)
 
