@@ -43,8 +43,8 @@ from allsight.types import (
 
 REACH_M, CLASSES = 40.0, ("car", "truck", "pedestrian", "bicycle")
 CELLS = 32
-"""Of 2.5 m, as far as things drive in a frame: in much larger ones the past of most things lies in the cell
-where they are, and its place hardly comes through the warp."""
+"""Of 2.5 m, about as far as things drive in a frame. In much larger ones the past of most things lies in the
+cell where they are now, and its place hardly comes through the warp."""
 _CHANNELS = len(CLASSES) + 4
 _EGO_FROM_REF = np.array([[0.0, 1, 0, 0.94], [-1, 0, 0, 0], [0, 0, 1, 1.84], [0, 0, 0, 1]])
 
