@@ -34,6 +34,7 @@ from allsight.view.record import read_run
 
 READS_QUERIES = ("tiny20", "cifar10", "toys", "captions", "pairs", "questions", "words", "words_seen")
 HAS_HEADS = ("streets", "scenes")
+CAMVID = tuple(["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"])
 
 
 def pairs(made: Path, data: Path, steps: int) -> RunConfig:
@@ -54,7 +55,9 @@ def pairs(made: Path, data: Path, steps: int) -> RunConfig:
         "questions": VQA.Config(data="coco_vqa:coco_small", **text),
         "words": MaskedLanguage.Config(data=coco, **text),
         "words_seen": MaskedLanguage.Config(data=coco, with_image=True, **text),
-        "streets": SemanticSegmentation.Config(data="label_maps:camvid", ignore_label=11, **wide),
+        "streets": SemanticSegmentation.Config(
+            data="label_maps:camvid", ignore_label=11, classes=CAMVID, **wide
+        ),
         "scenes": SemanticSegmentation.Config(
             data=f"label_maps:{made / 'world' / 'label_maps'}", crop_hw_px=(64, 64), **wide
         ),

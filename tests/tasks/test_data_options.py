@@ -22,7 +22,7 @@ def test_options_reach_the_reader_in_the_types_that_the_format_states(real_data)
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data_options.label=prefix", "data_options: imagefolder has no option 'label'; did you mean 'labels'"),
+        ("data_options.label=prefix", "imagefolder has no option 'label'; did you mean 'labels'"),
         ("data_options.min_side_px=many", "data_options: the option 'min_side_px' of imagefolder got 'many'"),
         ("data_options=3", "data_options: expected a mapping"),
         ("data_option.labels=prefix", r"no such field; did you mean 'data_options'"),

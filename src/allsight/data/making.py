@@ -84,6 +84,7 @@ class BatchMaker:
         for split, readers in (("train", plan.readers if plan else {}), ("val", val_readers or {})):
             self._readers |= {(task, split): reader for task, reader in readers.items()}
         self._transforms: dict[tuple[str, str], Any] = {}
+        self._reducing: set[tuple[str, str]] = set()
         self._on_read = on_read
         self._costs = Costs()
         self._deadly: Mapping[int, str] = {}
@@ -191,7 +192,7 @@ class BatchMaker:
         begun, read, cut = time.perf_counter(), None, 0
         try:
             reader, transform = self._reader(task, split), self._transform(task, split)
-            if split == "train" and isinstance(reader, Reduces) and isinstance(transform, Shrinks):
+            if (task, split) in self._reducing:
                 sample = reader.reduced(index, lambda h, w: transform.least_hw_px(h, w, fresh))
             else:
                 sample = reader[index]
@@ -257,16 +258,20 @@ class BatchMaker:
         if ahead is not None:
             ahead(indices.tolist())
 
-    def _reader(self, task: str, split: str) -> SampleReader:
+    def _reader(self, task: str, split: str) -> Any:
         key = (task, split)
         if key not in self._readers:
             self._readers[key] = self._sources[task].reader(split)
         return self._readers[key]
 
-    def _transform(self, task: str, split: str) -> Callable[[Sample, np.random.Generator], Sample]:
+    def _transform(self, task: str, split: str) -> Any:
         key = (task, split)
         if key not in self._transforms:
-            self._transforms[key] = self._sources[task].transform(split)
+            transform = self._transforms[key] = self._sources[task].transform(split)
+            # Asked once: such a check costs as much as a small transform. Evaluation sees pictures whole.
+            can_shrink = split == "train" and isinstance(transform, Shrinks)
+            if can_shrink and isinstance(self._reader(*key), Reduces):
+                self._reducing.add(key)
         return self._transforms[key]
 
 

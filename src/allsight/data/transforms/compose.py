@@ -43,8 +43,8 @@ class Compose:
 
     def least_hw_px(self, height: int, width: int, fresh: Fresh) -> tuple[int, int] | None:
         """The size that suffices for what comes first; None: nobody knows."""
-        first = self.transforms[0] if self.transforms else None
-        return first.least_hw_px(height, width, fresh) if isinstance(first, Shrinks) else None
+        least = getattr(self.transforms[0], "least_hw_px", None) if self.transforms else None
+        return None if least is None else least(height, width, fresh)
 
     def __repr__(self) -> str:
         return f"Compose({', '.join(map(repr, self.transforms))})"
