@@ -34,7 +34,8 @@ from allsight.view.record import read_run
 
 READS_QUERIES = ("tiny20", "cifar10", "toys", "captions", "pairs", "questions", "words", "words_seen")
 HAS_HEADS = ("streets", "scenes")
-CAMVID = tuple(["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"])
+CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car")
+CAMVID += ("pedestrian", "bicyclist")
 
 
 def pairs(made: Path, data: Path, steps: int) -> RunConfig:
@@ -53,7 +54,7 @@ def pairs(made: Path, data: Path, steps: int) -> RunConfig:
         "captions": Captioning.Config(data=coco, **text),
         "pairs": ImageTextRetrieval.Config(data=coco, group_size=16, **text),
         "questions": VQA.Config(data="coco_vqa:coco_small", **text),
-        "words": MaskedLanguage.Config(data=coco, **text),
+        "words": MaskedLanguage.Config(data=coco, data_options=Mixture(pictures=False), **text),
         "words_seen": MaskedLanguage.Config(data=coco, with_image=True, **text),
         "streets": SemanticSegmentation.Config(
             data="label_maps:camvid", ignore_label=11, classes=CAMVID, **wide

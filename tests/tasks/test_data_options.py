@@ -5,6 +5,7 @@ import pytest
 from allsight.config import ConfigError, build, dump
 from allsight.config.overrides import apply_overrides
 from allsight.tasks import Captioning, Classification
+from allsight.tasks.masked_language import MaskedLanguage
 
 
 def changed(*texts):
@@ -43,3 +44,9 @@ def test_what_a_task_and_its_options_both_say_is_refused(real_data):
     task = Classification(changed("labels=prefix", "data_options.labels=folder"), name="t", root=real_data)
     with pytest.raises(ConfigError, match=r"data_options\.labels: 'folder', but the task's own"):
         task.reader("train")
+
+
+def test_masked_words_can_leave_the_pictures_unread(real_data):
+    config = MaskedLanguage.Config(data="coco_captions:coco_small", data_options={"pictures": "false"})
+    sample = MaskedLanguage(config, name="t", root=real_data).reader("train")[0]
+    assert not sample.inputs and sample.targets["captions"]
