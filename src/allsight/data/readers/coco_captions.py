@@ -14,7 +14,7 @@ from allsight.data.readers.found import Found
 from allsight.data.readers.packed import PackedStrings
 from allsight.data.readers.pictures import notes
 from allsight.data.readers.tree import Tree, check_text
-from allsight.types import Sample
+from allsight.types import Modality, Sample
 
 _CAPTIONS = {"id": "id", "image_id": "id", "caption": "text"}
 
@@ -96,7 +96,7 @@ class CocoCaptions:
         first = int(self._ends[index - 1]) if index else 0
         captions = tuple(self._captions[place] for place in range(first, int(self._ends[index])))
         check_length(captions, id, self._max_characters)
-        inputs = {"image": self._pictures.read(index)} if self._reads_pictures else {}
+        inputs: dict[str, Modality] = {"image": self._pictures.read(index)} if self._reads_pictures else {}
         return Sample(id, inputs, {"captions": captions})
 
     def originals(self, index: int) -> dict[str, bytes]:
