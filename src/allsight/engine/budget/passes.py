@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -74,11 +79,22 @@ def without_memory() -> Iterator[FakeTensorMode]:
         for name in kept:
             # Some starting values are drawn until they lie in a range, which needs contents.
             setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        # Slow copies of networks are made by copying; what has no contents has none to copy.
+        FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
+        del FakeTensor.__deepcopy__
         for name, function in kept.items():
             setattr(nn.init, name, function)
+
+
+def _copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
+    if id(tensor) not in memo:
+        copied = torch.empty_like(tensor, requires_grad=False)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+    return memo[id(tensor)]
 
 
 def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskModel:
@@ -88,6 +104,11 @@ def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskMo
     torch.set_default_dtype(torch.float64 if config.precision == "fp64" else usual)
     try:
         return model_for_tasks(config.model, tasks).train()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"plan: the model cannot be planned, since it cannot be made without memory: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
     finally:
         torch.set_default_dtype(usual)
 
@@ -112,7 +133,7 @@ def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTenso
             total = _mean_of(outputs)
             del outputs
             total.backward()
-    except (DataDependentOutputException, NotImplementedError) as error:
+    except (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError) as error:
         raise ConfigError(
             f"plan: {type(model).__name__} cannot be planned, since its forward depends on the contents of "
             f"pictures or texts ({str(error).splitlines()[0] or type(error).__name__})"
