@@ -45,7 +45,7 @@ def report_peak(work: Callable[[], object]) -> None:
 
 def allocated_by(work: Callable[[], object]) -> int:
     """Highest sum of all allocations and releases during the work."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         work()
     assert trace.profiler is not None and trace.profiler.kineto_results is not None
     events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -2,17 +2,14 @@
 
     python benchmarks/plan_memory.py
 
-Measured is the first rank: the highest sum of PyTorch's allocations from before the model is made until two
-steps are done, as its profiler saw them. That is parameters, gradients, AdamW's moments, the average of the
-weights, activations, and all copies in between. The convolutions of the CPU library are switched off, since
-they keep weights in a layout of their own, which no other device does.
+Measured is the first rank, in fresh processes for each run: the highest sum of PyTorch's allocations from
+before the model is made until two steps are done, as its profiler saw them. That is parameters, gradients,
+AdamW's moments, the average of the weights, activations, and all copies in between. The convolutions of the
+CPU library are switched off, since they keep weights in a layout of their own, which no other device does.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -52,24 +49,13 @@ def run(model: str, strategy: str) -> RunConfig:
     return replace(config, STRATEGIES[strategy])
 
 
-def measure(out: Path) -> None:
-    """One rank: all models under its strategies; the first rank writes the peaks."""
+def measure(model: str, strategy: str, out: Path) -> None:
+    """One rank of one run; the first rank writes the peak."""
     torch.set_num_threads(1)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    strategies = [name for name in STRATEGIES if (name == "single") == (world == 1)]
-    # What PyTorch loads and keeps once is not the run's.
-    work(run("InternImage-nano", strategies[0]))
-    peaks: dict[str, int] = {}
-    for model in MODELS:
-        for strategy in strategies:
-            config = run(model, strategy)
-            with torch.backends.mkldnn.flags(enabled=False):
-                peaks[f"{model}/{strategy}"] = allocated_by(partial(work, config))
-            gc.collect()
-            if is_first():
-                print(f"{model}, {strategy}: {mib(peaks[f'{model}/{strategy}'])}", flush=True)
+    with torch.backends.mkldnn.flags(enabled=False):
+        peak = allocated_by(partial(work, run(model, strategy)))
     if is_first():
-        out.write_text(json.dumps(peaks))
+        out.write_text(str(peak))
     leave()
 
 
@@ -82,13 +68,15 @@ def work(config: RunConfig) -> None:
     trainer.close()
 
 
-def main() -> None:
-    peaks: dict[str, int] = {}
+def measured(model: str, strategy: str) -> int:
+    """Bytes at the peak, in fresh processes."""
     with TemporaryDirectory() as folder:
-        for ranks in (1, 2):
-            out = Path(folder) / f"{ranks}.json"
-            run_ranks(__file__, "--rank", str(out), ranks=ranks)
-            peaks |= json.loads(out.read_text())
+        out = Path(folder) / "peak"
+        run_ranks(__file__, "--rank", model, strategy, str(out), ranks=1 if strategy == "single" else 2)
+        return int(out.read_text())
+
+
+def main() -> None:
     lines = [["model", "strategy", "planned", "measured", "planned / measured"]]
     worst = 0.0
     for model in MODELS:
@@ -102,8 +90,9 @@ def main() -> None:
             )
             (choice,) = plan.choices
             assert choice.accumulate == 1
-            peak = peaks[f"{model}/{strategy}"]
+            peak = measured(model, strategy)
             worst = max(worst, abs(choice.peak / peak - 1))
+            print(f"{model}, {strategy}: planned {mib(choice.peak)}, measured {mib(peak)}", flush=True)
             lines.append([model, strategy, mib(choice.peak), mib(peak), f"{choice.peak / peak:.3f}"])
     said = f"Largest difference: {worst:.1%}; bar: 15 %."
     setting = setting_of(__file__, f"{ROWS} pictures of {SIZE_PX} px on each rank, one thread, gloo")
@@ -112,6 +101,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if "--rank" in sys.argv:
-        measure(Path(sys.argv[-1]))
+        asked_model, asked_strategy, file = sys.argv[-3:]
+        measure(asked_model, asked_strategy, Path(file))
     else:
         main()

@@ -11,7 +11,7 @@ from allsight.config import ConfigError, apply_overrides, replace
 from allsight.engine.config import RunConfig
 from allsight.engine.profiler.clock import StepClock
 from allsight.engine.profiler.summary import RankProfile, Summary
-from allsight.engine.profiler.timeline import Timeline, common, length, minus, union
+from allsight.engine.profiler.timeline import Timeline, common, length, minus, own_times, union
 from allsight.engine.profiler.utilisation import Utilisation, peak_flops
 from allsight.engine.trainer import Trainer
 from allsight.view.report import write_report
@@ -159,6 +159,12 @@ def test_spans_are_joined_and_cut():
     assert minus(spans, others).tolist() == [[0, 1], [2, 3.5], [4, 4.5], [8.5, 9]]
     assert minus(spans, union([])).tolist() == spans.tolist()
     assert length(spans) == 5.5 and length(union([])) == 0
+
+
+def test_own_time_is_without_what_was_called():
+    calls = [(1, 0, 10, "outer"), (1, 1, 4, "inner"), (1, 2, 3, "innermost"), (1, 5, 6, "inner")]
+    found = own_times([*calls, (2, 0, 2, "inner")])
+    assert found == {"outer": (1, 6), "inner": (3, 2 + 1 + 2), "innermost": (1, 1)}
 
 
 def test_only_communication_that_nothing_runs_beside_is_exposed():

@@ -7,11 +7,13 @@ from torch.profiler import ProfilerActivity, profile
 from allsight.backbones import InternImage, ResNet
 from allsight.config import ConfigError, Mixture, replace
 from allsight.engine.budget.passes import pass_cost, without_memory
+from allsight.engine.budget.shards import ShardedPass
 from allsight.engine.budget.state import Sizes, held
 from allsight.engine.config import RunConfig
 from allsight.engine.optim import SGD
 from allsight.engine.schedule import Cosine
 from allsight.launch.plan import plan_run
+from allsight.launch.plan.search import search_plans
 from allsight.models import MultiHead
 from allsight.models.base import model_for_tasks
 from allsight.tasks import Classification
@@ -41,7 +43,7 @@ def _measured(model, batch) -> int:
     # The CPU's convolution library copies weights into a layout of its own, which other devices do not.
     with (
         torch.backends.mkldnn.flags(enabled=False),
-        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace,
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace,
     ):
         model(batch)[0]["logits"].mean().backward()
     assert trace.profiler is not None and trace.profiler.kineto_results is not None
@@ -133,3 +135,60 @@ def test_what_cannot_be_planned_is_said():
         plan_run(_run(BACKBONES["resnet"]), gpus=1, kind="h100")
     with pytest.raises(ConfigError, match=r"no strategy of .* runs on 7 devices"):
         plan_run(_run(BACKBONES["resnet"]), gpus=7, kind="h100-80g")
+
+
+class _Net(torch.nn.Module):
+    """Two blocks of 100 and 400 weights, and 20 in none."""
+
+    def __init__(self):
+        super().__init__()
+        self.chain = _Chain(*(torch.nn.Linear(1, n, bias=False) for n in (100, 400)))
+        self.head = torch.nn.Linear(10, 2, bias=False)
+
+
+class _Chain(torch.nn.Module):
+    def __init__(self, *blocks):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(blocks)
+
+    def blocks_in_order(self):
+        return list(self.blocks)
+
+
+def test_a_sharded_pass_gathers_blocks_and_keeps_parts_of_gradients():
+    net = _Net()
+    small, large = net.chain.blocks
+    sharded = ShardedPass(net, width=4)
+    handles = list(sharded.hooks())
+    outside = 80
+    small(torch.zeros(1, 1))
+    sharded.see(1000)
+    large(torch.zeros(1, 1))
+    sharded.see(1500)
+    assert sharded.peak(4, reshards=True) == 1500 + outside
+    sharded.begin_backward()
+    # Both blocks are there, the large one's gradient, and a copy of it to be sent.
+    sharded.gradient(large.weight, 1600, now=1200)
+    assert sharded.peak(4, reshards=True) == 1200 + outside + 1600 + 400 + 2 * 1600
+    # A fourth of that gradient stays; of the small block's there are two copies.
+    sharded.gradient(small.weight, 400, now=9000)
+    assert sharded.peak(4, reshards=True) == 9000 + outside + 400 + 2 * 400 + 1600 // 4
+    assert sharded.peak(2, reshards=True) == sharded.peak(4, reshards=True) + 400
+    assert sharded.peak(4, reshards=False) == sharded.peak(4, reshards=True) + 1600
+    for handle in handles:
+        handle.remove()
+
+
+def test_the_search_tries_all_that_leaves_results_as_they_are():
+    config = _run(InternImage.Config(channels=32, depths=(2, 1), groups=(1, 2), out_stages=(1,)))
+    tried = search_plans(config, gpus=8, kind="h100-80g")
+    assert {each.changes for each in tried} == {
+        (f"model.backbone.remat={kind}",) for kind in ("none", "selective", "block")
+    }
+    # All fit, so what repeats nothing is best; each kind that repeats more takes less memory and more time.
+    assert tried[0].changes == ("model.backbone.remat=none",)
+    by = {each.changes[0].rpartition("=")[2]: each.plan for each in tried}
+    rows = [by[kind].tasks["a"].activations(64) for kind in ("none", "selective", "block")]
+    assert rows == sorted(rows, reverse=True) and len(set(rows)) == 3
+    work = [by[kind].flops_per_step for kind in ("none", "selective", "block")]
+    assert work[0] < work[1] < work[2]

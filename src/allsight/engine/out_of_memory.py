@@ -26,7 +26,15 @@ _STAGES: dict[str, str] = {
 
 
 class StepTooLarge(RuntimeError):
-    """A step did not fit into the memory of some rank; nothing but gradients was changed."""
+    """A step did not fit into the memory of some rank; nothing but gradients was changed.
+
+    Args:
+        here: It was this rank.
+    """
+
+    def __init__(self, text: str, *, here: bool) -> None:
+        super().__init__(text)
+        self.here = here
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -43,10 +51,13 @@ def lack_of_memory(
     config: RunConfig,
     tasks: Mapping[str, Task],
     ranks: Ranks,
+    *,
+    advises: bool = True,
 ) -> str:
     """One line: where memory ran out, and the two settings that save most of it, as `allsight plan` counts.
 
     Args:
+        advises: Name settings, which takes some seconds to count.
         stage: What was being done.
         number: Of the step.
         batches: Micro-batches of the step on this rank; of an evaluation none.
@@ -56,15 +67,15 @@ def lack_of_memory(
         sizes[batch.task] = max(sizes.get(batch.task, 0), len(batch))
     rows = ", ".join(f"{size} of '{task}'" for task, size in sizes.items())
     with_rows = f" with micro-batches of {rows}" if rows else ""
+    where = f"out of memory in {_STAGES[stage]} of step {number} on rank {ranks.rank}{with_rows}"
+    if not advises:
+        return where
     has_activations = stage in ("forward", "backward")
     if stage == "evaluation":
         advice = f"set eval.batch_size below {_eval_rows(config, ranks)}"
     else:
         advice = _advice(config, tasks, batches if has_activations else [], ranks)
-    return (
-        f"out of memory in {_STAGES[stage]} of step {number} on rank {ranks.rank}{with_rows}; {advice}; "
-        "`allsight plan` shows what fits"
-    )
+    return f"{where}; {advice}; `allsight plan` shows what fits"
 
 
 def _advice(config: RunConfig, tasks: Mapping[str, Task], batches: Sequence[Batch], ranks: Ranks) -> str:

@@ -292,7 +292,7 @@ class Trainer:
         try:
             return self._run_step(step)
         except StepTooLarge as error:
-            text = str(error)
+            text, here = str(error), error.here
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -303,6 +303,7 @@ class Trainer:
             config = replace_settings(self.config, {"train.accumulate": accumulate})
             self._plan = rebuilt_plan(config, self.tasks, self.ranks, self.steps)
         except ConfigError as error:
+            text = self._lack(step) if here else text
             raise RunFailed(f"{text} (micro-batches cannot be halved: {error})") from None
         self.config = config
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
@@ -316,7 +317,7 @@ class Trainer:
             "note",
             step.number,
             values={"accumulate": accumulate},
-            text=f"{text.partition(';')[0]}: micro-batches halved, the step is run again; the batch stays",
+            text=f"{text}: micro-batches halved, the step is run again; the batch stays",
         )
         return None
 
@@ -337,13 +338,14 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            problem = self._lack(step)
+            problem = self._lack(step, advises=not self.config.train.recover_memory)
         if self.config.train.recover_memory:
             failed = self.ranks.sum(torch.tensor(float(passes is None)))
             if failed:
                 if buffers:
                     torch._foreach_copy_(self._buffers, buffers)
-                raise StepTooLarge(problem or f"out of memory in step {step.number} on another rank")
+                text = problem or f"out of memory in step {step.number} on another rank"
+                raise StepTooLarge(text, here=passes is None)
         if passes is None:
             self._fail(problem)
         with self._clock.phase("exchange"):
@@ -430,10 +432,18 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(step.number)
 
-    def _lack(self, step: Step) -> str:
+    def _lack(self, step: Step, *, advises: bool = True) -> str:
         """What to say of a lack of memory in the phase at hand."""
         batches = [batch for name in step.tasks for batch in step.batches[name]]
-        return lack_of_memory(self._clock.stage, step.number, batches, self.config, self.tasks, self.ranks)
+        return lack_of_memory(
+            self._clock.stage,
+            step.number,
+            batches,
+            self.config,
+            self.tasks,
+            self.ranks,
+            advises=advises,
+        )
 
     def _make_loader(self) -> MetaDataloader:
         return MetaDataloader(

@@ -10,12 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from allsight.config import ConfigError
+from allsight.engine.budget.shards import ShardedPass
 from allsight.engine.config import RunConfig
 from allsight.engine.precision import HALF
 from allsight.layers import is_recomputing
@@ -55,15 +61,23 @@ class PassCost:
 
     Args:
         rows: Of the micro-batch.
+        own_bytes: Of the micro-batch.
         peak_bytes: Most memory at once beyond parameters and their gradients, the batch included.
         peak_with_gradients: Likewise with those gradients that are there by then.
+        sharded: The same under FSDP, gathered weights and gradients included.
         work: What is computed.
     """
 
     rows: int
+    own_bytes: int
     peak_bytes: int
     peak_with_gradients: int
+    sharded: ShardedPass
     work: Work
+
+    def sharded_peak(self, shards: int, *, reshards: bool) -> int:
+        """Most memory at once beyond a rank's shards of weights, optimiser and average."""
+        return self.own_bytes + self.sharded.peak(shards, reshards=reshards)
 
 
 @contextmanager
@@ -74,11 +88,22 @@ def without_memory() -> Iterator[FakeTensorMode]:
         for name in kept:
             # Some starting values are drawn until they lie in a range, which needs contents.
             setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        # Slow copies of networks are made by copying; what has no contents has none to copy.
+        FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
+        del FakeTensor.__deepcopy__
         for name, function in kept.items():
             setattr(nn.init, name, function)
+
+
+def _copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
+    if id(tensor) not in memo:
+        copied = torch.empty_like(tensor, requires_grad=False)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+    return memo[id(tensor)]
 
 
 def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskModel:
@@ -88,22 +113,34 @@ def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskMo
     torch.set_default_dtype(torch.float64 if config.precision == "fp64" else usual)
     try:
         return model_for_tasks(config.model, tasks).train()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"plan: the model cannot be planned, since it cannot be made without memory: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
     finally:
         torch.set_default_dtype(usual)
 
 
-def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode) -> PassCost:
+def pass_cost(
+    model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode, gathers_half: bool = False
+) -> PassCost:
     """Cost of one pass of a model made within `without_memory`; the mean of its outputs stands for the loss.
 
+    Args:
+        gathers_half: Under FSDP, weights travel in the half format of the precision.
     Raises:
         ConfigError: The forward depends on the contents of its inputs.
     """
     inputs = map_tensors(mode.from_tensor, batch)
     model.zero_grad(set_to_none=True)
-    meter = _Meter({id(p.untyped_storage()) for p in model.parameters()})
-    hooks = [
+    width = 2 if gathers_half and precision in HALF else 8 if precision == "fp64" else 4
+    sharded = ShardedPass(model, width)
+    meter = _Meter({id(p.untyped_storage()) for p in model.parameters()}, sharded)
+    hooks: list[Any] = [
         p.register_post_accumulate_grad_hook(meter.set_aside) for p in model.parameters() if p.requires_grad
     ]
+    hooks += sharded.hooks()
     autocast = torch.autocast("cpu", HALF.get(precision, torch.bfloat16), enabled=precision in HALF)
     try:
         with meter:
@@ -111,8 +148,9 @@ def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTenso
                 outputs, _ = model(inputs, None)
             total = _mean_of(outputs)
             del outputs
+            sharded.begin_backward()
             total.backward()
-    except (DataDependentOutputException, NotImplementedError) as error:
+    except (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError) as error:
         raise ConfigError(
             f"plan: {type(model).__name__} cannot be planned, since its forward depends on the contents of "
             f"pictures or texts ({str(error).splitlines()[0] or type(error).__name__})"
@@ -123,7 +161,8 @@ def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTenso
         model.zero_grad(set_to_none=True)
     own = sum(tensor.nbytes for tensor in _tensors_of(batch))
     work = Work(meter.flops, meter.repeated_flops, meter.bytes, meter.operators)
-    return PassCost(len(batch), meter.peak + own, meter.peak_with_gradients + own, work)
+    peaks = meter.peak + own, meter.peak_with_gradients + own
+    return PassCost(len(batch), own, *peaks, sharded, work)
 
 
 def _mean_of(outputs: Any) -> Tensor:
@@ -158,9 +197,9 @@ def _flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
 class _Meter(TorchDispatchMode):
     """Counts FLOPs, traffic, and the memory of all tensors that live at once."""
 
-    def __init__(self, known: set[int]) -> None:
+    def __init__(self, known: set[int], sharded: ShardedPass) -> None:
         super().__init__()
-        self._known = known
+        self._known, self._sharded = known, sharded
         self._live: dict[int, int] = {}
         self._now = self.peak = self.flops = self.repeated_flops = self.bytes = 0
         self._gradients = self.peak_with_gradients = 0
@@ -191,16 +230,18 @@ class _Meter(TorchDispatchMode):
         self._now += size
         self.peak = max(self.peak, self._now)
         self.peak_with_gradients = max(self.peak_with_gradients, self._now + self._gradients)
+        self._sharded.see(self._now)
         weakref.finalize(storage, self._forget, key)
         return size
 
-    def set_aside(self, parameter: Tensor) -> None:
+    def set_aside(self, parameter: nn.Parameter) -> None:
         """A gradient is whole now: it is counted apart."""
         assert parameter.grad is not None
         size = self._live.pop(id(parameter.grad.untyped_storage()), 0)
         self._known.add(id(parameter.grad.untyped_storage()))
         self._now -= size
         self._gradients += size
+        self._sharded.gradient(parameter, size, self._now)
 
     def _forget(self, key: int) -> None:
         self._now -= self._live.pop(key, 0)

@@ -25,8 +25,7 @@ def savings(
     """(bytes that a rank would save, setting), most first, of all that can be changed.
 
     Args:
-        batches: Micro-batches that the activations are counted for; none where there are no activations, as
-            in the optimiser's step.
+        batches: Micro-batches of the passes that the savings are counted for; none: savings in the update.
         world: Ranks.
     Raises:
         ConfigError: The model cannot be counted, since its forward depends on what pictures show.
@@ -113,7 +112,9 @@ def _needed(config: RunConfig, tasks: Mapping[str, Task], batches: Sequence[Batc
     state = held(sizes, config, strategy, shards=shards, accumulate=config.train.accumulate, half=half)
     offloads = config.parallel.fsdp.offload and strategy in SHARDED
     kept = 0 if offloads else state.kept
-    return kept + max(state.gathered + activations, 0 if offloads else state.update)
+    if batches:
+        return kept + state.gathered + activations
+    return kept + (0 if offloads else state.update)
 
 
 def _at(config: Any, path: str) -> Any:

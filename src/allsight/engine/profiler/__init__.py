@@ -63,7 +63,7 @@ class Profiler:
                 activities.append(ProfilerActivity.CUDA)
                 torch.cuda.memory._record_memory_history(max_entries=_MOST_ALLOCATIONS)
             self._wait_s, self._samples, self._first = 0.0, 0, step
-            self._profile = profile(activities=activities, profile_memory=True, acc_events=True)
+            self._profile = profile(activities=activities, profile_memory=True)
             self._profile.start()
 
     def after(self, step: int, *, samples: int, wait_s: float) -> None:
@@ -100,7 +100,7 @@ class Profiler:
             device=str(device.type),
             samples=self._samples,
             ranks=tuple(everyone),
-            operators=operators_of(seen, device),
+            operators=operators_of(timeline),
             memory=timeline.memory(),
             lanes=timeline.lanes(),
         )

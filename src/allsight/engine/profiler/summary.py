@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import torch
-from torch.profiler import profile
-
-from allsight.engine.profiler.clock import RANGE
 from allsight.engine.profiler.timeline import Timeline, length, minus
 
 _MOST_OPERATORS = 12
-_NO_OPERATORS = (RANGE, "gloo:", "nccl:", "[memory]", "ProfilerStep")
+_NO_OPERATORS = ("ProfilerStep", "Optimizer.", "autograd::engine")
 _NOTABLE = 1.1
 """A rank with this many times the usual own work is named."""
 
@@ -162,17 +158,14 @@ def rank_profile(rank: int, timeline: Timeline, *, data_s: float) -> RankProfile
     return RankProfile(rank, timeline.seconds, parts, length(timeline.communication), max(0, peak))
 
 
-def operators_of(seen: profile, device: torch.device) -> tuple[Operator, ...]:
+def operators_of(timeline: Timeline) -> tuple[Operator, ...]:
     """The operators that took most of their own time."""
-    on_gpu = device.type == "cuda"
-    own_time = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     found = [
-        Operator(each.key, each.count, getattr(each, own_time) / 1e6)
-        for each in seen.key_averages()
-        if not each.key.startswith(_NO_OPERATORS) and not (on_gpu and each.is_user_annotation)
+        Operator(name, calls, seconds)
+        for name, (calls, seconds) in timeline.own_s.items()
+        if seconds > 0 and not name.startswith(_NO_OPERATORS)
     ]
-    found.sort(key=lambda each: -each.seconds)
-    return tuple(each for each in found[:_MOST_OPERATORS] if each.seconds > 0)
+    return tuple(sorted(found, key=lambda each: -each.seconds)[:_MOST_OPERATORS])
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

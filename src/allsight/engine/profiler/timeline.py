@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Timeline:
         communication: When exchanges with other ranks were under way.
         work: When operators (on a GPU: kernels) ran.
         allocated: Rows (seconds, bytes): how far memory was above or below what was there at the beginning.
+        own_s: Operator (on a GPU: kernel) -> calls, and seconds without the operators that it called.
     """
 
     seconds: float
@@ -48,10 +49,15 @@ class Timeline:
     communication: Spans
     work: Spans
     allocated: Float64[np.ndarray, "_ 2"]
+    own_s: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, seen: profile, device: torch.device) -> Timeline:
-        """From a profile that has ended."""
+        """From a profile that has ended.
+
+        PyTorch's own list of events is not used: making it takes time that grows with the square of the
+        number of allocations, minutes for a few steps.
+        """
         assert seen.profiler is not None and seen.profiler.kineto_results is not None
         where = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU
         begun_ns = seen.profiler.kineto_results.trace_start_ns()
@@ -59,6 +65,7 @@ class Timeline:
         sent: list[tuple[float, float]] = []
         work: list[tuple[float, float]] = []
         memory: list[tuple[float, float]] = []
+        calls: list[tuple[int, float, float, str]] = []
         end = 0.0
         found: list[Any] = seen.profiler.kineto_results.events()
         for event in found:
@@ -76,13 +83,17 @@ class Timeline:
             elif name.startswith(_COMMUNICATION):
                 if event.device_type() == where:
                     sent.append(span)
-            elif event.device_type() == where and not name.startswith(_NO_WORK):
-                work.append(span)
+            elif event.device_type() == where:
+                thread = 0 if where == DeviceType.CUDA else event.start_thread_id()
+                calls.append((thread, *span, name))
+                if not name.startswith(_NO_WORK):
+                    work.append(span)
         memory.sort()
         times = np.array([at for at, _ in memory], dtype=np.float64)
         level = np.cumsum([size for _, size in memory], dtype=np.float64)
         phases = {name: union(found) for name, found in spans.items()}
-        return cls(end, phases, union(sent), union(work), np.stack([times, level], 1).reshape(-1, 2))
+        allocated = np.stack([times, level], 1).reshape(-1, 2)
+        return cls(end, phases, union(sent), union(work), allocated, own_times(calls))
 
     def exposed(self) -> Spans:
         """When ranks were speaking, or waiting for each other, and nothing else ran."""
@@ -102,6 +113,29 @@ class Timeline:
             for begin, end in spans
         ]
         return sorted(found, key=lambda lane: lane[1])
+
+
+def own_times(calls: Iterable[tuple[int, float, float, str]]) -> dict[str, tuple[int, float]]:
+    """Name -> how often it ran, and how long without what ran within it.
+
+    Args:
+        calls: (thread, begin, end, name); on a thread calls lie within each other or apart.
+    """
+    found: dict[str, tuple[int, float]] = {}
+
+    def add(name: str, number: int, seconds: float) -> None:
+        before = found.get(name, (0, 0.0))
+        found[name] = (before[0] + number, before[1] + seconds)
+
+    open_calls: list[tuple[int, float, str]] = []
+    for thread, begin, end, name in sorted(calls, key=lambda call: (call[0], call[1], -call[2])):
+        while open_calls and (open_calls[-1][0] != thread or open_calls[-1][1] <= begin):
+            open_calls.pop()
+        if open_calls:
+            add(open_calls[-1][2], 0, begin - end)
+        add(name, 1, end - begin)
+        open_calls.append((thread, end, name))
+    return found
 
 
 def union(spans: Iterable[tuple[float, float]]) -> Spans:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from allsight.config import ConfigError
@@ -31,37 +31,46 @@ _HIDDEN = 0.8
 
 @dataclass(frozen=True)
 class TaskCost:
-    """One pass of one task, as a line in its rows: what is there anyway, and for each row.
+    """One pass of one task: what it takes in any number of rows, as a line through what was counted.
 
     Args:
         share: Of the steps.
         batch_size: Global rows of a step.
-        fixed_bytes, row_bytes: Peak of activations.
-        fixed_all_bytes, row_all_bytes: Likewise with the gradients that are there by then.
-        fixed_s, row_s: Forward and backward on one device.
+        row_bytes: Peak of activations of each further row.
+        fixed_s, row_s: Forward and backward on one device: what is there anyway, and for each row.
         row_flops: Forward and backward.
         made_from: What the example was made from.
+        passes: What was counted, of few rows and of more.
     """
 
     share: float
     batch_size: int
-    fixed_bytes: float
     row_bytes: float
-    fixed_all_bytes: float
-    row_all_bytes: float
     fixed_s: float
     row_s: float
     row_flops: float
     made_from: str
+    passes: tuple[PassCost, PassCost]
 
     def activations(self, rows: int) -> int:
-        return int(self.fixed_bytes + rows * self.row_bytes)
+        """Peak beyond weights and gradients."""
+        return self._peak(rows, lambda cost: cost.peak_bytes)
 
     def with_gradients(self, rows: int) -> int:
-        return int(self.fixed_all_bytes + rows * self.row_all_bytes)
+        """Peak beyond weights, where gradients come one by one while activations go."""
+        return self._peak(rows, lambda cost: cost.peak_with_gradients)
+
+    def sharded(self, rows: int, shards: int, *, reshards: bool) -> int:
+        """Peak beyond the shards of weights, optimiser and average."""
+        return self._peak(rows, lambda cost: cost.sharded_peak(shards, reshards=reshards))
 
     def seconds(self, rows: int) -> float:
         return self.fixed_s + rows * self.row_s
+
+    def _peak(self, rows: int, counted: Callable[[PassCost], int]) -> int:
+        few, more = self.passes
+        slope = (counted(more) - counted(few)) / (more.rows - few.rows)
+        return max(0, int(counted(few) + (rows - few.rows) * slope))
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,11 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "seconds": self.seconds}
+        tasks = {
+            name: {f.name: getattr(cost, f.name) for f in fields(cost) if f.name != "passes"}
+            for name, cost in self.tasks.items()
+        }
+        return {**asdict(replace(self, tasks={})), "tasks": tasks, "seconds": self.seconds}
 
 
 def plan_run(
@@ -144,7 +157,14 @@ def plan_run(
         shares = _shares(config)
         for name, task in tasks.items():
             passes = [
-                pass_cost(model, batch, precision=config.precision, mode=mode) for batch, _ in examples[name]
+                pass_cost(
+                    model,
+                    batch,
+                    precision=config.precision,
+                    mode=mode,
+                    gathers_half=config.parallel.fsdp.gather_half,
+                )
+                for batch, _ in examples[name]
             ]
             said = examples[name][0][1]
             costs[name] = _line(passes, shares[name], task.config.batch_size, said, device, config.precision)
@@ -183,19 +203,16 @@ def _line(
     step = more.rows - few.rows
     flops = (device.half_flops if precision in HALF else device.single_flops) * _REACHED
     seconds = [p.work.seconds(flops, device.memory_bytes_per_s * _REACHED) for p in passes]
-    row_bytes, row_s = (more.peak_bytes - few.peak_bytes) / step, (seconds[1] - seconds[0]) / step
-    row_all = (more.peak_with_gradients - few.peak_with_gradients) / step
+    row_s = (seconds[1] - seconds[0]) / step
     return TaskCost(
         share,
         batch,
-        max(0, few.peak_bytes - few.rows * row_bytes),
-        row_bytes,
-        max(0, few.peak_with_gradients - few.rows * row_all),
-        row_all,
+        (more.peak_bytes - few.peak_bytes) / step,
         max(0.0, seconds[0] - few.rows * row_s),
         row_s,
         (more.work.flops - few.work.flops) / step,
         said,
+        (few, more),
     )
 
 
@@ -233,11 +250,15 @@ def _ways(
         state = held(sizes, config, strategy, shards=shards, accumulate=accumulate, half=half)
         activations = max(cost.activations(rows[name]) for name, cost in costs.items())
         evaluation = state.kept + (sizes.parameters * sizes.width if strategy in SHARDED else 0)
-        if strategy == "single" and accumulate == 1:
-            # Gradients come one by one while activations go.
-            passes = state.total - state.gradients + max(c.with_gradients(rows[n]) for n, c in costs.items())
-        else:
+        if accumulate > 1 or strategy not in ("single", *SHARDED):
             passes = state.total + activations
+        elif strategy == "single":
+            # Gradients come one by one while activations go.
+            passes = state.kept - state.gradients + max(c.with_gradients(rows[n]) for n, c in costs.items())
+        else:
+            reshards = config.parallel.fsdp.reshard
+            passes = state.kept - state.gradients
+            passes += max(c.sharded(rows[n], shards, reshards=reshards) for n, c in costs.items())
         peak = max(passes, state.kept + state.update, evaluation)
         compute = sum(cost.share * accumulate * cost.seconds(rows[name]) for name, cost in costs.items())
         compute += _update_s(state, device)
