@@ -1,6 +1,6 @@
 """Settings of M3I whose result must not depend on the number of ranks, and the half of a batch."""
 
-from tiny_m3i import VIT
+from tiny_m3i import VIT, batch_of
 
 from allsight.config import replace
 from allsight.models.m3i import cases
@@ -24,3 +24,19 @@ def half_of(batch, rank):
         for name, value in batch.inputs.items()
     }
     return inputs, {name: value[rows] for name, value in batch.targets.items()}
+
+
+UNEVEN = replace(
+    cases.m3i(VIT, block_px=4, decoder=DECODER, captions=True),
+    {"targets.text.net.encoder": TEXT, "watch.every_steps": 1, "momentum.start": 0.5},
+)
+"""M3I with labels and captions, for batches whose second half has neither."""
+
+
+def uneven_batch(step):
+    batch = batch_of(rows=8, seed=step)
+    batch.targets["label"][4:] = -100
+    batch.targets["label"][1] = -100
+    batch.targets["captioned"][4:] = False
+    batch.targets["is_token"][4:] = False
+    return batch

@@ -36,6 +36,7 @@ def events_of(run: Path) -> list[dict[str, Any]]:
         "train",
         "eval",
         "predict",
+        "ask",
         "export",
         "config",
         "report",
@@ -62,6 +63,7 @@ def test_help_names_all_verbs(capsys: Capture) -> None:
             "train",
             "eval",
             "predict",
+            "ask",
             "export",
             "config",
             "report",
@@ -351,6 +353,7 @@ def test_the_demo_runs_again_and_its_commands_work_as_printed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demonstration, "_RECIPE", "joint_smoke")
     monkeypatch.setattr(demonstration, "_WORLD", {"seed": 0, "size_px": 32, "train": 24, "val": 12})
+    monkeypatch.setattr(demonstration, "_PRETRAINING_RECIPE", "m3i_world_smoke")
     monkeypatch.setattr(demonstration, "_DRIVING_RECIPE", "bevformer_micro_smoke")
     drives = {"seed": 0, "train": 1, "val": 1, "frames": 2, "hw_px": (32, 64)}
     monkeypatch.setattr(demonstration, "_DRIVES", drives)
@@ -358,6 +361,11 @@ def test_the_demo_runs_again_and_its_commands_work_as_printed(
     assert main(["demo", "--quiet"]) == 0
     first = capsys.readouterr().out
     assert "generated 72 pictures" in first and Path("runs/demo/report.html").is_file()
+    assert "neighbours by its features find" in first
+    page = Path("runs/demo-pretraining/report.html").read_text()
+    with Image.open("runs/demo-pretraining/pretraining.png") as sheet:
+        assert sheet.width > 7 * 128
+    assert page.count("<figcaption>Inputs mixed of two views") == 1 and "top1 of probes" in page
     assert main(["demo", "--quiet"]) == 0
     second = capsys.readouterr().out
     assert "using the world in runs/demo-data" in second and Path("runs/demo-2/report.html").is_file()

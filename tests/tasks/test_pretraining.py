@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from allsight.config import ConfigError, Mixture, replace
+from allsight.data.subsets import Subset
 from allsight.data.text import Tokenizer
 from allsight.engine.trainer import Trainer
 from allsight.recipes import m3i_micro
+from allsight.tasks import Classification
 from allsight.tasks.pretraining import NOBODY_LABELLED, Pretraining
 
 
@@ -34,11 +36,16 @@ def test_a_batch_has_views_geometry_seeds_and_labels(real_data):
     assert not torch.equal(batch.inputs["views"][0], batch.inputs["views"][1])
 
 
-def test_a_share_of_labels_is_always_the_same_share(real_data):
-    some = tiny_task(real_data, label_share=0.1)
-    chosen = batch_of(some, "train", range(0, 8000, 40)).targets["label"] != NOBODY_LABELLED
-    again = batch_of(some, "train", range(0, 8000, 40)).targets["label"] != NOBODY_LABELLED
-    assert torch.equal(chosen, again) and 8 <= int(chosen.sum()) <= 36
+def test_a_tenth_of_the_labels_is_that_of_fine_tuning(real_data):
+    some = tiny_task(real_data, labelled=Subset(share=0.1))
+    tuned = Classification.Config(data="imagefolder:tiny_imagenet20", subset=Subset(share=0.1))
+    few = tuned.build(name="few", root=real_data).reader("train")
+    assert len(few) == 900 and np.bincount(few.labels).tolist() == [45] * 20
+    reader, own = some.reader("train"), {few[i].id for i in range(3)}
+    assert len(reader) == 8996
+    places = [i for i in range(450) if reader[i].id in own]
+    labels = batch_of(some, "train", [*places, *(i for i in range(60) if i not in places)]).targets["label"]
+    assert len(places) == 3 and (labels[:3] >= 0).all() and (labels == NOBODY_LABELLED).sum() > 40
     assert (batch_of(some, "val", range(20)).targets["label"] >= 0).all()
     none = tiny_task(real_data, labels="ignore")
     assert none.num_classes is None

@@ -14,6 +14,7 @@ from allsight.cli.words import command
 
 _RECIPE = "joint_world"
 _WORLD = {"seed": 0, "size_px": 96, "train": 1500, "val": 240}
+_PRETRAINING_RECIPE = "m3i_world"
 _DRIVING_RECIPE = "bevformer_micro_demo"
 _DRIVES = {"seed": 0, "train": 12, "val": 2}
 
@@ -30,7 +31,7 @@ def demo(
     allsight demo
 
     The world lies in RUNS/demo-data, drives in RUNS/demo-drives; the next demo uses them again. Each demo has
-    run folders of its own: RUNS/demo and RUNS/demo-driving, RUNS/demo-2 ...
+    run folders of its own: RUNS/demo, RUNS/demo-pretraining and RUNS/demo-driving, RUNS/demo-2 ...
     """
     from allsight.cli.running import print_results, train_with_progress
     from allsight.config import replace
@@ -47,10 +48,34 @@ def demo(
     metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
     print_results(metrics, folder)
     report = write_report(folder)
+    pretrained = _pretrain(runs, folder.name, data, quiet=quiet)
     driving = _drive(runs, folder.name, quiet=quiet)
     minutes = (time.perf_counter() - begun) / 60
-    print(f"the demo took {minutes:.1f} minutes; look at its reports: {report}, {driving}")
+    print(f"the demo took {minutes:.1f} minutes; look at its reports: {report}, {pretrained}, {driving}")
     print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
+
+
+def _pretrain(runs: Path, name: str, data: Path, *, quiet: bool) -> Path:
+    """The pre-training stage: views predict each other and a few labels; its report."""
+    from allsight.cli.running import print_results, train_with_progress
+    from allsight.config import replace
+    from allsight.engine.predictor import load
+    from allsight.recipes import find_config
+    from allsight.view import write_report
+    from allsight.view.pretraining import FILE, draw_pretraining
+    from allsight.view.record import read_run
+
+    folder = _free_folder(runs / f"{name}-pretraining")
+    recipe, _ = find_config(_PRETRAINING_RECIPE)
+    config = replace(recipe, {"name": folder.name, "data.root": str(data.resolve())})
+    print(f"pre-training: two pictures in one input, {config.schedule.steps} steps in {folder}")
+    metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
+    print_results(metrics, folder)
+    first, *_, last = (event["values"]["top1"] for event in read_run(folder).probes)
+    print(f"neighbours by its features find {last:.0%} of the toys, {first:.0%} before the first step")
+    drawn = draw_pretraining(load(folder), folder / FILE)
+    print(f"inputs, targets and predictions: {drawn}")
+    return write_report(folder)
 
 
 def _drive(runs: Path, name: str, *, quiet: bool) -> Path:

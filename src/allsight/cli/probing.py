@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from allsight.cli.words import metric_lines, print_json
 
 if TYPE_CHECKING:
+    from allsight.engine.config import ProbeKind
     from allsight.engine.predictor import Predictor
-    from allsight.engine.probing import ProbeKind, ProbeScore
-    from allsight.tasks import Classification
+    from allsight.engine.probing import ProbeScore
+    from allsight.tasks import Task
 
 
 def probe_and_say(
@@ -24,70 +25,76 @@ def probe_and_say(
     data: str | None,
     as_json: bool,
 ) -> None:
-    """Probe the features on the run's classification tasks or on other data; say and note the results.
+    """Probe the features on the run's pictures with classes or on other data; say and note the results.
 
     Raises:
-        ConfigError: No such task, none that classifies, or the model has no backbone.
+        ConfigError: No such task, none that classifies, the model has no backbone, or for zero-shot no
+            captions.
         DataError: The data cannot be read.
     """
-    from allsight.engine.probing import probe
-    from allsight.models.features import backbone_of
-
-    backbone = backbone_of(predictor.model)
     scores = []
     for task in _tasks(predictor, names, data):
-        score = probe(
-            backbone,
-            task,
-            kind,
-            device=predictor.device,
-            precision=predictor.config.precision,
-            max_corrupt_fraction=predictor.config.data.max_corrupt_fraction,
-        )
+        score = _probed(predictor, kind, task)
         for bad in score.corrupt:
             print(f"note: {bad.task}: {bad.id}: {bad.reason}; left out", file=sys.stderr)
         _note(predictor, score, task.config.data)
         scores.append(score)
     if as_json:
         found: dict[str, Any] = {"run": run, "weights": predictor.weights, "probe": kind}
-        print_json({**found, "tasks": {score.task: {**score.values, **_counts(score)} for score in scores}})
+        print_json({**found, "tasks": {score.task: score.noted() for score in scores}})
         return
     print(f"{run}: {predictor.weights}")
     for score in scores:
+        training = f"{score.train_samples:,} training and " if score.train_samples else ""
         print(
-            f"{score.task}: {kind} probe of {score.train_samples:,} training and {score.val_samples:,} "
-            f"validation pictures in {score.seconds:.0f} s"
+            f"{score.task}: {kind} probe of {training}{score.val_samples:,} validation pictures in "
+            f"{score.seconds:.0f} s"
         )
         print("\n".join(metric_lines(score.values)))
 
 
-def _tasks(predictor: Predictor, names: list[str] | None, data: str | None) -> list[Classification]:
+def _probed(predictor: Predictor, kind: ProbeKind, task: Task) -> ProbeScore:
+    from allsight.config import ConfigError
+    from allsight.engine.building import shared_tokenizer
+    from allsight.engine.probing import Extraction, probe, zero_shot
+    from allsight.models.features import backbone_of
+
+    config = predictor.config
+    how = Extraction(
+        predictor.device, config.precision, max_corrupt_fraction=config.data.max_corrupt_fraction
+    )
+    if kind != "zero_shot":
+        return probe(backbone_of(predictor.model), task, kind, how=how)
+    tokenizer = shared_tokenizer(predictor.tasks)
+    if tokenizer is None:
+        raise ConfigError(
+            "--probe zero_shot: no task of this run has a tokenizer, so it has seen no captions"
+        )
+    return zero_shot(predictor.model, task, tokenizer, how=how)
+
+
+def _tasks(predictor: Predictor, names: list[str] | None, data: str | None) -> list[Task]:
     """The tasks to probe with."""
-    from allsight.config import ConfigError, did_you_mean, replace
+    from allsight.config import ConfigError, did_you_mean
     from allsight.tasks import Classification
 
-    own = {name: task for name, task in predictor.tasks.items() if isinstance(task, Classification)}
+    # Other data is seen as the run's own task (the one that was named, else the first) sees its pictures.
+    found = {name: task.for_probes(data or "") for name, task in predictor.tasks.items()}
+    own = {name: task for name, task in found.items() if task is not None}
     for name in names or []:
         if name not in own:
             reason = "does not classify" if name in predictor.tasks else "is not there"
             raise ConfigError(f"task: '{name}' {reason}, which --probe needs{did_you_mean(name, own)}")
-    if data is None:
-        if not own:
-            raise ConfigError(
-                "--probe: this run has no classification task; name a set with --data, such as "
-                "imagefolder:tiny_imagenet20"
-            )
-        return [own[name] for name in names or own]
-    # Other data, seen as the run's own task (the one that was named, else the first) sees its pictures.
-    like = own[names[0]].config if names else next((task.config for task in own.values()), None)
-    config = Classification.Config() if like is None else like
-    settings = {"data": data, "num_classes": None, "class_weights": None, "labels": "auto", "leave_out": ()}
-    folder = predictor.config.data.folder()
-    return [Classification(replace(config, settings), name=data.partition(":")[2] or data, root=folder)]
-
-
-def _counts(score: ProbeScore) -> dict[str, float]:
-    return {"train_samples": score.train_samples, "val_samples": score.val_samples, "seconds": score.seconds}
+    if data is not None:
+        plain = Classification(Classification.Config(), root=predictor.config.data.folder())
+        return [own[name] for name in names or own][:1] or [plain.for_probes(data)]
+    own = {name: own[name] for name in names or own if own[name].classes}
+    if not own:
+        raise ConfigError(
+            "--probe: this run has no pictures with classes; name a set with --data, such as "
+            "imagefolder:tiny_imagenet20"
+        )
+    return list(own.values())
 
 
 def _note(predictor: Predictor, score: ProbeScore, data: str) -> None:
@@ -103,7 +110,7 @@ def _note(predictor: Predictor, score: ProbeScore, data: str) -> None:
             "probe",
             int(found[1]) if found else 0,
             task=score.task,
-            values={**score.values, **_counts(score)},
+            values=score.noted(),
             text=f"{score.kind} on {data}, weights {Path(predictor.weights).name}",
         )
     finally:

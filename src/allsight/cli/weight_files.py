@@ -287,7 +287,12 @@ def _part(model: Any, part: str | None, *, official: bool) -> Any:
     from allsight.config import ConfigError, did_you_mean
 
     modules = dict(model.named_modules())
-    if part is not None:
+    if part == "backbone" and part not in modules:
+        from allsight.models.features import backbone_of
+
+        model = backbone_of(model)
+        modules = dict(model.named_modules())
+    elif part is not None:
         if part not in modules:
             raise ConfigError(f"--part: the model has no part '{part}'{did_you_mean(part, modules)}")
         model, modules = modules[part], dict(modules[part].named_modules())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
+
+from allsight.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,31 @@ class ListsLengths(Protocol):
 
     @property
     def lengths(self) -> Int64[np.ndarray, " n"]: ...
+
+
+def classes_listed(reader: Any, *, setting: str, instead: str) -> SampleClasses:
+    """The classes of a reader's samples, for a setting that needs them.
+
+    Args:
+        setting: Its path and value, for errors.
+        instead: What else to do, for errors.
+    Raises:
+        ConfigError: The reader does not know them without reading, or no sample has one.
+    """
+    if not isinstance(reader, ListsClasses):
+        raise ConfigError(
+            f"{setting} needs the classes of all samples, which {name_of(reader)} cannot tell without "
+            "reading them; take data that lists them (imagefolder, coco), give the reader a method "
+            f"sample_classes(), or {instead}"
+        )
+    classes = reader.sample_classes()
+    if not len(classes.labels):
+        raise ConfigError(
+            f"{setting} needs the classes of all samples, and in {name_of(reader)} none has one; {instead}"
+        )
+    return classes
+
+
+def name_of(reader: Any) -> str:
+    """What to call a reader in an error."""
+    return str(getattr(reader, "name", "") or type(reader).__name__)

@@ -58,6 +58,7 @@ class TaskPlan:
         mixes: Whether `mix` must be called on its groups.
         rates: How often each sample occurs in an epoch; None is once.
         buckets: Bucket of each sample, where a batch may hold only samples of one.
+        block: Neighbours that a row reads in one go; 0 shuffles single samples.
     """
 
     size: int
@@ -68,6 +69,7 @@ class TaskPlan:
     mixes: bool = False
     rates: Rates | None = field(default=None, compare=False, repr=False)
     buckets: Integer[np.ndarray, " size"] | None = field(default=None, compare=False, repr=False)
+    block: int = 0
 
     @classmethod
     def of_task(cls, name: str, config: Any, reader: SampleReader, *, mixes: bool) -> TaskPlan:
@@ -86,6 +88,7 @@ class TaskPlan:
             mixes=mixes,
             rates=rates_of(config.policy, reader, path=path),
             buckets=buckets_of(config.policy, reader, path=path),
+            block=config.policy.block,
         )
 
     @property
@@ -288,6 +291,7 @@ class Sampler:
                 plan.rows_per_lane(name),
                 task.rates,
                 task.buckets,
+                task.block,
             )
             for name, task in plan.tasks.items()
             if task.sequences is None
@@ -432,10 +436,10 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
 
 def _check_policy(plan: Plan, name: str, task: TaskPlan) -> None:
     path = f"config.tasks.{name}.policy"
-    if task.sequences is not None and (task.rates is not None or task.buckets is not None):
+    if task.sequences is not None and (task.rates is not None or task.buckets is not None or task.block):
         raise ConfigError(
-            f"{path}: streams show all frames in order, so they cannot be balanced or sorted into buckets; "
-            "leave it out"
+            f"{path}: streams show all frames in order, so they cannot be balanced, bucketed or read in "
+            "blocks; leave it out"
         )
     if task.buckets is not None and plan.effective_lanes > 1:
         raise ConfigError(

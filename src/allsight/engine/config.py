@@ -69,6 +69,23 @@ class TrainConfig(Config):
     """Refuse operators whose result depends on scheduling, where PyTorch knows them (GPU)."""
 
 
+ProbeKind = Literal["knn", "linear", "zero_shot"]
+
+
+class ProbeConfig(Config):
+    """A look at the features while a run goes on, at its start and with each evaluation; see
+    `engine.probing`."""
+
+    kind: ProbeKind = "knn"
+    """The vote of nearest neighbours, a linear layer, or names of classes as captions."""
+    data: str = ""
+    """A set of pictures with classes, such as imagefolder:pets; empty: those of the run's own tasks."""
+    max_train: int | None = Field(default=5000, ge=1)
+    """Training pictures that are used, evenly spread; None takes all."""
+    max_val: int | None = Field(default=None, ge=1)
+    """Validation pictures, likewise."""
+
+
 class EvalConfig(Config):
     """When and with which weights the validation samples are judged."""
 
@@ -80,6 +97,8 @@ class EvalConfig(Config):
     """Samples per evaluation batch; None takes the task's share of one training micro-batch."""
     max_samples: int | None = Field(default=None, ge=1)
     """Judge only this many validation samples of each task (evenly spread); None takes all."""
+    probes: tuple[ProbeConfig, ...] = ()
+    """Looks at the backbone's features before the first step and at each evaluation."""
     pictures: int = Field(default=12, ge=0)
     """Validation samples per task that are kept with truth and answer for the report."""
 
@@ -100,6 +119,26 @@ class CheckpointConfig(Config):
     it is whole; a store that fails costs an alarm. Empty: nowhere."""
 
 
+class ProfileConfig(Config):
+    """A close look at some steps, written to `profile/` of the run folder."""
+
+    steps: str = ""
+    """`20:25` looks at steps 20 to 24; empty: at none. They take longer; results stay the same."""
+
+    @field_validator("steps")
+    @classmethod
+    def _is_a_range(cls, steps: str) -> str:
+        first, colon, stop = steps.partition(":")
+        if steps and not (colon and first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+            raise ValueError(f"expected FIRST:STOP, such as 20:25 for steps 20 to 24, got '{steps}'")
+        return steps
+
+    def span(self) -> range:
+        """The steps."""
+        first, _, stop = self.steps.partition(":")
+        return range(int(first), int(stop)) if self.steps else range(0)
+
+
 class StartConfig(Config):
     """The weights before the first step."""
 
@@ -108,11 +147,23 @@ class StartConfig(Config):
     an average); empty: random ones. Relative to where the run is started. Not looked at when resuming."""
     fresh: tuple[str, ...] = ()
     """Parts of the model that start anew all the same, such as classifier.head for other classes."""
+    part: str = ""
+    """If set, only this part of the model takes weights, such as backbone; all else starts anew. The file
+    may hold the part alone (`allsight weights export --part`), or a whole model."""
+    part_in_weights: str = ""
+    """The part's name in the weights, where it is another, such as encoder.backbone of m3i."""
 
     @model_validator(mode="after")
-    def _fresh_needs_weights(self) -> StartConfig:
+    def _settings_agree(self) -> StartConfig:
         if self.fresh and not self.weights:
             raise ValueError(f"fresh={list(self.fresh)} needs weights; without, everything starts anew")
+        if self.fresh and self.part:
+            raise ValueError(
+                f"expected fresh or part, got fresh={list(self.fresh)} and part={self.part}: outside the "
+                "part everything starts anew"
+            )
+        if self.part_in_weights and not self.part:
+            raise ValueError(f"part_in_weights={self.part_in_weights} needs part, which takes the weights")
         return self
 
 
@@ -136,6 +187,7 @@ class RunConfig(Config):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+    profile: ProfileConfig = ProfileConfig()
 
     @field_validator("name")
     @classmethod

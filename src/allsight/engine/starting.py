@@ -24,25 +24,34 @@ from allsight.weights import read_weights
 def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], None]) -> str:
     """Put the weights of `config.start` into a model; what they are, in words.
 
-    Entries under a name of `config.fresh` keep their initial values; everything else must fit.
+    Entries under a name of `config.fresh`, or outside `config.part`, keep their initial values; everything
+    else must fit.
 
     Args:
         tell: Hears of damaged newer checkpoints of a run that were passed over.
     Raises:
-        ConfigError: A name of `fresh` that the model has not, or no such file.
+        ConfigError: A name of `fresh` or `part` that the model has not, or no such file.
         CheckpointError: The weights cannot be read, or do not fit.
     """
     place = Path(config.weights).expanduser()
     if place.is_dir():
-        weights, said = run_weights(place, "best", averaged=True, tell=tell)
+        found, said = run_weights(place, "best", averaged=True, tell=tell)
+        weights = model.own_weights(found)
     elif place.is_file():
-        weights, said = model.own_weights(read_weights(place)), str(place)
+        weights, said = read_weights(place), str(place)
+        if not config.part:
+            weights = model.own_weights(weights)
     else:
         raise ConfigError(
             f"config.start.weights: {config.weights}: no such file or run folder; give its path, or set "
             "start.weights= to start from random weights"
         )
     own = model.state_dict()
+    if config.part:
+        name, weights = part_of(weights, own, config, where=said)
+        others = {key: tensor for key, tensor in own.items() if not _is_below(key, config.part)}
+        load_weights(model, {**others, **weights}, where=said)
+        return f"{name} of {said}, the rest anew" if name else f"{said}, the rest anew"
     for name in config.fresh:
         if not any(_is_below(key, name) for key in own):
             raise ConfigError(f"config.start.fresh: the model has nothing below '{name}'")
@@ -55,6 +64,42 @@ def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], N
     except CheckpointError as error:
         raise CheckpointError(f"{error}; parts that are to start anew go into start.fresh") from None
     return said if not kept else f"{said}, {', '.join(config.fresh)} anew"
+
+
+def part_of(weights: Tensors, own: Tensors, config: StartConfig, *, where: str) -> tuple[str, Tensors]:
+    """The weights of `config.part`: their name among `weights`, and they under the model's names.
+
+    Args:
+        weights: Of a whole model, or of the part alone.
+        own: Those of the model that takes them.
+        where: Of the weights, for errors.
+    Raises:
+        ConfigError: The model has no such part.
+        CheckpointError: The weights have none, or several that it could be.
+    """
+    part = config.part
+    wanted = {key.removeprefix(f"{part}.") for key in own if key.startswith(f"{part}.")}
+    if not wanted:
+        raise ConfigError(f"config.start.part: the model has nothing below '{part}'")
+    if wanted == set(weights):
+        return "", {f"{part}.{key}": tensor for key, tensor in weights.items()}
+    name = config.part_in_weights
+    if not name:
+        # The names that end as the part's do, and have all of its entries below.
+        ends = {key.removesuffix(f".{min(wanted)}") for key in weights if key.endswith(f".{min(wanted)}")}
+        fitting = sorted(end for end in ends if all(f"{end}.{key}" in weights for key in wanted))
+        found = [end for end in fitting if end == part] or fitting
+        if len(found) != 1:
+            several = f"it could be {', '.join(found)}; name one in" if found else "name it in"
+            raise CheckpointError(
+                f"{where}: '{part}' of the model is not there under this name; {several} "
+                "start.part_in_weights, or check that the settings of the part are those of the weights"
+            )
+        name = found[0]
+    taken = {key.removeprefix(f"{name}."): t for key, t in weights.items() if key.startswith(f"{name}.")}
+    if not taken:
+        raise CheckpointError(f"{where}: holds nothing below '{name}' (config.start.part_in_weights)")
+    return name, {f"{part}.{key}": tensor for key, tensor in taken.items()}
 
 
 def run_weights(

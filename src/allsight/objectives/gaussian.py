@@ -60,7 +60,7 @@ def gaussian_information(
     return 0.5 * (total_variance.clamp_min(tiny) / residual_variance.clamp_min(tiny)).log().sum()
 
 
-def boltzmann_information(cross_entropy: Tensor | float, num_candidates: int) -> Tensor | float:
+def boltzmann_information(cross_entropy: Tensor | float, num_candidates: float) -> Tensor | float:
     """Lower bound log N - CE in nats; it cannot say more than log N.
 
     Source: van den Oord et al., arXiv:1807.03748, section 2.3; its ceiling: arXiv:1811.04251.

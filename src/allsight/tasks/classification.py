@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.config import ConfigError
-from allsight.data.readers import open_reader
+from allsight.data.subsets import SomeSamples, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CenterCrop,
@@ -32,6 +32,7 @@ from allsight.data.transforms import (
 )
 from allsight.layers import make_norm
 from allsight.objectives import label_weight, soft_cross_entropy
+from allsight.tasks.asking import AskableTask
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.metrics import ClassificationScores
 from allsight.tasks.names import names_as_texts, on, open_tokenizer
@@ -55,7 +56,7 @@ from allsight.types import (
 )
 
 
-class Classification(Task):
+class Classification(AskableTask):
     """One label per picture, hard or (after mixup) soft.
 
     Batches hold `image` [b, 3, size_px, size_px] and `label`: int64 [b], or weights [b, classes]. Outputs are
@@ -63,12 +64,15 @@ class Classification(Task):
     """
 
     counted: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    verbs = ("classify",)
 
     class Config(Task.Config):
         labels: str = "auto"
         """Where the data set keeps a picture's class: `auto`, `folder`, `prefix` or `file:NAME`."""
         leave_out: tuple[str, ...] = ()
         """Training samples whose name within the split begins with one of these are left out."""
+        subset: Subset = Subset()
+        """Training samples that are used, such as share=0.1 for a tenth of the labels of every class."""
         num_classes: int | None = Field(default=None, ge=1)
         """Number of classes; None takes the number of names that the data set (or the weights) brings."""
         size_px: int = Field(default=224, ge=1)
@@ -230,8 +234,11 @@ class Classification(Task):
             ConfigError: No tokenizer for the names, or a class has none.
         """
         image = Segment("image", batch.inputs["image"])
-        names = Closed(self.name, (on(image.content.device, self._names),))
+        names = Closed(self.key, (on(image.content.device, self._names),))
         return Query((image,), names, None, batch.targets.get("label"), self.config.temperature)
+
+    def among(self, candidates: tuple[str, ...]) -> AskableTask:
+        return self.changed({"num_classes": None, "class_weights": None}, classes=candidates)
 
     @cached_property
     def _names(self) -> Segment:
@@ -274,13 +281,26 @@ class Classification(Task):
     def main_metric(self) -> str:
         return "top1"
 
+    def for_probes(self, data: str = "") -> Classification:
+        if not data:
+            return self
+        plain = Classification.Config()
+        own = ("num_classes", "class_weights", "labels", "leave_out", "subset")
+        settings = {"data": data, **{name: getattr(plain, name) for name in own}}
+        return Classification(
+            self.config.model_copy(update=settings), name=data.partition(":")[2] or data, root=self.root
+        )
+
     def _open(self, split: Split) -> Any:
         config = self.config
         options = given_options(
             labels="" if config.labels == "auto" else config.labels,
-            leave_out=training_ids(config.leave_out),
+            leave_out=training_ids(config.leave_out, config.train_split),
         )
-        return open_reader(config.data, self.root, split, **options)
+        reader = self.open_data(split, **options)
+        if split != "train" or config.subset.is_all:
+            return reader
+        return SomeSamples(reader, config.subset.rows(reader, path=f"config.tasks.{self.name}.subset"))
 
     def _evaluation_crop(self) -> list[Transform]:
         size = self.config.size_px

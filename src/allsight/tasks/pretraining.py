@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config, ConfigError
-from allsight.data.readers import open_reader
+from allsight.data.subsets import SomeLabels, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CentralView,
@@ -29,7 +29,7 @@ from allsight.data.transforms import (
     Views,
 )
 from allsight.tasks.base import Reader, Split, Task, Transform
-from allsight.tasks.classification import stack_images
+from allsight.tasks.classification import Classification, stack_images
 from allsight.tasks.metrics.pretraining import PretrainingScores
 from allsight.tasks.settings import find_classes, given_options, training_ids
 from allsight.types import Answer, Batch, DataError, PretrainingAnswer, Sample, Text
@@ -84,8 +84,8 @@ class Pretraining(Task):
         """Side of a view."""
         labels: Literal["use", "ignore"] = "use"
         """Whether classes that the data set knows are targets."""
-        label_share: float = Field(default=1.0, ge=0, le=1)
-        """Share of the training pictures whose classes are used, always the same ones."""
+        labelled: Subset = Subset()
+        """Training pictures whose classes are used; the others stay, without."""
         tokenizer: str = ""
         """File (or folder) of the tokenizer for captions, from `data.root`; empty: captions are not used."""
         max_tokens: int = Field(default=77, ge=1)
@@ -155,11 +155,8 @@ class Pretraining(Task):
                 )
             else:
                 views.append(CentralView(size, interpolation=config.interpolation))
-        share = config.label_share if split == "train" else 1.0
-        labels = 0.0 if config.labels == "ignore" else share
         return Prepare(
             Views(tuple(views)),
-            labels,
             self.tokenizer,
             config.max_tokens,
             self.num_classes or 0,
@@ -229,9 +226,25 @@ class Pretraining(Task):
     def main_metric(self) -> str:
         return "agreement"
 
+    def for_probes(self, data: str = "") -> Classification:
+        """Each picture with its class, seen whole at the size of the first view; all labels are used."""
+        config = self.config
+        settings = Classification.Config(
+            data=config.data,
+            leave_out=config.leave_out,
+            size_px=config.views[0].size_px or config.size_px,
+            interpolation=config.interpolation,
+            eval_crop=1.0,
+        )
+        return Classification(settings, name=self.name, root=self.root).for_probes(data)
+
     def _open(self, split: Split) -> Any:
-        options = given_options(leave_out=training_ids(self.config.leave_out))
-        return open_reader(self.config.data, self.root, split, **options)
+        config = self.config
+        options = given_options(leave_out=training_ids(config.leave_out, config.train_split))
+        reader, labelled = self.open_data(split, **options), config.labelled
+        if split != "train" or labelled.is_all or config.labels == "ignore":
+            return reader
+        return SomeLabels(reader, labelled.rows(reader, path=f"config.tasks.{self.name}.labelled"))
 
 
 @dataclass(frozen=True)
@@ -240,7 +253,6 @@ class Prepare:
 
     Args:
         views: Makes the views.
-        label_share: Share of the samples that keep their label, chosen by their ids.
         tokenizer: For captions; None: they are not used.
         max_tokens: Longer captions are cut.
         num_classes: Labels outside are refused; 0: there are none.
@@ -250,7 +262,6 @@ class Prepare:
     """
 
     views: Views
-    label_share: float
     tokenizer: Tokenizer | None
     max_tokens: int
     num_classes: int
@@ -261,7 +272,7 @@ class Prepare:
         seeds = rng.integers(2**62, size=2).tolist() if self.is_random else [_number_of(sample.id)] * 2
         targets: dict[str, Any] = {"seed": seeds[0]}
         label = sample.targets.get("label")
-        if label is not None and self.num_classes and _number_of(sample.id) < self.label_share * 2**62:
+        if label is not None and self.num_classes:
             if not 0 <= int(label) < self.num_classes:
                 raise DataError(f"{sample.id}: label {label}; expected 0..{self.num_classes - 1}", sample.id)
             targets["label"] = int(label)

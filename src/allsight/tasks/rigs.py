@@ -16,7 +16,6 @@ from torch import Tensor
 from allsight.config import ConfigError
 from allsight.data.driving.mapped import Chunks, Clips, ThinHistory
 from allsight.data.inspection.moments import RigView, Seen, draw_moment
-from allsight.data.readers import open_reader
 from allsight.data.transforms import (
     ColorJitter,
     Compose,
@@ -51,10 +50,6 @@ class RigTask(Task):
     """
 
     class Config(Task.Config):
-        train_split: str = "train"
-        """Split to train on; a lone `infos.json` is the split `all`."""
-        val_split: str = "val"
-        """Split to judge on."""
         version: str = ""
         """Folder of nuScenes tables, such as `v1.0-mini`; where there is one it may be left out."""
         classes: tuple[str, ...] = ()
@@ -156,7 +151,7 @@ class RigTask(Task):
             min_points=config.min_points,
             can_bus=config.can_bus or None,
         )
-        return open_reader(data, self.root, split, missing_cameras=config.missing_cameras, **options)
+        return self.open_named(data, split, missing_cameras=config.missing_cameras, **options)
 
     def reader(self, split: Split) -> Reader:
         drives = self.completed(self.drives(split), split)

@@ -89,6 +89,10 @@ class RunRecord:
     device: str = ""
     norms: dict[str, dict[str, Series]] = field(default_factory=dict)
     """Part of the model -> `gradient`, `weight`, `update` in the steps in which they were noted."""
+    monitors: dict[str, Series] = field(default_factory=dict)
+    """What the model told about its training -> values at the steps it looked."""
+    interference: Event | None = None
+    """The newest measurement of how tasks help or hurt each other."""
     probes: list[Event] = field(default_factory=list)
     """What probes of the features found, in order."""
     others: list[Event] = field(default_factory=list)
@@ -221,6 +225,11 @@ def _take(record: RunRecord, event: Event) -> None:
         # Comes from another process, at any time: it says nothing of how the run stands.
         record.probes.append(event)
         return
+    if kind == "interference":
+        record.interference = event
+        return
+    if kind == "ask":
+        return
     if math.isnan(record.begun_s):
         record.begun_s = event["time"]
     record.last_s, record.last = event["time"], event
@@ -229,10 +238,17 @@ def _take(record: RunRecord, event: Event) -> None:
         _take_train(record, event)
     elif kind == "eval":
         _take_eval(record, event)
+    elif kind == "monitor":
+        for name, value in values.items():
+            record.monitors.setdefault(name, Series()).add(step, value)
+        record.others.append(event)
     elif kind == "norms":
         for name, value in values.items():
             part, _, what = name.rpartition("/")
             record.norms.setdefault(part, {}).setdefault(what, Series()).add(step, value)
+    elif kind == "monitor":
+        for name, value in values.items():
+            record.monitors.setdefault(name, Series()).add(step, value)
     elif kind == "data" and event["task"] is not None and "samples" in values:
         columns = record.tasks.setdefault(event["task"], TaskRecord(event["task"])).data
         for name, value in values.items():
@@ -278,7 +294,7 @@ def _go_back(record: RunRecord, step: int) -> None:
     record.repeated_steps += len(again)
     record.repeated_seconds += sum(value for value in again if math.isfinite(value))
     columns = [record.steps, *(each for task in record.tasks.values() for each in (task.train, task.data))]
-    columns += record.norms.values()
+    columns += [*record.norms.values(), record.monitors]
     for series in (series for column in columns for series in column.values()):
         series.cut(step)
     # An evaluation bears the number of steps done before it, so one at `step` stays.

@@ -1,6 +1,7 @@
 """What must hold exactly: mixing, separation, places, slow copies, the dense loss."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -229,12 +230,12 @@ def test_a_saved_model_goes_on_as_it_was():
 
 @pytest.mark.parametrize("backbone", [VIT, CONV], ids=["vit", "conv"])
 @pytest.mark.parametrize("pictures", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [1, 4])
-def test_any_number_of_pictures_and_targets(backbone, pictures, count):
+@pytest.mark.parametrize(("count", "roles"), [(1, "fixed"), (4, "rotate")])
+def test_any_number_of_pictures_and_targets(backbone, pictures, count, roles):
     block = 4 if backbone is VIT else 8
     config = M3I.Config(
         backbone=backbone,
-        mixer=Mixer(pictures=pictures, block_px=block),
+        mixer=Mixer(pictures=pictures, block_px=block, roles=roles),
         targets=Mixture(
             {
                 f"t{k}": cases.dense_target(((0, k % 2),), roles=(k % pictures,), decoder=DECODER)
@@ -315,6 +316,63 @@ def test_captions_that_are_all_equal_are_no_negatives():
     for name in ("tokens", "is_token"):
         batch.targets[name][:] = batch.targets[name][:1]
     assert losses_of(model, batch)["caption"] == 0
+
+
+def test_captions_that_are_all_equal_tell_nothing():
+    config = watched_text()
+    model = model_of(config)
+    batch = batch_of(rows=4)
+    for name in ("tokens", "is_token"):
+        batch.targets[name][:] = batch.targets[name][:1]
+    losses_of(model, batch)
+    model.after_step(0)
+    values = model.monitors(0)
+    assert values["caption/information"] == values["caption/information_share"] == 0
+    # Two that say the same among four: each of them chooses among three, the others among four.
+    batch = batch_of(rows=4)
+    batch.targets["tokens"][1], batch.targets["is_token"][1] = (
+        batch.targets["tokens"][0],
+        batch.targets["is_token"][0],
+    )
+    losses_of(model, batch)
+    model.after_step(1)
+    values = model.monitors(1)
+    candidates = values["caption/information"] / values["caption/information_share"]
+    assert candidates == pytest.approx((2 * math.log(3) + 2 * math.log(4)) / 4)
+
+
+def watched_text():
+    config = replace(cases.clip(VIT, channels=8), {"targets.caption.net.encoder.channels": 8})
+    text = {"targets.caption.net.encoder.heads": 2, "targets.caption.net.encoder.depth": 1}
+    return replace(config, {**text, "watch.every_steps": 1})
+
+
+def test_a_batch_of_two_trains_and_its_monitors_are_finite():
+    for backbone in (VIT, CONV):
+        config = replace(m3i(backbone), {"watch.every_steps": 1, "targets.intra.decoder.norm": "batch"})
+        model = model_of(config)
+        losses = losses_of(model, batch_of(rows=2))
+        sum(losses.values()).backward()
+        model.after_step(0)
+        assert all(loss.isfinite() for loss in losses.values())
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        assert all(math.isfinite(value) for value in model.monitors(0).values())
+
+
+def test_only_what_targets_want_passes_through_the_slow_copy():
+    """With fixed roles half of each view; the losses are those of the whole."""
+    config = m3i()
+    model, whole = model_of(config), model_of(config)
+    seen = []
+    encode = model.momentum_encoder.whole
+    model.momentum_encoder.whole = lambda images: seen.append(len(images)) or encode(images)
+    whole._momentum_rows = lambda players, count: {}
+    batch = batch_of(rows=6)
+    for name, loss in losses_of(model, batch).items():
+        torch.testing.assert_close(loss, losses_of(whole, batch)[name], rtol=0, atol=1e-12)
+    assert seen == [3, 3]
+    rotated = model_of(replace(config, {"mixer.roles": "rotate"}))
+    assert rotated._momentum_rows(rotated._players(batch), 6) == {}
 
 
 def test_a_batch_without_any_supervision_is_refused():

@@ -234,6 +234,12 @@ def test_each_rule_fires_on_its_monitor_only(monitor, good, bad, text):
     assert again.alarms(2, {monitor: bad}) == ()
 
 
+def test_supervision_that_never_comes_is_told():
+    watch = Watch(Watch.Config(patience_steps=3), ["a"], {}, ["caption"])
+    assert alarms_of(watch, "supervised/caption", [0.5, 0, 0, 0, 0, 0, 0.1, 0]) == [4]
+    assert alarms_of(watch, "supervised/label", [0, 0, 0, 0, 0, 0]) == []
+
+
 def test_spread_is_compared_with_the_reference_step_once_it_is_reached():
     watch = Watch(Watch.Config(reference_step=2, least_std=0.5), ["a"], {})
     assert alarms_of(watch, "a/target_std", [1.0, 0.6, 0.3, 0.2, 0.16, 0.14]) == [5]

@@ -8,6 +8,7 @@ from allsight.data.transforms.carry import (
     flip_horizontally,
     pad_right_and_below,
 )
+from allsight.data.transforms.clips import ResizeClip
 from allsight.data.transforms.colour import ColorJitter, RandomErasing
 from allsight.data.transforms.compose import Compose, Transform
 from allsight.data.transforms.frames import PickFrames
@@ -68,6 +69,7 @@ __all__ = [
     "RandomView",
     "ReflectPad",
     "Resize",
+    "ResizeClip",
     "ResizeRig",
     "Solarise",
     "Sometimes",

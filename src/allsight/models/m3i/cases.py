@@ -168,7 +168,9 @@ def moco(backbone: Backbone.Config, *, channels: int = 128, hidden: int = 2048) 
         posterior=Boltzmann.Config(among="queue", temperature=0.2),
         pairs=((0, 1),),
     )
-    return M3I.Config(backbone=backbone, targets=Mixture(view=view), momentum=MomentumSchedule(start=0.999))
+    return M3I.Config(
+        backbone=backbone, targets=Mixture(view=view), momentum=MomentumSchedule(start=0.999, end=0.999)
+    )
 
 
 def barlow_twins(backbone: Backbone.Config, *, channels: int = 8192) -> M3I.Config:

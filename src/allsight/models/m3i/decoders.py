@@ -48,6 +48,10 @@ class Question:
     places: Float[Tensor, "b q 4"] | None = None
 
 
+NOTHING_ASKED = Question(torch.zeros(0, 0, dtype=torch.int64), (0, 0))
+"""For decoders of whole pictures."""
+
+
 class Decoder(nn.Module, Configured):
     """Base of all decoders; built as `Class(config, channels, out)`.
 

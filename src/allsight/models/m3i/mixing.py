@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from allsight.models.m3i.views import Grid
@@ -78,8 +78,8 @@ def to_cells(blocks: Shaped[Tensor, "b p"], grid: Grid, factor: int) -> Shaped[T
 
 
 def mix(
-    pictures: Sequence[Float[Tensor, "b 3 h w"]], owners: Int64[Tensor, "b p"], grid: Grid
-) -> Float[Tensor, "b 3 h w"]:
+    pictures: Sequence[Shaped[Tensor, "b 3 h w"]], owners: Int64[Tensor, "b p"], grid: Grid
+) -> Shaped[Tensor, "b 3 h w"]:
     """Take each block from its picture, bit by bit."""
     mixed, factor = pictures[0], pictures[0].shape[2] // grid[0]
     pixels = to_cells(owners, grid, factor).unflatten(1, mixed.shape[2:])[:, None]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -18,9 +19,9 @@ from allsight.backbones import Backbone
 from allsight.config import Config, ConfigError, Mixture
 from allsight.models.base import TaskModel, TaskOfModel
 from allsight.models.m3i.balancing import Balancer, Fixed
-from allsight.models.m3i.decoders import Pooled
+from allsight.models.m3i.decoders import NOTHING_ASKED, Pooled
 from allsight.models.m3i.encoder import Encoder, NeckName, Seen
-from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, to_cells
+from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, mix, to_cells
 from allsight.models.m3i.monitors import (
     Pull,
     Watch,
@@ -29,7 +30,7 @@ from allsight.models.m3i.monitors import (
     gradient_numbers,
     target_numbers,
 )
-from allsight.models.m3i.nets import Category, Given, Momentum, follow, slow_copy
+from allsight.models.m3i.nets import Category, Given, Momentum, Text, follow, slow_copy
 from allsight.models.m3i.posteriors import Boltzmann
 from allsight.models.m3i.scene import Captions, Groups, Scene
 from allsight.models.m3i.target import Target, Term
@@ -46,15 +47,16 @@ class Mixer(Config):
             of several stages whole cells of the coarsest, so that one mask serves all.
         shares: Of each picture; None: equal ones.
         attention: Whether a transformer keeps the pictures apart ("separate") or lets them see each other.
-        roles: Whether each picture plays each role in an input of its own ("rotate": as many inputs as
-            pictures), or the first of a group always the first ("fixed": fewer inputs than pictures).
+        roles: Whether the first picture of each group always plays the first role ("fixed": fewer inputs
+            than pictures, as in the paper's figure 2), or each picture each role, in an input of its own
+            ("rotate": as many inputs as pictures, at so many times the cost).
     """
 
     pictures: int = Field(default=1, ge=1)
     block_px: int = Field(default=32, ge=1)
     shares: tuple[float, ...] | None = None
     attention: Literal["separate", "joint"] = "separate"
-    roles: Literal["rotate", "fixed"] = "rotate"
+    roles: Literal["fixed", "rotate"] = "fixed"
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Mixer:
@@ -84,19 +86,37 @@ class MomentumSchedule(Config):
 
     Attributes:
         start, end: Decay at the first step and at the last, along half a cosine.
-        steps: Steps of the run; None: the decay stays at `start`.
+        steps: From the first to the last; None: those of the run.
     """
 
     start: float = Field(default=0.996, ge=0, le=1)
     end: float = Field(default=1.0, ge=0, le=1)
     steps: int | None = Field(default=None, ge=1)
 
-    def decay(self, step: int) -> float:
-        """The decay of a step, counted from 0."""
-        if self.steps is None:
+    def decay(self, step: int, run_steps: int | None = None) -> float:
+        """The decay of a step, counted from 0, in a run of so many; where nobody knows how many, `start`."""
+        steps = self.steps or run_steps
+        if steps is None:
             return self.start
-        share = min(step / self.steps, 1.0)
+        share = min(step / steps, 1.0)
         return self.end - (self.end - self.start) * (math.cos(math.pi * share) + 1) / 2
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the model did with a batch, for people to look at.
+
+    Args:
+        inputs: The first view as the encoder saw it, mixed of several pictures; pixels as in the batch.
+        players: Role -> the sample that plays it in each input.
+        grid: Cells of a view.
+        terms: Target -> its loss, predictions and targets, role by role of those that predict it.
+    """
+
+    inputs: Shaped[Tensor, "n 3 h w"]
+    players: tuple[Int64[Tensor, " n"], ...]
+    grid: Grid
+    terms: Mapping[str, Term]
 
 
 class M3I(TaskModel):
@@ -184,10 +204,12 @@ class M3I(TaskModel):
             for name, posterior in posteriors.items()
             if isinstance(posterior, Boltzmann) and posterior.learns_scale
         }
-        self.watch: Watch = config.watch.build(list(self.targets), limits)
+        supervision = sorted({net.supervision for net in nets} - {"image"})
+        self.watch: Watch = config.watch.build(list(self.targets), limits, supervision)
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._step: int | None = None
+        self._run_steps: int | None = None
         self._was_due = False
         self._seen: list[dict[str, Tensor]] = []
 
@@ -203,16 +225,7 @@ class M3I(TaskModel):
             ValueError: The batch has no views, fewer than the targets ask for, or none of their supervision.
         """
         scene, players = self._scene(batch)
-        terms: dict[str, Term] = {}
-        for name, target in self._targets().items():
-            has = {"image": True, "label": scene.labels, "caption": scene.captions}[target.net.supervision]
-            if has is not None:
-                terms[name] = target(scene, players)
-        if not terms:
-            raise ValueError(
-                f"task '{batch.task}': none of the targets {', '.join(self.targets)} has its supervision: no "
-                "label and no caption; give the task one, or the model a target of images"
-            )
+        terms = self._terms(batch, scene, players)
         weighted = {
             name: self.balancer(name, self._targets()[name].config.weight * term.loss)
             for name, term in terms.items()
@@ -227,9 +240,67 @@ class M3I(TaskModel):
                 outputs["logits"] = logits
         return outputs, None
 
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> Explained:
+        """What inputs look like, and what is predicted from them. Errors as `forward`."""
+        scene, players = self._scene(batch)
+        first, mixer = batch.inputs["views"][0], self.config.mixer
+        inputs = first
+        if mixer.pictures > 1:
+            blocks = self._blocks(scene.views[0], mixer.block_px, "mixer")
+            shares = mixer.shares or (1.0,) * mixer.pictures
+            owners = draw_owners(batch.inputs["seed"][players[0]], blocks, shares)
+            inputs = mix([first[rows] for rows in players], owners, blocks)
+        terms = self._terms(batch, scene, players)
+        return Explained(inputs, tuple(players), self.encoder.grid_of(first), terms)
+
+    def _terms(self, batch: Batch, scene: Scene, players: list[Tensor]) -> dict[str, Term]:
+        terms: dict[str, Term] = {}
+        for name, target in self._targets().items():
+            has = {"image": True, "label": scene.labels, "caption": scene.captions}[target.net.supervision]
+            if has is not None:
+                terms[name] = target(scene, players)
+        if not terms:
+            raise ValueError(
+                f"task '{batch.task}': none of the targets {', '.join(self.targets)} has its supervision: no "
+                "label and no caption; give the task one, or the model a target of images"
+            )
+        return terms
+
+    def embed_pictures(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Whole views in the space of captions; directions count.
+
+        Raises:
+            ConfigError: No target of captions.
+        """
+        target = self._caption_target()
+        seen = self.encoder.whole(images)
+        return target.decoder.predict(target.decoder.project(seen), seen, NOTHING_ASKED)
+
+    def embed_captions(
+        self, tokens: Int64[Tensor, "k t"], is_token: Bool[Tensor, "k t"]
+    ) -> Float[Tensor, "k d"]:
+        """Captions in the space of pictures; directions count. Errors as `embed_pictures`."""
+        net = self._caption_target().net
+        assert isinstance(net, Text)
+        return net.embed(tokens, is_token)
+
+    def _caption_target(self) -> Target:
+        for target in self._targets().values():
+            if isinstance(target.net, Text):
+                return target
+        raise ConfigError(
+            f"m3i: none of the targets {', '.join(self.targets)} is of captions, so pictures and words have "
+            "no space in common; train with one (cases.m3i(captions=True))"
+        )
+
+    def expect_steps(self, steps: int) -> None:
+        """The decay of slow copies reaches its end with the run."""
+        self._run_steps = steps
+
     def after_step(self, step: int) -> None:
         """Slow copies follow; clamps, queues, centres and factors are brought up to date."""
-        decay = self.config.momentum.decay(step)
+        decay = self.config.momentum.decay(step, self._run_steps)
         for copied, followed in self._copies():
             follow(copied, followed, decay)
         for target in self._targets().values():
@@ -291,6 +362,7 @@ class M3I(TaskModel):
         # Where nothing is learnt, all rows may see each other: groups only say what a step's negatives are.
         groups = Groups(batch.group_size, batch.group_ranks) if self.training else Groups(len(batch))
         mixer, mask = self.config.mixer, self.config.mask
+        players = self._players(batch)
         scene = Scene(
             pairs,
             batch.targets.get("label"),
@@ -299,8 +371,8 @@ class M3I(TaskModel):
             online=self.encoder,
             momentum=self.momentum_encoder,  # type: ignore[arg-type]
             is_whole=mixer.pictures == 1 and mask.ratio == 0,
+            momentum_rows=self._momentum_rows(players, len(batch)),
         )
-        players = self._players(batch)
         seeds = batch.inputs["seed"]
         for number in sorted({a for t in self._targets().values() for a, _ in t.config.pairs}):
             scene.seen[number] = self._encode(pairs[number], players, seeds + number)
@@ -322,6 +394,17 @@ class M3I(TaskModel):
         else:
             roles = list(groups.unbind(1))
         return [role % len(batch) for role in roles]
+
+    def _momentum_rows(self, players: list[Tensor], count: int) -> dict[int, Tensor]:
+        """View -> samples whose slow features some target wants, where these are not all."""
+        wanted: dict[int, set[int]] = {}
+        for target in self._targets().values():
+            if isinstance(target.net, Momentum):
+                roles = range(len(players)) if target.config.roles is None else target.config.roles
+                for _, view in target.config.pairs:
+                    wanted.setdefault(view, set()).update(roles)
+        rows = {view: torch.cat([players[role] for role in sorted(roles)]) for view, roles in wanted.items()}
+        return {view: some for view, some in rows.items() if len(some) < count}
 
     def _encode(self, view: View, players: list[Tensor], seeds: Int64[Tensor, " b"]) -> list[Seen]:
         """What the encoder makes of one input view, role by role."""
@@ -418,8 +501,7 @@ class M3I(TaskModel):
             if isinstance(target.net, Category) and isinstance(target.decoder, Pooled):
                 seen = scene.online(0, gradient=False)
                 decoder = target.decoder
-                pooled = decoder.last(decoder.predictor(decoder.project(seen)))
-                return target.net.table(pooled)
+                return target.net.table(decoder.predict(decoder.project(seen), seen, NOTHING_ASKED))
         return None
 
 

@@ -18,7 +18,6 @@ from allsight.objectives import (
     channel_std,
     effective_rank,
     gaussian_information,
-    second_moment,
     top_share,
     unit_std,
 )
@@ -36,9 +35,10 @@ def target_numbers(name: str, term: Term) -> dict[str, Tensor]:
     looked = kept[0]
     numbers |= {f"{name}/{key}": value for key, value in looked.scored.values.items()}
     if looked.scored.candidates:
-        bound = boltzmann_information(looked.scored.loss.detach(), looked.scored.candidates)
-        numbers[f"{name}/information"] = torch.as_tensor(bound)
-        numbers[f"{name}/information_share"] = torch.as_tensor(bound / math.log(looked.scored.candidates))
+        bound = torch.as_tensor(boltzmann_information(looked.scored.loss.detach(), looked.scored.candidates))
+        # Of a set of one nothing can be learnt: a share of nothing counts as none.
+        most = math.log(looked.scored.candidates) or math.inf
+        numbers |= {f"{name}/information": bound, f"{name}/information_share": bound / most}
     if looked.target is not None and len(looked.target) > 1:
         numbers |= {f"{name}/{key}": value for key, value in _spread(looked).items()}
     return numbers
@@ -53,7 +53,8 @@ def _spread(looked: Looked) -> dict[str, Tensor]:
         "target_std": unit_std(target),
         "target_channel_std": channel_std(target),
         "target_rank": effective_rank(target),
-        "top_share": top_share(second_moment(target)),
+        # Of this rank alone: how many rows have a target differs between ranks, and some may have none.
+        "top_share": top_share(target.T @ target / len(target)),
     }
     if not looked.scored.candidates and prediction.shape == target.shape:
         residual = (target - prediction).square().mean(0)
@@ -125,7 +126,8 @@ class Watch(nn.Module, Configured):
             largest_top_share: Share of the largest eigenvalue of a dense target's second moment.
             least_information_share: Of log N, below which a choice counts as pinned at chance.
             largest_gradient_share: Of one target.
-            patience_steps: How long a scale may stand at its limit, a choice at chance, one gradient alone.
+            patience_steps: How long a scale may stand at its limit, a choice at chance, one gradient alone, a
+                target without a single row that has it.
             spread_patience_steps: How long the largest eigenvalue may be too large.
         """
 
@@ -143,20 +145,28 @@ class Watch(nn.Module, Configured):
     references: Tensor
     begun: Tensor
 
-    def __init__(self, config: Watch.Config, names: Sequence[str], limits: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        config: Watch.Config,
+        names: Sequence[str],
+        limits: Mapping[str, float],
+        supervision: Sequence[str] = (),
+    ) -> None:
         """Watch over targets.
 
         Args:
             config: Settings.
             names: The targets.
             limits: Target -> largest scale, where its scale is held at one.
+            supervision: What rows must bring for some target, `label` or `caption`.
         """
         super().__init__()
         self.config, self.names, self.limits = config, tuple(names), dict(limits)
+        self.supervision = tuple(supervision)
         self._kept = ["features/std", "features/rank"]
         for name in names:
             self._kept += [f"{name}/target_std", f"{name}/target_rank", f"{name}/target_std at start"]
-        self._rules = ["features/std", "features/rank"]
+        self._rules = ["features/std", "features/rank", *(f"supervised/{kind}" for kind in supervision)]
         for name in names:
             self._rules += [f"{name}/{rule}" for rule in ("std", "rank", "top", "chance", "scale", "share")]
         # Not a number: not yet known; -1: the rule is kept; NaN and -2: its alarm was given.
@@ -193,6 +203,14 @@ class Watch(nn.Module, Configured):
             key = f"features/{what}"
             if key in values:
                 yield self._against_start(key, values[key], least, "the representation", what)
+        for kind in self.supervision:
+            share = values.get(f"supervised/{kind}")
+            if share is not None:
+                text = (
+                    f"no picture of the steps looked at has had a {kind} for {config.patience_steps} steps; "
+                    "check the data, or take out the targets that need one"
+                )
+                yield f"supervised/{kind}", share == 0, config.patience_steps, text
         for name in self.names:
             std = values.get(f"{name}/target_std")
             if std is not None:

@@ -201,8 +201,12 @@ class Text(TargetNet):
             raise ConfigError("target network 'text': the batch has no captions; the task must give them")
         captions = scene.captions
         tokens = captions.tokens[rows]
-        values = self.projection(self.encoder(tokens, captions.is_token[rows]))
+        values = self.embed(tokens, captions.is_token[rows])
         return Truth(values, present=captions.present[rows], keys=tokens)
+
+    def embed(self, tokens: Int64[Tensor, "b t"], is_token: Bool[Tensor, "b t"]) -> Float[Tensor, "b d"]:
+        """Captions as targets."""
+        return self.projection(self.encoder(tokens, is_token))
 
 
 class Online(TargetNet):
@@ -249,7 +253,7 @@ class Momentum(TargetNet):
 
     def forward(self, scene: Scene, view: int, rows: Int64[Tensor, " b"], decoder: Decoder) -> Truth:
         with torch.no_grad():
-            values = self.projector(scene.momentum(view))[rows]
+            values = self.projector(scene.momentum(view))[scene.momentum_places(view, rows)]
             return Truth(_normalised(values) if self.config.normalise else values)
 
     def copies(self) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -55,12 +55,13 @@ class Scored:
 
     Args:
         loss: Mean over the rows that count; a zero with its graph where none does.
-        candidates: Size of the set that cross-entropies choose from; 0: not a choice.
+        candidates: Size of the set that cross-entropies choose from (the geometric mean over rows that have
+            sets of their own); 0: not a choice.
         values: Further numbers by name.
     """
 
     loss: Float[Tensor, ""]
-    candidates: int = 0
+    candidates: float = 0
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -188,7 +189,7 @@ class Boltzmann(Posterior):
                 logits_back, back.labels, label_smoothing=smoothing, excluded=back.excluded
             )
             loss = (loss + other) / 2
-        return Scored(loss, logits.shape[-1], self._numbers())
+        return Scored(loss, pairs.num_candidates(), self._numbers())
 
     def _of_queue(self, prediction: Tensor, values: Tensor) -> Scored:
         assert self.queue is not None
@@ -360,6 +361,13 @@ class Pairs:
     candidates: Float[Tensor, "n g d"]
     labels: Shaped[Tensor, "n m"]
     excluded: Bool[Tensor, "n m g"] | None
+
+    def num_candidates(self) -> float:
+        """Geometric mean of the sizes of the sets that rows choose from, without what is excluded."""
+        if self.excluded is None:
+            return float(self.candidates.shape[1])
+        sizes = (~self.excluded).sum(-1)[self.labels != IGNORED_LABEL]
+        return float(sizes.double().log().mean().exp()) if len(sizes) else 1.0
 
 
 def in_groups(queries: Float[Tensor, "b d"], truth: Truth, groups: Groups, *, drop_same: bool) -> Pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ class Scene:
         momentum: Its slow copy, where some target needs it.
         seen: Input view -> what the encoder made of it, role by role.
         is_whole: Whether inputs are whole views of one picture, so that they need not be encoded again.
+        momentum_rows: View -> the samples of which a target of the slow copy is wanted; all where not named.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Scene:
         online: Encoder,
         momentum: Encoder | None,
         is_whole: bool,
+        momentum_rows: Mapping[int, Int64[Tensor, " r"]] | None = None,
     ) -> None:
         self.views, self.labels, self.captions, self.groups = views, labels, captions, groups
         self._online, self._momentum, self._is_whole = online, momentum, is_whole
+        self._momentum_rows = momentum_rows or {}
         self.stride = online.stride
         self.seen: dict[int, list[Seen]] = {}
         self._known: dict[tuple[str, int], Seen] = {}
@@ -81,13 +84,25 @@ class Scene:
             return self._once(f"online {gradient}", view, self._online.whole)
 
     def momentum(self, view: int) -> Seen:
-        """Features of all cells of a view, by the slow copy; no gradient."""
+        """Features of all cells of a view, by the slow copy, of the samples that are wanted; no gradient."""
         assert self._momentum is not None
         with torch.no_grad():
-            return self._once("momentum", view, self._momentum.whole)
+            return self._once("momentum", view, self._momentum.whole, self._momentum_rows.get(view))
 
-    def _once(self, who: str, view: int, encode: Callable[[Tensor], Seen]) -> Seen:
+    def momentum_places(self, view: int, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+        """Where samples that are wanted lie among the rows of `momentum(view)`."""
+        wanted = self._momentum_rows.get(view)
+        if wanted is None:
+            return rows
+        places = torch.zeros(len(self.views[view]), dtype=torch.int64, device=rows.device)
+        places[wanted] = torch.arange(len(wanted), device=rows.device)
+        return places[rows]
+
+    def _once(
+        self, who: str, view: int, encode: Callable[[Tensor], Seen], rows: Tensor | None = None
+    ) -> Seen:
         key = (who, view)
         if key not in self._known:
-            self._known[key] = encode(self.views[view].images)
+            images = self.views[view].images
+            self._known[key] = encode(images if rows is None else images[rows])
         return self._known[key]

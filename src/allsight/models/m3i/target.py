@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from allsight.config import Config, ConfigError, Configured
-from allsight.models.m3i.decoders import Decoder, Question
+from allsight.models.m3i.decoders import NOTHING_ASKED, Decoder, Question
 from allsight.models.m3i.encoder import Seen
 from allsight.models.m3i.nets import Given, TargetNet, Truth
 from allsight.models.m3i.posteriors import Posterior, Scored
@@ -140,7 +140,7 @@ class Target(nn.Module, Configured):
         """The prediction, and the targets of the cells that it is about."""
         projected = self.decoder.project(seen)
         if not self.decoder.is_dense:
-            return self.decoder.predict(projected, seen, _NOTHING), truth
+            return self.decoder.predict(projected, seen, NOTHING_ASKED), truth
         target = scene.views[target_view]
         stride = scene.stride
         grid = (target.images.shape[2] // stride, target.images.shape[3] // stride)
@@ -166,9 +166,6 @@ class Target(nn.Module, Configured):
             raise ConfigError("decoder of cells: the target network has no target for each cell")
         values = truth.values.take_along_dim(cells[..., None], 1) if self.config.cells == "hidden" else None
         return prediction, truth if values is None else Truth(values, present=truth.present)
-
-
-_NOTHING = Question(torch.zeros(0, 0, dtype=torch.int64), (0, 0))
 
 
 def _rows(values: Float[Tensor, "b *cells d"], truth: Truth) -> Float[Tensor, "n d"]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 
+from allsight.view.charts import COLORS, Line, line_chart
+from allsight.view.curves import Series
 from allsight.view.figures import count, moment, short
-from allsight.view.markup import Html
+from allsight.view.markup import Html, group
 from allsight.view.record import RunRecord
-from allsight.view.report.page import table
+from allsight.view.report.page import charts, table
 
 _SETTINGS = ("neighbours", "temperature", "weight_decay", "held_out")
 _APART = ("top1", "train_samples", "val_samples", "seconds")
 
 
 def probes(record: RunRecord) -> Html | None:
-    """A row for each probe, in the order in which they were made; None without any."""
+    """Curves of those that were made several times, and a row for each; None without any."""
     if not record.probes:
         return None
     rows = []
@@ -24,6 +26,7 @@ def probes(record: RunRecord) -> Html | None:
         rows.append(
             [
                 event["task"] or "",
+                count(event["step"]),
                 event["text"],
                 short(values.get("top1", math.nan)),
                 ", ".join(f"{name} {short(values[name])}" for name in others),
@@ -34,8 +37,27 @@ def probes(record: RunRecord) -> Html | None:
                 moment(event["time"]),
             ]
         )
-    head = ("task", "probe", "top1", "further", "settings", "pictures", "when")
-    return table(head, rows, numbers=(2,), wide=(1, 3, 4, 6))
+    head = ("task", "step", "probe", "top1", "further", "settings", "pictures", "when")
+    return group([_curves(record), table(head, rows, numbers=(1, 3), wide=(2, 4, 5, 7))])
+
+
+def _curves(record: RunRecord) -> Html:
+    """top1 over steps of each probe that was made at several."""
+    found: dict[str, Series] = {}
+    for event in record.probes:
+        if "top1" in event["values"]:
+            what = event["text"].partition(", weights")[0]
+            found.setdefault(f"{event['task']}: {what}", Series()).add(event["step"], event["values"]["top1"])
+    several = {name: series for name, series in found.items() if len(series) > 1}
+    if not several:
+        return Html("")
+    lines = [
+        Line(name, series.x(), series.y(), COLORS[i % len(COLORS)], "dots")
+        for i, (name, series) in enumerate(several.items())
+    ]
+    span = (0.0, float(max(record.steps_done, *(line.x.max() for line in lines))))
+    note = "at step 0: the weights that the run started from"
+    return charts([line_chart("top1 of probes", lines, x_range=span, note=note)])
 
 
 def _pictures(values: dict[str, float]) -> str:
