@@ -217,6 +217,8 @@ def oracle_run(name: str, *, temporal: bool, steps: int, scenes: int, val_scenes
         layers=1,
         heights_m=(0.0,),
         camera_points=4,
+        first_px=0,
+        embed_std=0.05,
         gradient_frames=2 if temporal else 1,
         clip_loss="all" if temporal else "last",
     )

@@ -59,8 +59,8 @@ _MICRO = {
     "depthwise": True,
     "heights_m": (0.0, 0.7, 1.4, 2.5),
     "drop": 0.0,
-    "first_px": 0,
-    "embed_std": 0.05,
+    "first_px": 1,
+    "embed_std": 1.0,
 }
 
 
