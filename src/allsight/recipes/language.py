@@ -23,8 +23,9 @@ def uni_perceiver_micro_world() -> RunConfig:
 
     Command: allsight data world world --language 20000 && allsight train uni_perceiver_micro_world
     data.root=world
-    Hardware: 2 CPU cores; about 45 minutes. Expected: no figure yet for the whole of it
-    (benchmarks/uniperceiver_world.py has the questions). Measured here: a part of it, see benchmarks/results.
+    Hardware: 2 CPU cores; 45 minutes or more (0.4 CPU seconds a step). Expected: no figure yet for the whole
+    of it (benchmarks/uniperceiver_world.py asks all questions). Measured here: the first 8 % of it, see
+    benchmarks/results: names of shapes come early, colour and place in captions late.
     Source: ours, after Uni-Perceiver (arXiv:2112.01522).
     """
     text: dict[str, Any] = {"tokenizer": "language/tokenizer.json", "size_px": 64}
