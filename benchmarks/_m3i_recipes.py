@@ -21,7 +21,8 @@ VIT = ViT.Config.variant("micro")
 
 def full() -> RunConfig:
     """Both views and all labels: M3I."""
-    return replace(m3i_micro(), {"name": "full", "eval.max_samples": 100, "eval.pictures": 0})
+    settings = {"eval.max_samples": 100, "eval.pictures": 0, "checkpoint.every_steps": 200}
+    return replace(m3i_micro(), {"name": "full", **settings})
 
 
 def intra_inter() -> RunConfig:

@@ -69,18 +69,16 @@ def m3i_micro() -> RunConfig:
 def m3i_world() -> RunConfig:
     """M3I on the toys of the generated world: what `make demo` pre-trains, in a minute.
 
-    A tenth of the pictures has its label. Nearest neighbours judge the features before the first step and
-    after the last.
+    Nearest neighbours judge the features before the first step and after the last.
 
     Command: allsight demo (or: allsight train m3i_world data.root=world)
-    Hardware: 2 CPU cores; below a minute. Expected: no collapse; neighbours find more toys at the end than at
-    the start. Measured here: yes, on seed 0.
+    Hardware: 2 CPU cores; about a minute. Expected: no alarm, and predictions that know the mean and the place
+    of a cell; so few steps teach neighbours nothing yet (22 % before and after on seed 0, chance is 8 %).
+    Measured here: yes.
     Source: ours.
     """
     micro = m3i_micro()
-    task = micro.tasks.tiny20.model_copy(
-        update={"data": "imagefolder:imagefolder", "labelled": Subset(share=0.1)}
-    )
+    task = micro.tasks.tiny20.model_copy(update={"data": "imagefolder:imagefolder"})
     settings = {
         "name": "m3i_world",
         "tasks": Mixture(toys=task),
@@ -88,6 +86,7 @@ def m3i_world() -> RunConfig:
         "model.watch.reference_step": 50,
         "schedule.steps": 120,
         "schedule.warmup_steps": 10,
+        "optim.lr": 2e-3,
         "eval.max_samples": 64,
         "eval.probes": (ProbeConfig(),),
     }
