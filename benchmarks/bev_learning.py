@@ -17,12 +17,13 @@ import argparse
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from _bev_oracle import broken, look_straight, oracle_run
+from _bev_oracle import broken, oracle_run
 from _page import RESULTS, setting_of, write_page
 
 from allsight import Trainer
@@ -32,6 +33,7 @@ from allsight.data.world.drives import Drives, generate_drives
 from allsight.draw import encode_png
 from allsight.engine.config import RunConfig
 from allsight.engine.evaluator import Evaluator
+from allsight.engine.interference import measure_interference
 from allsight.recipes import find_config
 from allsight.tasks import BEVDetection
 from allsight.tasks.base import Split
@@ -101,13 +103,9 @@ class Session:
     def length(self, steps: int) -> int:
         return self.steps or (4 if self.quick else steps)
 
-    def train(
-        self, config: RunConfig, every: int = 100, prepare: Callable[[Trainer], None] | None = None
-    ) -> tuple[Trainer, Values, float]:
+    def train(self, config: RunConfig, every: int = 100) -> tuple[Trainer, Values, float]:
         """Train to the end; the trainer, the last metrics and CPU minutes."""
         begun, trainer = cpu_s(), Trainer(replace(config, {"train.threads": self.threads}))
-        if prepare is not None:
-            prepare(trainer)
         for step in trainer:
             if step.number % every == 0:
                 parts = {name: {k: round(v, 2) for k, v in one.items()} for name, one in step.losses.items()}
@@ -154,13 +152,13 @@ def overfit(session: Session) -> tuple[list[Bar], list[str]]:
     data = session.drives("easy8", train=8, val=1)
     steps = session.length(1500)
     config = micro(data, "overfit", steps, boxes_only({**_STILL, "val_split": "train", "classes": FREQUENT}))
-    _, values, minutes = session.train(config)
+    trainer, values, minutes = session.train(config)
     return [
         Bar("mAP of 8 clips, 4 classes", values["boxes/map_occurring"], ">=", 0.9),
         Bar("AP at 2 m", values["boxes/ap_2m"], ">=", 0.97),
         Bar("CPU minutes", minutes, "<=", 30),
         *_figures(values, "boxes"),
-    ], [f"{steps} steps of 2 lanes x 2 frames."]
+    ], [f"{steps} steps of 2 lanes x 2 frames.", *map(_table, _tables(trainer, config))]
 
 
 def heldout(session: Session) -> tuple[list[Bar], list[str]]:
@@ -219,12 +217,12 @@ def temporal(session: Session) -> tuple[list[Bar], list[str]]:
 
 def oracle(session: Session) -> tuple[list[Bar], list[str]]:
     """Truth in place of pictures: does memory bring velocity?"""
-    steps = session.length(3000)
+    steps = session.length(2000)
     scenes, val = (8, 2) if session.quick else (600, 40)
     config = oracle_run("temporal", temporal=True, steps=steps, scenes=scenes, val_scenes=val)
     still = oracle_run("static", temporal=False, steps=steps, scenes=scenes, val_scenes=val)
-    trainer, with_past, minutes = session.train(config, prepare=look_straight)
-    _, without, more = session.train(still, prepare=look_straight)
+    trainer, with_past, minutes = session.train(config)
+    _, without, more = session.train(still)
     cut, shifted = (judged_as(trainer, broken(config, how))["boxes"] for how in ("history", "alignment"))
     mave = with_past["boxes/mave"]
     return [
@@ -241,22 +239,52 @@ def oracle(session: Session) -> tuple[list[Bar], list[str]]:
 
 
 def joint(session: Session) -> tuple[list[Bar], list[str]]:
-    """Boxes and map together, and each alone for as many of its own steps: what does being together cost?"""
+    """Boxes and map together, and each alone for as many of its own steps: what does being together cost?
+
+    Rows and columns are those of BEVFormer's table 4; below, what a step along one task's gradient does to
+    the other's loss on held-out frames (1: as much as its own gradient, below 0: it hurts).
+    """
     data = session.drives("drives", train=20 if session.quick else 2000, val=2 if session.quick else 60)
     steps = session.length(8000)
     both = micro(data, "joint", 2 * steps, {})
-    found = {"joint": session.train(both)[1]}
+    trainer, values, _ = session.train(both)
+    found = {"joint": values}
     for own, other in (("boxes", "map"), ("map", "boxes")):
         alone = replace(micro(data, f"{own}_alone", steps, {}), {f"tasks.{other}": None})
         found[own] = session.train(alone)[1]
     names = ("boxes/nds", "boxes/map_occurring", "map/iou_road", "map/iou_lane")
-    rows = [["", *names]]
-    rows += [[run, *(f"{v[n]:.4f}" if n in v else "" for n in names)] for run, v in found.items()]
+    rows = [["det", "seg", "NDS", "mAP", "road", "lane"]]
+    for run in ("boxes", "map", "joint"):
+        trained = ["x" if run in (task, "joint") else "" for task in ("boxes", "map")]
+        rows.append([*trained, *(f"{found[run][n]:.4f}" if n in found[run] else "-" for n in names)])
     bars = [
         Bar(f"{name}: joint - alone", found["joint"][name] - found[name.split("/")[0]][name])
         for name in names
     ]
-    return bars, [_table(rows)]
+    return bars, [_table(rows), _table(influence(trainer, both))]
+
+
+def influence(trainer: Trainer, config: RunConfig, batches: int = 4) -> list[list[str]]:
+    """What tasks do to each other at the end of a run, on frames that were not trained on."""
+    losses: dict[str, list[Any]] = {}
+    for name, settings in config.tasks.items():
+        task = settings.build(name=name, root=config.data.folder())
+        task.head(trainer.model.feature_specs)  # tells it where cells are
+        reader, transform = task.reader("val"), task.transform("val")
+        losses[name] = []
+        for n in np.linspace(0, len(reader) - 1, batches).astype(int).tolist():
+            batch = task.collate([transform(reader[n], np.random.default_rng(0))])
+            losses[name].append(partial(_loss_of, trainer, task, batch))
+    found = measure_interference(trainer.model, losses)
+    rows = [["loss of", *(f"after a step along {name}" for name in found.tasks)]]
+    return rows + [
+        [name, *(f"{value:.3f}" for value in row)] for name, row in zip(found.tasks, found.whole, strict=True)
+    ]
+
+
+def _loss_of(trainer: Trainer, task: Any, batch: Any) -> torch.Tensor:
+    outputs, _ = trainer.model(batch)
+    return torch.stack(list(task.loss(outputs, batch).values())).sum()
 
 
 def real(session: Session) -> tuple[list[Bar], list[str]]:

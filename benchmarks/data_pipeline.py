@@ -2,15 +2,19 @@
 
     python benchmarks/data_pipeline.py --pictures FOLDER
 
-The first table times each step on the JPEGs of a folder: one thread, CPU time, all steps in turns. The second
-runs the same folder as a classification task through the Meta Dataloader and through torch DataLoader with
-Pillow, one worker each, in turns. The third starts a joint run of a thousand data sets.
+The first table times each step on the JPEGs of a folder: one thread, CPU time, all steps in turns, memory
+kept as data workers keep it. The second runs the same folder as a classification task through the Meta
+Dataloader and through torch DataLoader with Pillow, one worker each, in turns, by the clock and by the CPU
+time of the workers. The third asks that loader for a batch only as often as half of its capacity allows. The
+fourth starts a joint run of a thousand data sets, the last looks at the memory of a worker with few and with
+many samples.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,10 +32,11 @@ from allsight.data.loader import MetaDataloader
 from allsight.data.order import generator
 from allsight.data.sampler import Plan
 from allsight.data.transforms import ColorJitter, Compose, HorizontalFlip, RandomResizedCrop
+from allsight.data.workers import Workers, _keep_freed_memory
 from allsight.launch.bench.measure import interleave
 from allsight.launch.bench.report import aligned
 from allsight.tasks import Classification
-from allsight.types import Sample
+from allsight.types import Sample, Step
 
 _SIDE = 224
 _CROP = RandomResizedCrop(_SIDE)
@@ -63,6 +68,7 @@ def costs(files: list[Path], rounds: int) -> list[list[str]]:
         "decode by Pillow": lambda n: np.asarray(PillowImage.open(io.BytesIO(jpegs[n])).convert("RGB")),
         "random generator": lambda n: generator(0, n),
         f"crop and resize to {_SIDE}": lambda n: _CROP(samples[n], generator(0, n)),
+        "the same, resized by PyTorch": lambda n: _by_torch(pictures[n].pixels, n),
         "the same by Pillow": lambda n: _by_pillow(pictures[n].pixels.permute(1, 2, 0).numpy(), n),
         "flip": lambda n: flip(crops[n], generator(0, n)),
         "colour": lambda n: colour(crops[n], generator(0, n)),
@@ -74,6 +80,12 @@ def costs(files: list[Path], rounds: int) -> list[list[str]]:
         milliseconds = 1e3 * taken.median(name) / len(jpegs)
         rows.append([name, f"{milliseconds:.3f}", f"{1 / taken.ratio(name, 'bare simplejpeg'):.2f}"])
     return rows
+
+
+def _by_torch(pixels: torch.Tensor, number: int) -> torch.Tensor:
+    left, top, right, low = _box(pixels.shape[1], pixels.shape[2], number)
+    window = pixels.permute(1, 2, 0)[top:low, left:right].contiguous()[None].permute(0, 3, 1, 2)
+    return torch.nn.functional.interpolate(window, (_SIDE, _SIDE), mode="bilinear", antialias=True)
 
 
 def _by_pillow(pixels: np.ndarray, number: int) -> np.ndarray:
@@ -136,25 +148,91 @@ def loader(files: list[Path], rounds: int) -> list[list[str]]:
 
         theirs = endless()
         next(ours), next(theirs)
+        assert isinstance(ours, MetaDataloader) and isinstance(ours.workforce, Workers)
+        workers = {"ours": ours.workforce.processes[0].pid, "theirs": plain._iterator._workers[0].pid}
+        worked, made = {name: _cpu_s(pid) for name, pid in workers.items()}, dict.fromkeys(workers, 0)
         speed: dict[str, list[float]] = {"ours": [], "theirs": []}
         for _ in range(rounds):
             for name, source in (("ours", ours), ("theirs", theirs)):
                 # What was made ahead while the other ran does not count.
                 for _ in range(4):
-                    next(source)
+                    made[name] += _rows(next(source))
                 begun, count = time.perf_counter(), 0
                 for _ in range(batches):
-                    item = next(source)
-                    count += len(item[0]) if name == "theirs" else sum(item.sizes.values())
+                    count += _rows(next(source))
+                made[name] += count
                 speed[name].append(count / (time.perf_counter() - begun))
+        cpu_ms = {name: 1e3 * (_cpu_s(pid) - worked[name]) / made[name] for name, pid in workers.items()}
         ours = None
     mean = {name: float(np.median(values)) for name, values in speed.items()}
     ratio = float(np.median(np.array(speed["ours"]) / np.array(speed["theirs"])))
+    times = f"{cpu_ms['ours']:.2f}", f"{cpu_ms['theirs']:.2f}"
     return [
-        ["loader, one worker", "pictures/s", "ratio", "bar"],
-        ["Meta Dataloader", f"{mean['ours']:,.0f}", f"{ratio:.2f}", ">= 2"],
-        ["torch DataLoader with Pillow", f"{mean['theirs']:,.0f}", "1", ""],
+        ["loader, one worker", "pictures/s", "ratio", "ms of the worker's CPU a picture", "ratio", "bar"],
+        [
+            "Meta Dataloader",
+            f"{mean['ours']:,.0f}",
+            f"{ratio:.2f}",
+            times[0],
+            f"{cpu_ms['theirs'] / cpu_ms['ours']:.2f}",
+            ">= 2",
+        ],
+        ["torch DataLoader with Pillow", f"{mean['theirs']:,.0f}", "1", times[1], "1", ""],
     ]
+
+
+def _rows(item: Any) -> int:
+    return sum(item.sizes.values()) if isinstance(item, Step) else len(item[0])
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def waiting(files: list[Path], batches: int = 40) -> list[list[str]]:
+    """Rows of the table of what a step waits, where data are made twice as fast as they are used."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "pictures" / "train" / "all"
+        place.mkdir(parents=True)
+        for file in files:
+            (place / file.name).symlink_to(file.absolute())
+        with MetaDataloader(_plan(Path(folder)), num_workers=1) as steps:
+            for _ in range(6):
+                next(steps)
+            begun = time.perf_counter()
+            for _ in range(batches):
+                next(steps)
+            each_s = (time.perf_counter() - begun) / batches
+            before, begun = steps.waited_s, time.perf_counter()
+            for _ in range(batches):
+                next(steps)
+                time.sleep(2 * each_s)
+            share = (steps.waited_s - before) / (time.perf_counter() - begun)
+    return [
+        ["one worker, steps of half its speed", "share of the step time", "bar"],
+        ["waiting for data, batches taken over", f"{100 * share:.2f} %", "< 2 %"],
+    ]
+
+
+def worker_memory(file: Path, counts: tuple[int, ...]) -> list[list[str]]:
+    """Rows of the table of a worker's own memory (not shared with other processes)."""
+    rows = [["samples", "own memory of a worker"]]
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "pictures" / "train" / "all"
+            place.mkdir(parents=True)
+            for number in range(count):
+                (place / f"{number:07}.jpg").symlink_to(file.absolute())
+            with MetaDataloader(_plan(Path(folder)), num_workers=1) as steps:
+                for _ in range(12):
+                    next(steps)
+                assert isinstance(steps.workforce, Workers)
+                text = Path(f"/proc/{steps.workforce.processes[0].pid}/smaps_rollup").read_text()
+        kilobytes = sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+        rows.append([f"{count:,}", f"{kilobytes / 1024:.0f} MiB"])
+    return rows
 
 
 def mixture(file: Path, sets: int) -> list[list[str]]:
@@ -190,11 +268,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    _keep_freed_memory()
     files = sorted(options.pictures.rglob("*.jpg"))[: options.most]
     sizes = np.array([PillowImage.open(file).size for file in files])
     about = f"{len(files)} JPEGs, {sizes[:, 0].mean():.0f} x {sizes[:, 1].mean():.0f} px in the mean."
     parts = [about, aligned(costs(files, options.rounds)), aligned(loader(files, options.rounds))]
-    parts.append(aligned(mixture(files[0], 1000)))
+    parts += [aligned(waiting(files)), aligned(mixture(files[0], 1000))]
+    parts.append(aligned(worker_memory(files[0], (1_000, 100_000))))
     setting = setting_of(__file__, f"{options.rounds} rounds in turns, medians")
     write_page("data_pipeline", "What a picture costs", setting, parts, options.out)
 

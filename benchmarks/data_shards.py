@@ -1,12 +1,15 @@
-"""Shards against the library whose names they bear, and whether size costs: memory, start, resume.
+"""Shards against the libraries of the same purpose, and whether size costs: memory, start, resume.
 
-    pip install --target /tmp/webdataset --no-deps webdataset braceexpand
-    PYTHONPATH=/tmp/webdataset python benchmarks/data_shards.py [--pictures FOLDER] [--rounds 20]
+    pip install --target /tmp/others --no-deps webdataset braceexpand litdata lightning-utilities torchdata \
+        filelock boto3 botocore jmespath python-dateutil six urllib3 s3transfer obstore requests idna \
+        certifi charset-normalizer tqdm tifffile
+    PYTHONPATH=/tmp/others python benchmarks/data_shards.py [--pictures FOLDER] [--rounds 20]
 
-Both read the same tar in one process and one thread, turn by turn: reading alone (all bytes of each sample),
-and reading with decoding, where webdataset decodes with Pillow as it does by itself, and also with our
-decoder. The time is CPU time of the thread, the page cache is warm. allsight compares each sample with its
-checksum, webdataset has none; webdataset reads in the tar's order only.
+allsight and webdataset read the same tar, litdata the same JPEGs in its own format, all in one process and
+one thread, turn by turn: reading alone (all bytes of each sample), and reading with decoding, where the
+others decode with Pillow as webdataset does by itself, and also with our decoder. The time is CPU time of the
+thread, the page cache is warm. allsight compares each sample with its checksum, the others have none;
+webdataset reads in the tar's order only.
 
 Ten million samples are 4,000 names of one tar of 2,500 small samples, each name with an index of its own,
 read through the Meta Dataloader in a fresh process; imports are not counted.
@@ -25,8 +28,11 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+
+from allsight.data.policies import Policy
 
 SHARDS, PER_SHARD = 4000, 2500
 
@@ -71,6 +77,7 @@ def speeds(pictures: Path, folder: Path, rounds: int) -> tuple[list[list[str]], 
     tar = write_tar(folder / "train-00000.tar", members)
     index_place(folder)
     data = open_reader(f"webdataset:{folder}", classes=tuple("0123456789"))
+    raw = in_litdata(folder / "litdata", files)
     order = np.random.default_rng(0).permutation(len(data)).tolist()
     runs = {
         "allsight, read": lambda: [data._shelf.read(n) for n in range(len(data))],
@@ -79,6 +86,12 @@ def speeds(pictures: Path, folder: Path, rounds: int) -> tuple[list[list[str]], 
         "allsight, read and decode, random order": lambda: [data[n].image for n in order],
         "webdataset, read and decode (Pillow)": lambda: list(of_webdataset(tar, "rgb8")),
         "webdataset, read and decode (our decoder)": lambda: list(of_webdataset(tar, ours)),
+        "litdata, read": lambda: list(raw),
+        "litdata, read and decode (Pillow)": lambda: [by_pillow(sample["image"]) for sample in raw],
+        "litdata, read and decode (our decoder)": lambda: [ours("jpg", sample["image"]) for sample in raw],
+        "litdata, read and decode (our decoder), random order": lambda: [
+            ours("jpg", raw[n]["image"]) for n in order
+        ],
     }
     taken = {name: [] for name in runs}
     for _ in range(rounds):
@@ -89,18 +102,19 @@ def speeds(pictures: Path, folder: Path, rounds: int) -> tuple[list[list[str]], 
     rows = [["what", "samples/s", "time, ratio to allsight in the same order"]]
     for name, seconds in taken.items():
         base = "allsight, read and decode" if "decode" in name else "allsight, read"
+        base += ", random order" * ("random" in name)
         ratio = median(a / b for a, b in zip(seconds, taken[base], strict=True))
         rows.append([name, f"{len(data) / median(seconds):,.0f}", f"{ratio:.2f}"])
     mean = tar.stat().st_size / len(data) / 1000
     about = f"{len(data)} pictures with classes in one tar, {mean:.0f} kB a sample"
-    return rows, f"{about}; webdataset {version('webdataset')}."
+    return rows, f"{about}; webdataset {version('webdataset')}, litdata {version('litdata')}."
 
 
 def ours(key: str, data: bytes) -> object:
     """Our decoder as a handler of webdataset."""
     from allsight.data.decode import decode_picture
 
-    return decode_picture(data, "x") if key.endswith("jpg") else None
+    return decode_picture(bytes(data), "x") if key.endswith("jpg") else None
 
 
 def of_webdataset(tar: Path, decoder: str | Callable | None) -> Iterator[object]:
@@ -111,6 +125,31 @@ def of_webdataset(tar: Path, decoder: str | Callable | None) -> Iterator[object]
         raise SystemExit(f"webdataset is not installed ({error}); see the head of this file") from error
     data = webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)
     return iter(data if decoder is None else data.decode(decoder))
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    """What most people write; litdata's own type for JPEGs needs torchvision."""
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def in_litdata(folder: Path, files: list[Path]) -> Any:
+    """The JPEGs and their classes in litdata's format."""
+    try:
+        from litdata import StreamingDataset
+        from litdata.streaming.writer import BinaryWriter
+    except ImportError as error:
+        raise SystemExit(f"litdata is not installed ({error}); see the head of this file") from error
+    folder.mkdir()
+    writer = BinaryWriter(str(folder), chunk_bytes=64 * 2**20)
+    for n, file in enumerate(files):
+        writer[n] = {"image": file.read_bytes(), "label": n % 10}
+    writer.done()
+    writer.merge(1)
+    return StreamingDataset(str(folder))
 
 
 def large_set(folder: Path) -> list[list[str]]:
@@ -153,7 +192,7 @@ class Words:
     name = "words"
 
     class config:
-        batch_size, share, group_size = 256, 1.0, 1
+        batch_size, share, group_size, policy = 256, 1.0, 1, Policy()
 
     def transform(self, split: str) -> Callable:
         return lambda sample, rng: sample

@@ -17,40 +17,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _made_ahead import TrainerOnOneBatch, batch_of, run_of
 from _page import RESULTS, setting_of, write_page
 
 from allsight.backbones import InternImage
-from allsight.config import Mixture
-from allsight.engine.config import EvalConfig, RunConfig
-from allsight.engine.optim import AdamW
 from allsight.engine.parameter_groups import parameter_groups
-from allsight.engine.schedule import Constant
 from allsight.engine.trainer import Trainer
 from allsight.launch.bench.measure import interleave, upper_bound
 from allsight.launch.bench.report import aligned
 from allsight.models import MultiHead
-from allsight.tasks import Classification
-from allsight.types import Batch, Step
+from allsight.types import Batch
 
 TURNS, STEPS = 30, 10
-
-
-class OneBatch:
-    """A loader that gives the same batch in each step."""
-
-    workforce = None
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __iter__(self) -> Iterator[Step]:
-        number, size = 0, len(self.batch)
-        while True:
-            yield Step(number, ("a",), {"a": 1.0}, {"a": size}, {"a": (self.batch,)})
-            number += 1
-
-    def close(self) -> None:
-        pass
 
 
 def bare_loop(trainer: Trainer, batch: Batch) -> Iterator[float]:
@@ -70,42 +48,19 @@ def bare_loop(trainer: Trainer, batch: Batch) -> Iterator[float]:
         yield float(loss.detach())
 
 
-def measure(batch_size: int, size_px: int, folder: Path) -> tuple[float, float, float]:
+def measure(
+    batch_size: int, size_px: int, folder: Path, *, turns: int = TURNS, steps: int = STEPS
+) -> tuple[float, float, float]:
     """(milliseconds of a bare step, median ratio, its upper bound)."""
-    config = RunConfig(
-        name="overhead",
-        model=MultiHead.Config(backbone=InternImage.Config.variant("nano")),
-        tasks=Mixture(
-            a=Classification.Config(data="imagefolder:none", num_classes=10, batch_size=batch_size)
-        ),
-        optim=AdamW.Config(clip_norm=5.0, ema_decay=0.999),
-        schedule=Constant.Config(steps=10**6),
-        eval=EvalConfig(pictures=0),
-    )
-    trainer = _trainer_without_data(config, folder)
-    images = torch.randint(0, 256, (batch_size, 3, size_px, size_px), dtype=torch.uint8)
-    batch = Batch(
-        "a", tuple(map(str, range(batch_size))), {"image": images}, {"label": torch.arange(batch_size) % 10}
-    )
-    trainer._make_loader = lambda: OneBatch(batch)  # type: ignore[method-assign]
+    model = MultiHead.Config(backbone=InternImage.Config.variant("nano"))
+    batch = batch_of(batch_size, size_px)
+    trainer = TrainerOnOneBatch(run_of(model, batch_size, size_px), batch, folder=folder)
     loops = {"engine": iter(trainer), "bare": bare_loop(trainer, batch)}
-    turns = {name: partial(next, loop) for name, loop in loops.items()}
-    samples = interleave(turns, pairs=TURNS, calls=STEPS)
+    ways = {name: partial(next, loop) for name, loop in loops.items()}
+    samples = interleave(ways, pairs=turns, calls=steps)
+    trainer.close()
     ratios = samples.ratios("engine", "bare")
     return 1e3 * samples.median("bare"), float(np.median(ratios)), upper_bound(ratios)
-
-
-def _trainer_without_data(config: RunConfig, folder: Path) -> Trainer:
-    """A trainer whose task opens no data set."""
-
-    class Ten:
-        classes = tuple(map(str, range(10)))
-
-        def __len__(self) -> int:
-            return 1000
-
-    Classification.reader = lambda self, split: Ten()  # type: ignore[method-assign,assignment]
-    return Trainer(config, folder=folder)
 
 
 def main() -> None:

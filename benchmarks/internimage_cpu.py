@@ -65,7 +65,7 @@ def running_on(way: str) -> Iterator[None]:
     """Let the network's operator be computed in this way."""
     if way == "official":
         # Everything else on plain PyTorch too: nothing of what is fused elsewhere.
-        with mock.patch("allsight.layers.dcn.dcnv3", _official), ops.use_backend("reference"):
+        with mock.patch("allsight.layers.dcnv3.dcnv3", _official), ops.use_backend("reference"):
             yield
     else:
         with ops.use_backend("cpu" if way == "prepared" else way):  # pyright: ignore[reportArgumentType]

@@ -2,11 +2,14 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+from typer.main import get_command
 
+from allsight.cli.app import app
 from allsight.config import ConfigError, apply_overrides
 from allsight.recipes import RECIPES, find_config
 
@@ -32,7 +35,22 @@ def test_links_lead_somewhere(page):
 def test_recipes_and_settings_in_commands_are_accepted(page):
     for verb, *words in commands(page.read_text(encoding="utf-8")):
         if verb in ("config", "train") and words[0] in RECIPES:
-            apply_overrides(find_config(words[0])[0], [word for word in words[1:] if "=" in word])
+            # What follows --slurm are options of sbatch.
+            typed = [word for before, word in pairwise(words) if "=" in word and before != "--slurm"]
+            apply_overrides(find_config(words[0])[0], typed)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_options_in_commands_exist(page):
+    for words in commands(page.read_text(encoding="utf-8")):
+        command: Any = get_command(app)
+        name = "allsight"
+        while hasattr(command, "commands") and words[0] in command.commands:
+            name, *words = words
+            command = command.commands[name]
+        if not hasattr(command, "commands"):
+            # Raises where an option is unknown, lacks its value, or has one of another type.
+            command.make_context(name, words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -66,7 +66,12 @@ def test_help_loads_only_the_command_line_and_no_torch():
 
 def test_engine_loads_no_concrete_task_model_or_backbone():
     loaded = modules_loaded_by("import allsight.engine.trainer, allsight.engine.predictor")
-    contracts = {"allsight.tasks.base", "allsight.models.base", "allsight.backbones._base"}
+    contracts = {
+        "allsight.tasks.base",
+        "allsight.tasks.asking",
+        "allsight.models.base",
+        "allsight.backbones._base",
+    }
     concrete = {
         name
         for name in loaded

@@ -23,6 +23,7 @@ def small(**changes):
         {"block": "basic", "out_stages": (1, 2)},
         {"stride_in": "1x1", "deform_stages": (2, 3), "norm": "frozen"},
         {"remat": "block", "frozen_parts": 2},
+        {"remat": "selective", "frozen_parts": 2},
     ],
 )
 def test_maps_are_as_announced_and_gradients_reach_what_learns(changes):

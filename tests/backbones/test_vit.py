@@ -107,8 +107,9 @@ def test_sides_that_are_no_whole_patches_are_refused():
         tiny()(torch.zeros(1, 3, 8, 10, dtype=torch.float64))
 
 
-def test_recomputation_and_layers_in_order():
-    net, again = tiny(), tiny(remat="block")
+@pytest.mark.parametrize("remat", ["block", "selective"])
+def test_recomputation_and_layers_in_order(remat):
+    net, again = tiny(), tiny(remat=remat)
     images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     net(images)[0].sum().backward()
     again(images)[0].sum().backward()

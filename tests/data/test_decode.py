@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageOps
 
 from allsight.data.decode import decode_label_map, decode_picture, read_picture
+from allsight.data.order import generator
+from allsight.data.readers.imagefolder import ImageFolder
+from allsight.data.transforms import Compose, RandomResizedCrop
 from allsight.types import DataError
 
 HEIGHT, WIDTH = 24, 40
@@ -371,3 +375,23 @@ def test_drawings_survive_a_round_trip_through_jpeg():
     with PillowImage.open(io.BytesIO(data)) as opened:
         assert_close(decoded(data), np.asarray(opened), within=4)
     assert simplejpeg.is_jpeg(data)
+
+
+def test_training_pictures_are_decoded_smaller_where_the_crop_of_this_draw_allows(tmp_path):
+    place = tmp_path / "p" / "train" / "a"
+    place.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    PillowImage.fromarray(noise).resize((640, 480), PillowImage.Resampling.BICUBIC).save(place / "0.jpg")
+    reader, seen = ImageFolder(tmp_path / "p", "train"), []
+    crop = RandomResizedCrop(64)
+    for draw in range(40):
+        fresh = partial(generator, 0, draw)
+        small = reader.reduced(0, lambda h, w, fresh=fresh: Compose(crop).least_hw_px(h, w, fresh)).image
+        window = crop.window(480, 640, fresh())
+        factor = 480 / small.hw_px[0]
+        seen.append(factor)
+        # Never so small that the crop must be enlarged; at half its size where it is twice the result.
+        assert factor == 1 or min(window.height, window.width) >= 64 * factor
+        assert (factor > 1) == (min(window.height, window.width) >= 130)
+        assert small.original_hw_px == (480, 640)
+    assert len(set(seen)) > 2

@@ -146,6 +146,13 @@ def test_damaged_and_missing_tables_are_named(tables):
         open_reader(f"nuscenes:{tables}")
 
 
+@pytest.mark.parametrize("pose", [{"translation": [0, None, 0]}, {"rotation": [0, 0, 0, 0]}])
+def test_a_pose_that_is_none_is_named(tables, pose):
+    edited(tables / "v1.0-toy/ego_pose.json", lambda rows: rows[2].update(pose))
+    with pytest.raises(DataError, match=r"ego_pose\.json: row .* expected 3 and 4 finite numbers"):
+        open_reader(f"nuscenes:{tables}")
+
+
 def test_time_that_goes_backwards_is_an_error_with_the_token(tables):
     def swap(rows):
         rows[0]["timestamp"], rows[1]["timestamp"] = rows[1]["timestamp"], rows[0]["timestamp"]

@@ -41,6 +41,14 @@ def either_way(request, monkeypatch):
     monkeypatch.setattr(parcel, "HAS_SHARED_FILES", request.param)
 
 
+def test_what_arrives_during_an_evaluation_can_be_trained_on(either_way):
+    with torch.inference_mode():
+        arrived = sent({"pixels": TENSORS["half"], "nothing": TENSORS["empty"]})
+    weight = torch.ones(3, 3, dtype=torch.bfloat16, requires_grad=True)
+    (arrived["pixels"] * weight).sum().backward()
+    assert not arrived["nothing"].is_inference()
+
+
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_arrive_as_they_were(either_way, name):
     tensor = TENSORS[name]

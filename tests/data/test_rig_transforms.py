@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from allsight.data.transforms import (
     ColorJitter,
     Compose,
     DropCameras,
+    GridMask,
     JitterRig,
     MoveWorld,
     NoisyExtrinsics,
     PermuteCameras,
+    PhotometricDistortion,
     RandomCropRig,
     ResizeRig,
     WithinRange,
@@ -239,3 +242,45 @@ def test_boxes_outside_the_range_are_left_out_with_their_notes():
 def test_transforms_compose():
     after = Compose(*EVERY)(sample(), np.random.default_rng(5))
     assert after.inputs["rig"].images[0].hw_px == (24, 40)
+
+
+def test_a_grid_of_squares_is_wiped_out_of_all_cameras_of_the_moment_alone():
+    """The rule in plain loops: rows and columns of the first half of each period stay."""
+    clip = replace(sample(), views=({"rig": rig(7)},))
+    seen = set()
+    for seed in range(30):
+        found = GridMask(1.0)(clip, np.random.default_rng(seed))
+        assert found.views == clip.views
+        before, after = clip.inputs["rig"], found.inputs["rig"]
+        wiped = (after.images[0].pixels == torch.tensor([124, 116, 104])[:, None, None]).all(0)
+        for old, new in zip(before.images, after.images, strict=True):
+            assert torch.equal(new.pixels[:, ~wiped], old.pixels[:, ~wiped])
+            assert bool((new.pixels[:, wiped] == torch.tensor([124, 116, 104])[:, None]).all())
+        rows, columns = wiped.any(1), wiped.any(0)
+        assert torch.equal(wiped, rows[:, None] & columns)
+        seen.add(round(float(wiped.float().mean()), 3))
+    assert len(seen) > 10 and 0.1 < np.mean(list(seen)) < 0.35
+    kept = [GridMask(0.3)(clip, np.random.default_rng(seed)) is clip for seed in range(200)]
+    assert 0.6 < np.mean(kept) < 0.8
+
+
+def test_published_distortion_moves_values_as_far_as_it_says():
+    """A grey picture shows brightness and contrast, a red one saturation, hue and channels."""
+    grey = Sample("grey", {"image": Image(torch.full((3, 2, 2), 100, dtype=torch.uint8))})
+    values = [
+        int(PhotometricDistortion()(grey, np.random.default_rng(seed)).image.pixels[0, 0, 0])
+        for seed in range(300)
+    ]
+    # (100 - 32) * 0.5 and (100 + 32) * 1.5 are the farthest; a quarter stays.
+    assert 34 <= min(values) < 50 and 160 < max(values) <= 198
+    assert 0.15 < np.mean([value == 100 for value in values]) < 0.4
+    red = Sample("red", {"image": Image(torch.tensor([200, 100, 100], dtype=torch.uint8)[:, None, None])})
+    only = PhotometricDistortion(brightness=0, contrast=0, hue_deg=0)
+    found = [only(red, np.random.default_rng(seed)).image.pixels.flatten().tolist() for seed in range(60)]
+    # The strongest channel stays what it is, wherever it goes; the others draw near it or away.
+    assert all(max(colours) == 200 for colours in found)
+    assert {colours.index(200) for colours in found} == {0, 1, 2}
+    weakest = [min(colours) for colours in found]
+    assert 49 <= min(weakest) < 60 and 140 < max(weakest) <= 151
+    with pytest.raises(ValueError, match="hue up to 180"):
+        PhotometricDistortion(hue_deg=200)

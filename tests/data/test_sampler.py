@@ -162,6 +162,22 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("layout", ["one_task", "mixed_lanes"])
+def test_all_frames_of_a_stream_share_their_randomness(layout):
+    """What is drawn for a frame hangs on the draw in which its stream began, in any step and rank."""
+    sampler = Sampler(plan(STREAMS, layout))
+    began = {}
+    for step in range(80):
+        if "drive" not in sampler.shape(step).tasks:
+            continue
+        rows = sampler.rows(step, "drive")
+        for slot, draw, begun, start in zip(rows.slots, rows.draws, rows.begun, rows.starts, strict=True):
+            if start:
+                began[slot] = draw
+            assert begun == began[slot]
+    assert len(set(began.values())) > 1
+
+
+@pytest.mark.parametrize("layout", ["one_task", "mixed_lanes"])
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1)])
 def test_streams_go_on_frame_by_frame_in_their_slot(layout, world, accumulate):
     samplers = [Sampler(plan(STREAMS, layout, rank=rank, world=world)) for rank in range(world)]

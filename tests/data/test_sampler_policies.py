@@ -12,7 +12,7 @@ from allsight.config.base import import_file
 from allsight.data.listings import SampleClasses
 from allsight.data.loader import MetaDataloader
 from allsight.data.order import Shuffles
-from allsight.data.policies import Policy, bucket_of, buckets_of, rates_of
+from allsight.data.policies import Policy, bucket_of, buckets_of, few_of, rates_of
 from allsight.data.rates import Rates, class_balanced, repeat_factors
 from allsight.data.readers import open_reader
 from allsight.data.sampler import Plan, Sampler, TaskPlan
@@ -130,6 +130,34 @@ def test_bucketed_batches_hold_one_bucket_and_lose_and_double_nothing(buckets, r
         assert abs(draws - done * count / size) <= 1
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    size=st.integers(1, 300),
+    block=st.integers(1, 320),
+    rows=st.integers(1, 40),
+    epoch=st.integers(0, 2**40),
+    seed=st.integers(0, 3),
+)
+def test_epochs_in_blocks_hold_each_sample_once(size, block, rows, epoch, seed):
+    order = TaskOrder(seed, Shuffles(seed), "t", size, rows, block=block)
+    draws, places = np.divmod(epoch * size + np.arange(size), rows)
+    assert sorted(order.samples(draws, places).tolist()) == list(range(size))
+
+
+def test_a_row_reads_block_after_block_and_rows_read_different_ones():
+    size, block, rows = 4096, 64, 16
+    order = TaskOrder(0, Shuffles(0), "t", size, rows, block=block)
+    draws, places = np.divmod(np.arange(size), rows)
+    blocks = order.samples(draws, places).reshape(-1, rows) // block
+    # 256 draws are 4 blocks a row; each block is shown by one row only, in one go.
+    changes = (np.diff(blocks, axis=0) != 0).sum(0)
+    assert changes.tolist() == [3] * rows
+    assert len(np.unique(blocks)) == size // block
+    assert all(len(set(batch)) == rows for batch in blocks.tolist())
+    inside = order.samples(draws, places).reshape(-1, rows)[:block, 0] % block
+    assert inside.tolist() != sorted(inside.tolist())
+
+
 def test_buckets_and_rates_go_together():
     labels, buckets = np.repeat([0, 1], [90, 10]), np.arange(100) % 3
     rates = class_balanced(SampleClasses.one_each(labels))
@@ -144,6 +172,7 @@ POLICIES = {
     "balanced": {"rates": class_balanced(SampleClasses.one_each(np.arange(50) ** 2 % 7))},
     "repeated": {"rates": repeat_factors(SampleClasses.one_each(np.arange(50) // 20), 0.4)},
     "bucketed": {"buckets": np.arange(50) ** 3 % 4},
+    "blocks": {"block": 7},
     "both": {
         "rates": class_balanced(SampleClasses.one_each(np.arange(50) ** 2 % 7)),
         "buckets": np.arange(50) ** 3 % 4,
@@ -187,9 +216,9 @@ def test_a_far_step_of_a_large_set_needs_no_history(policy):
     labels, buckets = np.arange(size) // 1000, np.arange(size) % 5
     rates = class_balanced(SampleClasses.one_each(labels)) if policy in ("balanced", "both") else None
     rates = repeat_factors(SampleClasses.one_each(labels), 0.01) if policy == "repeated" else rates
-    tasks = {
-        "a": TaskPlan(size, 64, rates=rates, buckets=buckets if policy in ("bucketed", "both") else None)
-    }
+    buckets = buckets if policy in ("bucketed", "both") else None
+    block = 100 if policy == "blocks" else 0
+    tasks = {"a": TaskPlan(size, 64, rates=rates, buckets=buckets, block=block)}
     sampler = Sampler(Plan(0, tasks))
     rows = sampler.rows(10**9, "a").indices
     assert len(set(rows.tolist())) > 50
@@ -310,6 +339,8 @@ def test_policies_that_do_not_fit_the_task_are_refused():
     rates = Rates(np.ones(10))
     with pytest.raises(ConfigError, match=r"tasks\.a\.policy: streams show all frames in order"):
         Plan(0, {"a": TaskPlan(10, 4, sequences=(4, 6), rates=rates)})
+    with pytest.raises(ConfigError, match=r"tasks\.a\.policy: streams show all frames in order"):
+        Plan(0, {"a": TaskPlan(10, 4, sequences=(4, 6), block=4)})
     with pytest.raises(ConfigError, match=r"tasks\.a\.policy\.bucket_by: a step of 2 lanes may draw"):
         Plan(0, {"a": TaskPlan(10, 4, buckets=np.arange(10) % 2)}, "mixed_lanes", lanes=2)
 
@@ -336,3 +367,45 @@ def test_readers_list_what_their_samples_show(real_data):
         assert tuple(coco.sizes_hw_px[index]) == sample.image.hw_px
     pictures = open_reader("imagefolder:cifar10", real_data, "val")
     assert pictures.sample_classes().pairs()[1].tolist() == pictures.labels.tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=300),
+    fractions=st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)),
+    seed=st.integers(0, 3),
+)
+def test_few_shot_subsets_lie_in_each_other_and_keep_the_share_of_classes(labels, fractions, seed):
+    reader = Labelled(np.array(labels))
+    small, large = (few_of(reader, fraction, seed=seed) for fraction in sorted(fractions))
+    assert set(small) <= set(large) and len(set(large)) == len(large)
+    for fraction, kept in zip(sorted(fractions), (small, large), strict=True):
+        assert len(kept) == max(1, round(fraction * len(labels)))
+        counts = np.bincount(reader.labels[kept], minlength=5)
+        expected = np.bincount(reader.labels, minlength=5) * len(kept) / len(labels)
+        assert (np.abs(counts - expected) <= 1.5).all()
+    assert np.array_equal(few_of(reader, fractions[0], seed=seed), few_of(reader, fractions[0], seed=seed))
+
+
+class Labelled:
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def sample_classes(self):
+        return SampleClasses.one_each(self.labels)
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.001, 1), (0.01, 10), (0.1, 100)])
+def test_an_epoch_of_few_shots_has_each_of_its_samples_once(fraction, size):
+    reader = Labelled(np.arange(1000) % 10)
+    rates = rates_of(Policy(fraction=fraction), reader, path="p")
+    kept = set(few_of(reader, fraction, seed=0))
+    assert rates.epoch_size == size == len(kept)
+    for epoch in (0, 1, 12345):
+        assert set(rates.samples(np.arange(size), epoch, seed=3, task="t")) == kept
+    assert set(few_of(reader, fraction, seed=1)) != kept or size == 1
+    with pytest.raises(ValueError, match=r"fraction=0\.1 and balance=classes"):
+        Policy(fraction=0.1, balance="classes")

@@ -5,15 +5,20 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data import shard_making as making
 
 from allsight.config import ConfigError
+from allsight.data.order import Shuffles
 from allsight.data.readers import open_reader
 from allsight.data.shards.cache import BlockCache, read_through
 from allsight.data.shards.checking import index_place
+from allsight.data.shards.opening import find_shards
 from allsight.data.shards.readahead import ReadAhead
+from allsight.data.shards.shelf import Shelf
 from allsight.data.shards.stores import Counts
+from allsight.data.task_order import TaskOrder
 
 DATA = bytes(range(256)) * 10
 
@@ -197,3 +202,20 @@ def test_what_failed_ahead_fails_when_it_is_asked_for():
         with pytest.raises(KeyError):
             ahead.take(item)
     assert ahead.held_bytes == 0
+
+
+def test_rows_that_read_in_blocks_need_few_requests_though_little_fits_into_the_cache(tmp_path):
+    folder = making.class_shards(tmp_path / "shards", shards=4, each=64)
+    index_place(folder)
+    requests = {}
+    for block in (0, 8):
+        with making.serving(folder) as server:
+            found = find_shards(server.url, "train")
+            cache = BlockCache(tmp_path / f"cache {block}", 128 * 1024, 16 * 1024)
+            shelf = Shelf(found.store, found.catalogue, cache=cache, in_blocks=block > 0)
+            order = TaskOrder(0, Shuffles(0), "t", len(shelf), 2, block=block)
+            draws, places = np.divmod(np.arange(len(shelf)), 2)
+            names = {shelf.read(index)[0] for index in order.samples(draws, places).tolist()}
+            requests[block] = shelf.counts.requests
+    assert len(names) == len(shelf) == 256
+    assert requests[0] > 256 and requests[8] < 256 / 2, requests

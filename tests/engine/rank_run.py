@@ -1,5 +1,6 @@
 """One rank of a two-process run: `python rank_run.py OUT` with torchrun's environment set."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from small_run import Signs, small_run
 from spike_run import LAYOUTS, spike_run
 
 from allsight.config import Mixture, replace
+from allsight.engine.joining import RanksMissing
 from allsight.engine.trainer import Trainer
 
 CUT = 6
@@ -34,6 +36,31 @@ def result_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: t.detach().clone() for name, t in trainer.model.state_dict().items()} | averages
 
 
+def moving_run():
+    """A run that changes its number of ranks; its temporal state and averages move with it."""
+    return replace(spike_run("one_task", exact=True), {"checkpoint.every_steps": 4, "eval.max_samples": 2})
+
+
+def move(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The losses and the weights of a run on two ranks, then on one, then on two again, four steps each."""
+    rank, losses = int(os.environ["RANK"]), []
+    for part, world in enumerate((2, 1, 2)):
+        if rank < world:
+            os.environ["WORLD_SIZE"] = str(world)
+            config = replace(moving_run(), {"parallel.strategy": "ddp"})
+            trainer = Trainer(config, folder=folder, resume="if saved")
+            assert (trainer.step, trainer.ranks.world) == (4 * part, world)
+            for step in trainer:
+                losses.append(step.loss)
+                if len(losses) % 4 == 0:
+                    break
+            trainer.close()
+            result = result_of(trainer)
+            os.environ["WORLD_SIZE"] = "2"
+        dist.barrier()
+    return losses, result
+
+
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     results, metrics = {}, {}
@@ -48,10 +75,21 @@ def main(out: Path) -> None:
         if step.number + 1 == CUT:
             break
     trainer.close()
-    if trainer.ranks.is_first:
-        torch.save({"results": results, "metrics": metrics}, out / "two_ranks.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    moved = move(out / "moved")
+    said = {"results": results, "metrics": metrics, "moved": moved, "missing": miss(trainer.ranks)}
+    torch.save(said, out / "two_ranks.pt")
+
+
+def miss(ranks) -> str:
+    """What the first rank says when the other one ends without a word."""
+    if not ranks.is_first:
+        os._exit(0)
+    try:
+        with ranks.noticing_loss():
+            ranks.gather("still there?")
+    except RanksMissing as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

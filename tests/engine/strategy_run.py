@@ -1,4 +1,4 @@
-"""One rank of runs under every strategy: `python strategy_run.py OUT` with torchrun's environment set."""
+"""One rank of runs under every strategy: `python strategy_run.py OUT [each]`, torchrun's environment set."""
 
 import os
 import sys
@@ -19,8 +19,9 @@ CUT = 6
 STRATEGIES = ("ddp", "fsdp", "hsdp")
 
 FEATURES = {
-    "plain": {"optim.clip_norm": None, "optim.ema_decay": None},
-    "clipping, average, evaluation": {"eval.every_steps": 4},
+    "uneven epochs, unused layers": {"optim.clip_norm": None, "optim.ema_decay": None},
+    "clipping": {"optim.ema_decay": None},
+    "average, evaluation": {"optim.clip_norm": None, "eval.every_steps": 4},
     "accumulation": {"train.accumulate": 2},
     "several tasks a step": {
         "sampling.layout": "mixed_batch",
@@ -33,13 +34,13 @@ FEATURES = {
     "replaced samples": {"tasks.a.broken": (3, 17), "data.max_corrupt_fraction": 1.0},
 }
 """What each strategy must do as one process does; each run has heads and a layer that some steps do not use,
-and epochs that are no multiple of the batch."""
+and epochs that are no multiple of the batch. All but the first ones clip and average, too."""
 
 ALL_AT_ONCE = {
     **FEATURES["accumulation"],
     **FEATURES["recomputation"],
     **FEATURES["replaced samples"],
-    **FEATURES["clipping, average, evaluation"],
+    "eval.every_steps": 4,
 }
 
 OPTIONS = {
@@ -52,26 +53,37 @@ OPTIONS = {
 """Options of strategies that change the way and not the result."""
 
 
-def strategy_runs(world):
-    """Name -> (configuration, the same for one process); two ranks get all features at once."""
+FLOAT32 = "AdamW in float32"
+"""Beside the exact runs, which alone show that nothing is left out: what users run, to the digits it has."""
+
+
+def strategy_runs(world, each=False):
+    """Name -> (configuration, the same for one process); two ranks get all features at once unless `each`."""
     found = {}
-    features = {"all at once": ALL_AT_ONCE} if world == 2 else FEATURES
+    each = each or world > 2
+    features = FEATURES if each else {"all at once": ALL_AT_ONCE}
     for strategy in STRATEGIES:
         base = {"parallel.strategy": strategy, "parallel.timeout_s": 60}
         if strategy == "hsdp":
             base["parallel.fsdp.shard_ranks"] = max(1, world // 2)
         for feature, changes in features.items():
             found[f"{strategy}: {feature}"] = ({**base, **changes}, changes)
-    for name, changes in OPTIONS.items() if world == 2 else ():
+    for name, changes in OPTIONS.items() if not each else ():
         own = {"parallel.strategy": name.partition(",")[0], "parallel.timeout_s": 60}
         found[f"{name}: options"] = (
             {**own, **changes},
             {key: value for key, value in changes.items() if not key.startswith("parallel")},
         )
-    return {
+    runs = {
         name: (replace(blocks_run(), several), replace(blocks_run(), one))
         for name, (several, one) in found.items()
     }
+    for strategy in STRATEGIES if each else ():
+        changes = {"precision": "fp32", "checkpoint.every_steps": None}
+        runs[f"{strategy}: {FLOAT32}"] = tuple(
+            replace(adam(name, size), changes) for name, size in ((strategy, world), ("single", 1))
+        )
+    return runs
 
 
 def result_of(trainer):
@@ -84,6 +96,15 @@ def result_of(trainer):
     }
 
 
+def relative_gaps(actual, expected):
+    """Tensor -> relative L2 distance."""
+    assert actual.keys() == expected.keys()
+    return {
+        name: float((actual[name].double() - t.double()).norm() / t.double().norm().clamp(min=1e-30))
+        for name, t in expected.items()
+    }
+
+
 def adam(strategy, world):
     """A run with state of the optimiser, for checkpoints that other strategies go on from."""
     changes = {"parallel.strategy": strategy, "checkpoint.every_steps": CUT}
@@ -92,13 +113,13 @@ def adam(strategy, world):
     return replace(blocks_run(optim=AdamW.Config(lr=0.01, clip_norm=1.0, ema_decay=0.9)), changes)
 
 
-def main(out: Path) -> None:
+def main(out: Path, *, each: bool) -> None:
     torch.set_num_threads(1)
     # Views of the model's output are taken by the losses, never changed in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     world = int(os.environ["WORLD_SIZE"])
     results, metrics, held = {}, {}, {}
-    for name, (config, _) in strategy_runs(world).items():
+    for name, (config, _) in strategy_runs(world, each).items():
         trainer = Trainer(config)
         metrics[name] = trainer.fit()
         results[name] = result_of(trainer)
@@ -108,7 +129,7 @@ def main(out: Path) -> None:
         for step in trainer:
             if step.number + 1 == CUT:
                 break
-        held[strategy] = trainer._held()["state"]
+        held[strategy] = sum(trainer.held_bytes().values())
         trainer.close()
     # Every strategy goes on from what another one left.
     for strategy, before in zip(STRATEGIES, (*STRATEGIES[1:], STRATEGIES[0]), strict=True):
@@ -143,4 +164,4 @@ def iter_of(trainer, step):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), each="each" in sys.argv[2:])

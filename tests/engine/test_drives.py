@@ -41,7 +41,7 @@ def test_memory_goes_on_in_a_scene_and_begins_anew_with_the_next(trainer, monkey
     training = [(frames, state) for frames, state in seen if len(frames) == 2]
     assert len(training) == 8 and training[0][1] is None
     goes_on = 0
-    for frames, state in training[1:]:
+    for (frames, state), (before, _) in zip(training[1:], training, strict=False):
         first, second = frames
         gaps = first.rig.time_s - state["time_s"]
         assert torch.equal(second.rig.time_s - first.rig.time_s, torch.full((2,), 0.5, dtype=torch.float64))
@@ -50,6 +50,8 @@ def test_memory_goes_on_in_a_scene_and_begins_anew_with_the_next(trainer, monkey
                 goes_on += 1
                 assert float(gaps[row]) == pytest.approx(0.5)
                 assert bool(state["has_past"][row]) and float(state["bev"][row].abs().sum()) > 0
+                # The world of a stream is turned and mirrored once, not anew at every step.
+                torch.testing.assert_close(first.rig.ego_from_ref[row], before[1].rig.ego_from_ref[row])
         assert second.starts is None or not second.starts.any()
     # 7 chunks in 3 scenes an epoch: more than half of the rows go on.
     assert 4 <= goes_on < 14

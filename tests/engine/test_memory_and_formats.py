@@ -7,11 +7,22 @@ import torch
 from blocks_run import Blocks, blocks_run
 from small_run import small_run
 
-from allsight.config import replace
+from allsight.backbones import InternImage
+from allsight.config import Mixture, replace
+from allsight.engine.budget.savings import savings
+from allsight.engine.config import RunConfig
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.muon import Muon
+from allsight.engine.optim import AdamW
+from allsight.engine.parallel.config import ParallelConfig
 from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.trainer import RunFailed, Trainer
+from allsight.launch.plan import plan_run
+from allsight.models import MultiHead
+from allsight.models.base import model_for_tasks
+from allsight.tasks import Classification
+from allsight.tasks.base import build_tasks
+from allsight.types import Batch
 
 
 def _events(folder, kind):
@@ -107,7 +118,8 @@ def _tight(monkeypatch, rows: int) -> None:
     real = Blocks.forward
 
     def forward(self, batch, state=None):
-        if self.training and len(batch) > rows:
+        # What is only counted needs no memory.
+        if type(batch.inputs["vector"]) is torch.Tensor and self.training and len(batch) > rows:
             raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
         return real(self, batch, state)
 
@@ -120,7 +132,7 @@ def test_a_step_that_does_not_fit_is_run_again_in_smaller_parts(tmp_path, monkey
     trainer = _trained(replace(blocks_run(), {"train.recover_memory": True}), folder=tmp_path / "run")
     notes = _events(tmp_path / "run", "note")
     assert [event["values"]["accumulate"] for event in notes] == [2, 4]
-    assert "out of memory in forward and backward of step 0" in notes[0]["text"]
+    assert "out of memory in the forward pass of step 0" in notes[0]["text"]
     assert trainer.config.train.accumulate == 4
     for name, tensor in _weights(expected).items():
         assert torch.equal(_weights(trainer)[name], tensor), name
@@ -133,14 +145,64 @@ def test_parts_that_cannot_be_halved_end_the_run_in_one_line(monkeypatch):
         trainer.fit()
 
 
-def test_lack_of_memory_names_stage_batch_and_what_saves_most(monkeypatch):
+def test_lack_of_memory_names_stage_batch_and_what_saves_most(monkeypatch, tmp_path):
     _tight(monkeypatch, 2)
-    trainer = Trainer(blocks_run())
+    trainer = Trainer(blocks_run(), folder=tmp_path / "run")
     with pytest.raises(RunFailed) as caught:
         trainer.fit()
+    trainer.close()
     text = str(caught.value)
-    assert "out of memory in forward and backward of step 0 on rank 0 with micro-batches of 8 of" in text
-    assert "train.accumulate=2 (saves about" in text and text.count("saves about") == 2 and "\n" not in text
+    assert "out of memory in the forward pass of step 0 on rank 0 with micro-batches of 8 of" in text
+    assert "optim.ema_decay=null (saves about" in text and text.count("saves about") == 2 and "\n" not in text
+    assert text in _events(tmp_path / "run", "alarm")[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("torch.Tensor.backward", "in the backward pass of step 0 on rank 0 with micro-batches of 8 of"),
+        ("torch.optim.SGD.step", "in the optimiser's update of step 0 .*; set optim.ema_decay=null"),
+        (
+            "allsight.engine.evaluator.Evaluator.evaluate",
+            r"in evaluation of step 12 on rank 0; set eval\.batch_size below 8",
+        ),
+    ],
+)
+def test_lack_of_memory_says_where_it_happened(monkeypatch, where, expected):
+    def fail(*args, **options):
+        raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(RunFailed, match=f"out of memory {expected}"):
+        Trainer(blocks_run()).fit()
+
+
+def test_savings_are_what_the_plan_counts():
+    task = Classification.Config(data="imagefolder:none", num_classes=10, batch_size=16, size_px=64)
+    config = RunConfig(
+        name="x",
+        model=MultiHead.Config(backbone=InternImage.Config.variant("nano")),
+        tasks=Mixture(a=task),
+        optim=AdamW.Config(ema_decay=0.9),
+        parallel=ParallelConfig(strategy="ddp"),
+    )
+    tasks = build_tasks(config.tasks, None)
+    batch = Batch("a", ("x",) * 16, {"image": torch.zeros(16, 3, 64, 64)}, {"label": torch.zeros(16).long()})
+    found = {setting: saved for saved, setting in savings(config, tasks, [batch], 2)}
+    path = "model.backbone.remat"
+    assert list(found) == sorted(found, key=found.__getitem__, reverse=True)
+    assert found.keys() >= {"train.accumulate=2", f"{path}=block", f"{path}=selective", "precision=bf16"}
+    counted = [
+        plan_run(replace(config, {path: kind}), gpus=2, kind="h100-80g").tasks["a"].activations
+        for kind in ("none", "block")
+    ]
+    assert found[f"{path}=block"] == pytest.approx(counted[0](16) - counted[1](16), rel=0.1)
+    assert found["train.accumulate=2"] == pytest.approx(counted[0](16) - counted[0](8), rel=0.1)
+    parameters = sum(p.numel() for p in model_for_tasks(config.model, tasks).parameters())
+    assert found["optim.ema_decay=null"] == 4 * parameters
+    # Parameters, gradients, two moments and average halve; blocks that are gathered come on top.
+    assert 0.5 * 5 * 4 * parameters > found["parallel.strategy=fsdp"] > 0
+    assert not {"train.accumulate=2", "precision=bf16"} & {s for _, s in savings(config, tasks, [], 2)}
 
 
 def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(monkeypatch):

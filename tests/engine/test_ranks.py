@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from rank_processes import run_ranks
-from rank_run import CUT, cases, result_of
+from rank_run import CUT, cases, moving_run, result_of
 from spike_run import spike_run
 
 from allsight.config import ConfigError, replace
@@ -53,6 +53,19 @@ def test_a_run_of_two_ranks_is_resumed_by_one(two_ranks):
     again.close()
     distance, tensor = _distance(result_of(again), result_of(whole))
     assert distance <= 1e-12, f"{tensor} differs by {distance}"
+
+
+def test_a_run_moves_from_two_ranks_to_one_and_back(two_ranks):
+    losses, weights = torch.load(two_ranks / "two_ranks.pt")["moved"]
+    whole = Trainer(moving_run())
+    assert losses == pytest.approx([step.loss for step in whole], rel=1e-12)
+    distance, tensor = _distance(weights, result_of(whole))
+    assert distance <= 1e-12, f"{tensor} differs by {distance}"
+
+
+def test_a_rank_that_ended_is_named_by_the_others(two_ranks):
+    said = torch.load(two_ranks / "two_ranks.pt")["missing"]
+    assert said == "rank 1 does not answer any more; see what was said there"
 
 
 def test_each_rank_keeps_its_diary(two_ranks):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from rank_processes import run_ranks
-from strategy_run import STRATEGIES, adam, result_of, strategy_runs
+from strategy_run import FLOAT32, STRATEGIES, adam, relative_gaps, result_of, strategy_runs
 
 from allsight.config import ConfigError, replace
 from allsight.engine.trainer import Trainer
@@ -34,12 +34,9 @@ def _one_process(config):
 
 
 def _assert_equal(actual, expected, run=""):
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-        gap = float((actual[name].double() - tensor.double()).norm())
-        assert gap <= 1e-12 * float(tensor.double().norm().clamp(min=1e-30)), (
-            f"{run}: {name} differs by {gap}"
-        )
+    gaps = relative_gaps(actual, expected)
+    name = max(gaps, key=gaps.__getitem__)
+    assert gaps[name] <= (1e-5 if FLOAT32 in run else 1e-12), f"{run}: {name} differs by {gaps[name]}"
 
 
 def test_ranks_equal_one_process(strategies):
@@ -47,7 +44,7 @@ def test_ranks_equal_one_process(strategies):
     for name, (_, config) in strategy_runs(world).items():
         metrics, weights = _one_process(config)
         _assert_equal(saved["results"][name], weights, name)
-        assert saved["metrics"][name] == pytest.approx(metrics, rel=1e-9), name
+        assert saved["metrics"][name] == pytest.approx(metrics, rel=1e-5 if FLOAT32 in name else 1e-9), name
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -52,7 +52,9 @@ def test_a_run_learns_and_says_what_it_did(tmp_path):
     assert kinds >= {"system", "train", "eval", "checkpoint"}
     per_step = [e for e in events_of(tmp_path / "run") if e["kind"] == "train" and e["task"] is None]
     assert len(per_step) == 60
-    assert set(per_step[0]["values"]) == {"loss", "lr", "grad_norm", "seconds", "wait_s", "samples"}
+    result = {"loss", "lr", "grad_norm", "seconds", "wait_s", "samples", "samples_per_s"}
+    split = {"forward_s", "backward_s", "exchange_s", "optimiser_s"}
+    assert set(per_step[0]["values"]) == result | split | {"peak_bytes", "mfu"}
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files >= {"resolved.yaml", "environment.json", "classes.json", "events.jsonl", "checkpoints"}
     trainer.close()

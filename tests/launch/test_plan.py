@@ -6,12 +6,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from allsight.backbones import InternImage, ResNet
 from allsight.config import ConfigError, Mixture, replace
+from allsight.engine.budget.passes import pass_cost, without_memory
+from allsight.engine.budget.state import Sizes, held
 from allsight.engine.config import RunConfig
 from allsight.engine.optim import SGD
 from allsight.engine.schedule import Cosine
 from allsight.launch.plan import plan_run
-from allsight.launch.plan.passes import pass_cost, without_memory
-from allsight.launch.plan.state import Sizes, held
 from allsight.models import MultiHead
 from allsight.models.base import model_for_tasks
 from allsight.tasks import Classification

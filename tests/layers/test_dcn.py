@@ -139,7 +139,7 @@ def test_gradients_reach_every_parameter():
         (dict(channels=8, groups=2, kernel_size=2), "dw_kernel_size: expected an odd size, got 2"),
         (
             dict(channels=8, groups=2, kernel_size=2, remove_center=True),
-            "remove_center: needs an odd kernel_size",
+            "remove_center: needs a square odd kernel_size",
         ),
         (
             dict(channels=8, groups=2, padding=0, center_feature_scale=True),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from allsight import ops
-from allsight.layers import DCNv3, DCNv4, dcn, prepare_for_inference
+from allsight.layers import DCNv3, DCNv4, dcnv3, prepare_for_inference
 from allsight.layers.inference import fuses
 
 COMPILED = pytest.mark.skipif(not ops.is_compiled(), reason="no compiled kernels")
@@ -64,7 +64,7 @@ def test_a_layer_of_the_fourth_kind_has_its_rows_in_order(changes):
 @COMPILED
 def test_steps_are_one_operator_only_where_nobody_is_in_the_way():
     layer, x = layer_of(), map_of()
-    with mock.patch.object(dcn, "depthwise_norm_act", wraps=dcn.depthwise_norm_act) as operator:
+    with mock.patch.object(dcnv3, "depthwise_norm_act", wraps=dcnv3.depthwise_norm_act) as operator:
         layer(x)  # its parameters take gradients
         with torch.no_grad(), ops.use_backend("reference"):
             layer(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from allsight import recipes
 from allsight.backbones.internimage_scaling import costs
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, replace
+from allsight.data.text import Tokenizer
+from allsight.data.world.language.words import tokenizer_json
 from allsight.engine.config import RunConfig
 from allsight.models.base import model_for_tasks, num_parameters
 from allsight.recipes import find_config
@@ -54,14 +57,26 @@ def test_a_recipe_names_no_place_of_its_author(name: str) -> None:
         assert not task.data.partition(":")[2].startswith(("/", "~", "."))
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but a tokenizer, which tasks with texts need."""
+    folder = tmp_path_factory.mktemp("root")
+    Tokenizer.train(["a text"], vocab_size=300).save(folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_model_of_a_recipe_can_be_built_for_its_tasks(name: str) -> None:
+def test_the_model_of_a_recipe_can_be_built_for_its_tasks(name: str, root: Path) -> None:
     config, _ = find_config(name)
+    for file in {getattr(settings, "tokenizer", "") for settings in config.tasks.values()} - {""}:
+        if not (root / file).exists():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text(json.dumps(tokenizer_json()))
     counts = {task: getattr(settings, "num_classes", None) or 12 for task, settings in config.tasks.items()}
     names = {task: tuple(f"c{i}" for i in range(count)) for task, count in counts.items()}
     names |= {task: s.classes for task, s in config.tasks.items() if getattr(s, "classes", ())}
     with torch.device("meta"):
-        model = model_for_tasks(config.model, build_tasks(config.tasks, None, names))
+        model = model_for_tasks(config.model, build_tasks(config.tasks, root, names))
     assert num_parameters(model) > 100_000
 
 

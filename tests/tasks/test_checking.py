@@ -39,7 +39,17 @@ SHIPPED = {
     },
 }
 """Tasks of the table with settings that fit the generated world."""
-WITH_TEXTS = {"captioning", "image_text_retrieval", "masked_language", "vqa"}
+WITH_TEXTS = {
+    "captioning",
+    "image_text_retrieval",
+    "language",
+    "masked_language",
+    "text_classification",
+    "text_retrieval",
+    "video_classification",
+    "video_text_retrieval",
+    "vqa",
+}
 """Those checked in `test_text_tasks.py`, with a model that reads their queries."""
 
 

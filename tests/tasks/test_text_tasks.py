@@ -2,57 +2,39 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
+from text_sets import CAPTIONS, make_sets
 
 from allsight.config import ConfigError
-from allsight.data.text import Tokenizer
+from allsight.config.base import import_file
 from allsight.models import UniPerceiver
-from allsight.tasks import VQA, Captioning, Classification, ImageTextRetrieval, MaskedLanguage
+from allsight.tasks import (
+    VQA,
+    Captioning,
+    Classification,
+    ImageTextRetrieval,
+    Language,
+    MaskedLanguage,
+    TextClassification,
+    TextRetrieval,
+    VideoClassification,
+    VideoTextRetrieval,
+)
 from allsight.tasks.checking import check_task
 from allsight.tasks.metrics import CaptionScores, RetrievalScores, VQAScores
 from allsight.tasks.metrics.captions import bleu, cider_d
-from allsight.types import Batch, ClassScores, DataError, PairAnswer, TextAnswer
-
-CAPTIONS = ["a red square", "a blue square", "a red circle at the left", "ein grünes Quadrat"]
+from allsight.types import Batch, ClassScores, DataError, PairAnswer, Sample, Text, TextAnswer
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Four pictures with captions and questions, and a tokenizer of their texts."""
-    folder = tmp_path_factory.mktemp("texts")
-    for split in ("train", "val"):
-        (folder / "set" / "images" / split).mkdir(parents=True)
-    (folder / "set" / "annotations").mkdir()
-    questions = []
-    for split in ("train", "val"):
-        images, captions = [], []
-        for number, caption in enumerate(CAPTIONS):
-            name = f"{number}.png"
-            pixels = np.full((12 + number, 16, 3), 60 * number, dtype=np.uint8)
-            Picture.fromarray(pixels).save(folder / "set" / "images" / split / name)
-            images.append({"id": number, "file_name": name, "height": 12 + number, "width": 16})
-            captions.append({"id": number, "image_id": number, "caption": caption})
-            answers = ["red", "red", "blue"] if number % 2 else ["yes"] * 3
-            questions.append(
-                {
-                    "question_id": number + 10 * (split == "val"),
-                    "image_id": number,
-                    "image": f"images/{split}/{name}",
-                    "question": "is it red?",
-                    "split": split,
-                    "answers": answers,
-                    "multiple_choice_answer": answers[0],
-                }
-            )
-        text = json.dumps({"images": images, "annotations": captions})
-        (folder / "set" / "annotations" / f"captions_{split}.json").write_text(text)
-    (folder / "set" / "annotations" / "vqa.json").write_text(json.dumps({"questions": questions}))
-    Tokenizer.train([*CAPTIONS, "is it red?", "yes red blue"] * 3, vocab_size=300).save(folder)
-    return folder
+    return make_sets(tmp_path_factory.mktemp("texts"))
 
 
 COMMON = dict(size_px=16, max_tokens=32, batch_size=4)
@@ -61,6 +43,13 @@ TASKS = {
     "retrieval": ImageTextRetrieval.Config(data="coco_captions:set", group_size=4, **COMMON),
     "masked": MaskedLanguage.Config(data="coco_captions:set", with_image=True, **COMMON),
     "vqa": VQA.Config(data="coco_vqa:set", **COMMON),
+    "language": Language.Config(data="manifest:sets", **COMMON),
+    "sentiment": TextClassification.Config(data="manifest:sets", names=("terrible", "great"), **COMMON),
+    "entailment": TextClassification.Config(data="manifest:sets", pairs=True, **COMMON),
+    "answers": TextRetrieval.Config(data="manifest:sets", group_size=4, **COMMON),
+    "actions": VideoClassification.Config(data="webdataset:clips", num_frames=2, **COMMON),
+    "clips": VideoTextRetrieval.Config(data="webdataset:clips", num_frames=2, group_size=4, **COMMON),
+    "clip caption": Captioning.Config(data="webdataset:clips", num_frames=2, **COMMON),
 }
 SMALL = dict(depth=1, channels=16, heads=2, hidden=16, image_px=16)
 
@@ -120,6 +109,33 @@ def test_masks_are_whole_words_and_stay_the_same_in_evaluation(root):
         for word in sorted(words, key=len, reverse=True):
             rest = rest.replace(word, "")
         assert taken and not rest.strip(), taken
+
+
+@pytest.mark.parametrize("text", ["a ___ square ___", "___ red square", "a red ___"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_given_blanks_are_the_words_taken_out(root, text, cut):
+    answers = {"a ___ square ___": ("blue", "left"), "___ red square": ("a",), "a red ___": ("circle",)}[text]
+    long_texts, most = ("cut", 3) if cut else ("refuse", 32)
+    task = build(TASKS["masked"], root, with_image=False, long_texts=long_texts, max_tokens=most)
+    sample = Sample("x", {"text": Text(text)}, {"answers": answers})
+    found = task.transform("train")(sample, np.random.default_rng(0))
+    labels, seen = found.targets["masked_labels"], found.inputs["text"].tokens
+    whole = text
+    for answer in answers:
+        whole = whole.replace("___", answer, 1)
+    kept = torch.where(labels == -100, seen[:-1], labels)
+    tokens = torch.cat([task.tokenizer.encode(word) for word in re.findall(r"\s*\S+", whole)])
+    assert kept.tolist() == tokens.tolist()[: most - 1] and seen[-1] == task.tokenizer.eos_id
+    assert (seen[:-1][labels != -100] == task.tokenizer.spe_id).all()
+    if not cut:
+        assert task.tokenizer.decode(labels[labels != -100]).split() == list(answers)
+
+
+def test_blanks_without_as_many_answers_are_refused(root):
+    task = build(TASKS["masked"], root, with_image=False)
+    sample = Sample("x", {"text": Text("a ___ ___ left")}, {"answers": ("red",)})
+    with pytest.raises(DataError, match="x: 2 blanks in 'a ___ ___ left' and 1 answers; expected as many"):
+        task.transform("val")(sample, np.random.default_rng(0))
 
 
 def test_a_long_text_is_refused_in_one_line_or_cut_on_request(root):
@@ -211,3 +227,23 @@ def test_the_tasks_keep_their_promises(root, kind):
         return {**model.train()(batch)[0], **model.eval()(batch)[0]}
 
     assert [str(finding) for finding in check_task(task, answering) if finding.problem] == []
+
+
+def test_a_task_of_ones_own_is_a_few_lines_and_needs_no_change_of_the_model(root):
+    """What the page of the documentation shows, taken from there."""
+    page = Path(__file__).parents[2] / "docs" / "uniperceiver.md"
+    code = re.search(r"```python\n([^`]*class Weather.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (root / "weather_task.py").write_text(code[1])
+    weather = import_file(root / "weather_task.py").Weather
+    for split in ("train", "val"):
+        for name in ("fog", "rain", "sun"):
+            (root / "weather" / split / name).mkdir(parents=True)
+            Picture.new("RGB", (16, 16), (len(name) * 40,) * 3).save(
+                root / "weather" / split / name / "a.png"
+            )
+    task = weather.Config(data="imagefolder:weather", **COMMON).build(name="weather", root=root)
+    torch.manual_seed(0)
+    model = UniPerceiver(UniPerceiver.Config.variant("micro", **SMALL), {"weather": task}).double()
+    findings = list(check_task(task, lambda batch: model.eval()(batch)[0]))
+    assert [str(finding) for finding in findings if finding.problem] == []
+    assert len(code[1].splitlines()) <= 60

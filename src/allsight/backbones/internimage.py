@@ -28,6 +28,7 @@ from allsight.config import Variants
 from allsight.layers import (
     ActivationName,
     NormName,
+    Remat,
 )
 from allsight.types import FeatureSpec
 from allsight.weights import Source, open_weights, write_weights
@@ -127,7 +128,8 @@ class InternImage(Backbone):
             frozen_stages: What is not trained: -1 nothing, 0 the stem, k the stem and the first k stages with
                 the downsampling after them. Frozen parts stay in evaluation mode.
             out_stages: Stages whose maps are returned, rising, from 0; those after the last are not built.
-            remat: Recompute the inside of every block in the backward pass, to save memory.
+            remat: What of every block is computed again in the backward pass, to save memory: nothing, all
+                (`block`), or all but matrix products and deformable operators (`selective`).
         """
 
         operator: Literal["dcnv3", "dcnv4", "conv"] = "dcnv3"
@@ -157,7 +159,7 @@ class InternImage(Backbone):
         later_strides: tuple[Literal[1, 2], ...] | None = None
         frozen_stages: int = Field(default=-1, ge=-1)
         out_stages: tuple[int, ...] = Field(default=(0, 1, 2, 3), min_length=1)
-        remat: Literal["none", "block"] = "none"
+        remat: Remat = "none"
 
         @model_validator(mode="after")
         def _fits_together(self) -> InternImage.Config:

@@ -16,6 +16,7 @@ from allsight.layers import (
     MLP,
     ConvLast,
     DropPath,
+    Remat,
     make_activation,
     make_norm,
     recompute,
@@ -80,7 +81,7 @@ class Stage(nn.Module):
     def __init__(self, config: InternImage.Config, stage: int, drop_path: list[float]) -> None:
         super().__init__()
         channels = config.stage_channels(stage)
-        self.remat = config.remat
+        self.remat: Remat = config.remat
         self.blocks = nn.ModuleList(Block(config, stage, chance) for chance in drop_path)
         self.norm_after = config.third_stage_norm_after if stage == 2 else ()
         self.extra_norms = nn.ModuleList(make_norm("layer", channels) for _ in self.norm_after)
@@ -91,7 +92,7 @@ class Stage(nn.Module):
         if self._chains(x):
             return self._chained(x)
         for i, block in enumerate(self.blocks):
-            x = recompute(block, x) if self.remat == "block" else block(x)
+            x = recompute(block, x, self.remat)
             if i in self.norm_after:
                 x = self.extra_norms[self.norm_after.index(i)](x)
         return self.norm(x)

@@ -226,7 +226,7 @@ def constructor_args(fields: Mapping[str, Any]) -> dict[str, Any]:
         "center_feature_scale": fields["center_feature_scale"],
         "remove_center": fields["remove_center"],
         "out_indices": list(fields["out_stages"]),
-        "with_cp": fields["remat"] == "block",
+        "with_cp": fields["remat"] != "none",
     }
 
 

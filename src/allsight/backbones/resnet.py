@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from allsight.backbones import resnet_official as official
 from allsight.backbones._base import Backbone
 from allsight.config import Variants
-from allsight.layers import DeformConv2d, FrozenBatchNorm2d, recompute
+from allsight.layers import DeformConv2d, FrozenBatchNorm2d, Remat, recompute
 from allsight.types import FeatureSpec
 from allsight.weights import Source, load_mapped, read_weights, select_part, write_weights
 
@@ -75,7 +75,8 @@ class ResNet(Backbone):
             norm: Batch norms that learn, or frozen ones.
             frozen_parts: Parts from the input on that do not learn: 1 the stem, 2 also the first stage ...
             out_stages: Stages whose maps are returned, rising; those after the last are not built.
-            remat: Recompute the inside of every block in the backward pass, to save memory.
+            remat: What of every block is computed again in the backward pass, to save memory: nothing, all
+                (`block`), or all but matrix products and deformable operators (`selective`).
         """
 
         block: Literal["basic", "bottleneck"] = "bottleneck"
@@ -87,7 +88,7 @@ class ResNet(Backbone):
         norm: Norm = "batch"
         frozen_parts: int = Field(default=0, ge=0)
         out_stages: tuple[int, ...] = Field(default=(0, 1, 2, 3), min_length=1)
-        remat: Literal["none", "block"] = "none"
+        remat: Remat = "none"
 
         @model_validator(mode="after")
         def _fits_together(self) -> ResNet.Config:
@@ -159,7 +160,7 @@ class ResNet(Backbone):
         for stage, blocks in enumerate(self._parts()[1:]):
             assert isinstance(blocks, nn.Sequential)
             for block in blocks:
-                x = recompute(block, x) if self.config.remat == "block" else block(x)
+                x = recompute(block, x, self.config.remat)
             if stage in self.config.out_stages:
                 maps.append(x)
         return tuple(maps)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from allsight.backbones import vit_official as official
 from allsight.backbones._base import Backbone, DepthLayer
 from allsight.config import Variants
-from allsight.layers import AttentionBlock, grid_places, recompute, sincos_2d
+from allsight.layers import AttentionBlock, Remat, grid_places, recompute, sincos_2d
 from allsight.layers.norm import LAYER_NORM_EPS
 from allsight.types import FeatureSpec
 from allsight.weights import Source, load_mapped, read_weights, write_weights
@@ -73,7 +73,8 @@ class ViT(Backbone):
             freeze_patches: Leave the patch projection as it starts (MoCo v3: training is steadier).
             layer_scale: First value of a learned factor per channel on every branch; None: no such factor.
             drop_path: Probability of stochastic depth, rising from 0 to this in the last block.
-            remat: Recompute the inside of every block in the backward pass, to save memory.
+            remat: What of every block is computed again in the backward pass, to save memory: nothing, all
+                (`block`), or all but matrix products and deformable operators (`selective`).
         """
 
         channels: int = Field(default=768, ge=4, multiple_of=4)
@@ -86,7 +87,7 @@ class ViT(Backbone):
         freeze_patches: bool = False
         layer_scale: float | None = None
         drop_path: float = Field(default=0.0, ge=0, lt=1)
-        remat: Literal["none", "block"] = "none"
+        remat: Remat = "none"
 
         @model_validator(mode="after")
         def _fits_together(self) -> ViT.Config:
@@ -174,7 +175,10 @@ class ViT(Backbone):
             mask = own[:, :, None] == own[:, None, :]
         x = torch.cat([summary, x], 1)
         for block in self.blocks:
-            x = recompute(_Masked(block, mask), x) if self.config.remat == "block" else block(x, mask)
+            if self.config.remat == "none":
+                x = block(x, mask)
+            else:
+                x = recompute(_Masked(block, mask), x, self.config.remat)
         x = self.norm(x)
         return Tokens(x[:, num_pictures:], x[:, :num_pictures])
 

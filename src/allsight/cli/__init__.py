@@ -1,7 +1,8 @@
 """The command line. `allsight --help` loads neither torch nor a recipe: verbs import what they need to run.
 
-Exit status: 0 fine; 1 the run failed; 2 the user's input is wrong; 130 interrupted. What is the user's to
-mend is said in one line a fault on the error stream; anything else is our bug and keeps its traceback.
+Exit status: 0 fine; 1 the run failed; 2 the user's input is wrong; 75 a run was told to stop and saved; 130
+interrupted. What is the user's to mend is said in one line a fault on the error stream; anything else is our
+bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fault = fault_of(error)
         if fault is None or debug:
             raise
-        print(fault.text, file=sys.stderr)
+        if fault.text:
+            print(fault.text, file=sys.stderr)
         return fault.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

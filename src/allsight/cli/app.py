@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from allsight.cli import (
+    asking,
     benching,
     checking,
     datasets,
@@ -55,6 +56,7 @@ app.command("train", short_help="Train a recipe, or go on with a run.")(running.
 app.command("plan", short_help="Say what a run would take, without running it.")(planning.plan)
 app.command("eval", short_help="Score weights on validation samples.")(using.evaluate)
 app.command("predict", short_help="Answer for pictures.")(using.predict)
+app.command("ask", short_help="Ask a generalist.")(asking.ask)
 app.command("export", short_help="Write a model as ONNX or for torch.export.")(exporting.export)
 app.command("config", short_help="Print a recipe with all its settings.")(looking.config)
 app.command("report", short_help="Write a run's HTML report.")(looking.report)

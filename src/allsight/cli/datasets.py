@@ -40,6 +40,17 @@ def world(
     difficulty: Annotated[
         str, typer.Option("--difficulty", metavar="easy|normal|hard", help="How hard.")
     ] = "normal",
+    language: Annotated[
+        int | None,
+        typer.Option(
+            "--language",
+            min=224,
+            metavar="N",
+            help="Also write N training pictures (64 px) with captions, questions and masked sentences to "
+            "OUT/language.",
+            show_default=False,
+        ),
+    ] = None,
     processes: Processes = None,
     quiet: Quiet = False,
 ) -> None:
@@ -48,8 +59,9 @@ def world(
     \b
     allsight data world world
     allsight data world tiny --pictures 200 --size 64 --seed 7
+    allsight data world words --pictures 12 --language 20000
     """
-    from allsight.data.world import World, generate_world
+    from allsight.data.world import Language, World, generate_world
     from allsight.launch.run import usable_cores
 
     options = {
@@ -59,12 +71,18 @@ def world(
         "size_px": size,
     }
     config = World.Config.variant(difficulty, **options)
+    spoken = None if language is None else Language.Config(seed=seed, train=language)
     begun = time.perf_counter()
     generate_world(
-        out, config, workers=processes or usable_cores(), on_progress=None if quiet else Counter("pictures")
+        out,
+        config,
+        language=spoken,
+        workers=processes or usable_cores(),
+        on_progress=None if quiet else Counter("pictures"),
     )
     total, seconds = 2 * (config.train + config.val), time.perf_counter() - begun
-    print(f"{out}: {total} pictures of {size} px in {seconds:.1f} s; use it with data.root={out}")
+    more = "" if spoken is None else f", {spoken.train + spoken.val + spoken.pairs} with texts"
+    print(f"{out}: {total} pictures of {size} px{more} in {seconds:.1f} s; use it with data.root={out}")
 
 
 @app.command("drives")

@@ -19,7 +19,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 @dataclass(frozen=True)
 class Fault:
-    """An exit status and what to say, one line a fault."""
+    """An exit status and what to say, one line a fault; nothing where another rank says it."""
 
     status: int
     text: str
@@ -31,22 +31,33 @@ def fault_of(error: Exception) -> Fault | None:
         return Fault(2, _usage(error))
     if isinstance(error, typer.Abort):
         return Fault(130, "interrupted")
+    if _is_a(error, "allsight.engine.agreement", "SharedFault"):
+        return Fault(2, str(error) if os.environ.get("LOCAL_RANK", "0") == "0" else "")
     if isinstance(error, ConfigError | DataError | CheckpointError):
         return Fault(2, _of_rank(str(error)))
-    # As with the trainer below, only a process that loaded these can have failed so.
+    if _is_a(error, "allsight.engine.trainer", "RunStopped"):
+        from allsight.launch.run import STOPPED, is_first
+
+        return Fault(STOPPED, str(error) if is_first() else "")
     for module, name in (
         ("allsight.data.shards.stores", "RemoteError"),
         ("allsight.data.side_by_side", "ProcessDied"),
+        ("allsight.engine.joining", "RanksMissing"),
+        ("allsight.engine.trainer", "RunFailed"),
     ):
-        if isinstance(error, getattr(sys.modules.get(module), name, ())):
+        if _is_a(error, module, name):
             return Fault(1, _of_rank(str(error)))
     if isinstance(error, OSError):
         return _of_system(error)
-    # Only a process that trained can have failed so; asking for the class must not load torch.
-    trainer = sys.modules.get("allsight.engine.trainer")
-    if trainer is not None and isinstance(error, trainer.RunFailed):
-        return Fault(1, _of_rank(str(error)))
     return None
+
+
+def _is_a(error: Exception, module: str, name: str) -> bool:
+    """Whether an error is of a class that only a process which loaded its module can have raised.
+
+    Asking for the class itself would load torch.
+    """
+    return isinstance(error, getattr(sys.modules.get(module), name, ()))
 
 
 def _of_system(error: OSError) -> Fault | None:

@@ -122,11 +122,12 @@ def _open(
 ) -> tuple[Candidate, list[Candidate], list[NamedReader]]:
     """The format, others that fit too, and a reader for each split."""
     from allsight.data.readers import candidates_of, open_reader
+    from allsight.data.readers.formats import format_class
 
     path, candidates = candidates_of(data)
     first, *others = candidates
     chosen = splits or sorted(first.splits, key=lambda name: (name != "train", name))
-    given = parsed_options(options)
+    given = {**getattr(format_class(first.format), "for_looking", {}), **parsed_options(options)}
     return first, others, [open_reader(f"{first.format}:{path}", None, name, **given) for name in chosen]
 
 

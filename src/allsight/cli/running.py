@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from allsight.cli.launching import (
+    DryRun,
+    Gpus,
+    Launch,
+    MaxRestarts,
+    Nodes,
+    Processes,
+    Rendezvous,
+    Slurm,
+    submit,
+)
 from allsight.cli.words import Changes, Recipe, Trust, check_backend, command, metric_lines
 
 if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
+    from allsight.engine.resuming import Resume
     from allsight.engine.trainer import Trainer
 
 
@@ -22,6 +34,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of the run folder.")
     ] = False,
+    resume_or_start: Annotated[
+        bool,
+        typer.Option(
+            "--resume-or-start",
+            help="As --resume, or start if nothing is saved; for jobs that are run again.",
+        ),
+    ] = False,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the run folder; default the recipe's.")
     ] = None,
@@ -30,12 +49,13 @@ def train(
     ),
     trust: Trust = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
-    processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="Start so many ranks on this machine.")
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="Start one rank for each of so many GPUs.")
-    ] = None,
+    processes: Processes = None,
+    gpus: Gpus = None,
+    nodes: Nodes = None,
+    rendezvous: Rendezvous = None,
+    max_restarts: MaxRestarts = 0,
+    slurm: Slurm = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a recipe in a new run folder, or go on with a run.
 
@@ -43,39 +63,52 @@ def train(
     allsight train joint_world data.root=world
     allsight train internimage_micro_tiny20 optim.lr=1e-3 schedule.epochs=4 --name quick
     allsight train my_recipes.py:generalist --processes 2
+    allsight train internimage_t_in1k --gpus 8 --slurm partition=vision,nodes=4
     allsight train runs/quick --resume
 
     With --resume only settings that leave the course of training as it is may change: data.root,
     data.workers, data.prefetch, data.max_corrupt_fraction, train.threads, train.accumulate,
-    train.recover_memory, train.max_skipped_in_a_row, train.norms_every, eval, checkpoint, parallel.
+    train.recover_memory, train.max_skipped_in_a_row, train.norms_every, eval, checkpoint, parallel, profile.
     """
-    from allsight.cli.resuming import config_to_resume, config_to_start
+    from allsight.cli.resuming import config_for
     from allsight.config import ConfigError
-    from allsight.launch.run import in_group, is_first, run_ranks, with_strategy
+    from allsight.launch.run import in_group, is_first, run_ranks, was_restarted, with_strategy
 
-    ranks = _ranks(processes, gpus)
+    launch = Launch(processes, gpus, nodes, rendezvous, max_restarts, slurm, dry_run)
     words = ["train", recipe, *(changes or []), "--runs", str(runs)]
     words += [] if name is None else ["--name", name]
-    words += [
-        flag for flag, is_set in (("--resume", resume), ("--trust", trust), ("--quiet", quiet)) if is_set
-    ]
+    flags = {"--resume": resume, "--resume-or-start": resume_or_start, "--trust": trust, "--quiet": quiet}
+    words += [flag for flag, is_set in flags.items() if is_set]
     strategy_is_given = any(change.startswith("parallel.strategy=") for change in changes or [])
-    if resume:
-        folder, config, notes = config_to_resume(recipe, changes or [], name=name, runs=runs, trust=trust)
-    else:
-        folder, config = config_to_start(recipe, changes or [], name=name, runs=runs, trust=trust)
-        notes = []
-    if ranks is not None and not in_group():
-        if ranks > 1 and strategy_is_given and config.parallel.strategy == "single":
+    going_on: Resume = "if saved" if resume_or_start or (in_group() and was_restarted()) else resume
+    starts_ranks = launch.starts_ranks and not in_group()
+    folder, config, notes = config_for(
+        recipe,
+        changes or [],
+        resume=going_on,
+        name=name,
+        runs=runs,
+        trust=trust,
+        # A machine that came first may have begun it already.
+        is_looked_at=not (starts_ranks and launch.node_range()[1] > 1),
+    )
+    if slurm is not None and not in_group():
+        return submit(launch, words, config, folder)
+    if starts_ranks:
+        group = launch.group(config)
+        if group.ranks * group.max_nodes > 1 and strategy_is_given and config.parallel.strategy == "single":
             raise ConfigError(
-                f"config.parallel.strategy: 'single' uses one process, not {ranks}; leave it out or set ddp"
+                f"config.parallel.strategy: 'single' uses one process, not {group.ranks * group.max_nodes}; "
+                "leave it out or set ddp"
             )
-        status = run_ranks(words, ranks)
+        # A machine that comes back to such a run knows of no restart.
+        returns = group.is_elastic and group.max_nodes > 1 and "--resume-or-start" not in words
+        status = run_ranks([*words, "--resume-or-start"] if returns else words, group)
         if status:
             raise typer.Exit(status)
         return
     config = with_strategy(config, set_by_user=strategy_is_given)
-    metrics = train_with_progress(config, folder, resume=resume, quiet=quiet, notes=notes, words=words)
+    metrics = train_with_progress(config, folder, resume=going_on, quiet=quiet, notes=notes, words=words)
     if is_first():
         print_results(metrics, folder)
         print("\n".join(["next:", *(f"  {line}" for line in _what_next(folder))]))
@@ -86,7 +119,7 @@ def train_with_progress(
     folder: Path,
     *,
     words: Sequence[str],
-    resume: bool = False,
+    resume: Resume = False,
     quiet: bool = False,
     notes: Sequence[str] = (),
 ) -> dict[str, float]:
@@ -97,9 +130,11 @@ def train_with_progress(
         notes: What else to write down at the start.
     Raises:
         RunFailed: The run stopped itself, or its last checkpoint could not be written.
+        RunStopped: A signal said that time is up; the run is saved.
     """
-    from allsight.engine.checkpoint import newest_whole
-    from allsight.engine.trainer import RunFailed, Trainer
+    from allsight.engine.joining import RanksMissing
+    from allsight.engine.trainer import RunFailed, RunStopped, Trainer
+    from allsight.launch.stopping import stopping_on_signals
     from allsight.view import Progress
 
     check_backend()
@@ -108,19 +143,29 @@ def train_with_progress(
         trainer.events.write("note", trainer.step, text=note)
     try:
         silent = quiet or not trainer.ranks.is_first
-        with Progress(steps=trainer.steps, tasks=list(trainer.tasks), silent=silent) as progress:
+        with (
+            stopping_on_signals(trainer.ask_to_stop),
+            Progress(steps=trainer.steps, tasks=list(trainer.tasks), silent=silent) as progress,
+        ):
             trainer.listeners.append(progress)
             metrics = trainer.fit()
         if trainer.saved_step != trainer.step:
             raise RunFailed(_lost(trainer, folder))
+    except (RunStopped, RanksMissing) as error:
+        raise type(error)(f"{error}; {_how_to_go_on(folder)}") from None
     except KeyboardInterrupt:
-        saved = newest_whole(folder / "checkpoints")
-        go_on = f"go on with: {command('train', folder, '--resume')}" if saved else "nothing was saved yet"
-        print(f"stopped at step {trainer.step}; {go_on}", file=sys.stderr)
+        print(f"stopped at step {trainer.step}; {_how_to_go_on(folder)}", file=sys.stderr)
         raise
     finally:
         trainer.close()
     return metrics
+
+
+def _how_to_go_on(folder: Path) -> str:
+    from allsight.engine.checkpoint import newest_whole
+
+    saved = newest_whole(folder / "checkpoints")
+    return f"go on with: {command('train', folder, '--resume')}" if saved else "nothing was saved yet"
 
 
 def _lost(trainer: Trainer, folder: Path) -> str:
@@ -141,18 +186,3 @@ def print_results(metrics: Mapping[str, float], folder: Path) -> None:
 
 def _what_next(folder: Path) -> list[str]:
     return [command("report", folder), command("predict", folder, "PICTURE"), command("eval", folder)]
-
-
-def _ranks(processes: int | None, gpus: int | None) -> int | None:
-    if processes is not None and gpus is not None:
-        raise typer.BadParameter("--processes and --gpus say the same thing; give one")
-    if gpus is None:
-        return processes
-    import torch
-
-    found = torch.cuda.device_count()
-    if gpus > found:
-        raise typer.BadParameter(
-            f"--gpus {gpus}: this machine has {found}; without GPUs use --processes {gpus}"
-        )
-    return gpus

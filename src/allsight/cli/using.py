@@ -53,6 +53,10 @@ def evaluate(
             "--data", metavar="FORMAT:PATH", help="With --probe: a set of classes other than the run's own."
         ),
     ] = None,
+    interference: Annotated[
+        bool,
+        typer.Option("--interference", help="Measure instead how the tasks help or hurt each other."),
+    ] = False,
     as_json: Json = False,
     trust: Trust = False,
 ) -> None:
@@ -65,8 +69,10 @@ def evaluate(
     allsight eval runs/bevformer_micro_drives --drop-cameras
     allsight eval runs/joint_world --probe knn
     allsight eval internimage_t_in1k --weights internimage_t_1k_224.pth --probe linear --data imagefolder:pets
+    allsight eval runs/generalist --interference
 
-    With --probe the backbone stays as it is, and the results are also noted in the run folder.
+    With --probe and --interference the model stays as it is, and the results are also noted in the run
+    folder, where the next report finds them.
     """
     from allsight.engine.predictor import flat
 
@@ -78,6 +84,8 @@ def evaluate(
     if drop_cameras:
         _score_without_cameras(predictor, run, task, as_json=as_json)
         return
+    if interference:
+        return _say_interference(predictor, run, as_json=as_json)
     if probe is not None:
         from allsight.cli.probing import probe_and_say
 
@@ -91,6 +99,23 @@ def evaluate(
     else:
         print(f"{run}: {predictor.weights}")
         print("\n".join(metric_lines(metrics)))
+
+
+def _say_interference(predictor: Predictor, run: str, *, as_json: bool) -> None:
+    """Measure, note and print what a step along the gradient of one task does to the loss of another."""
+    found = predictor.interference()
+    if predictor.folder is not None:
+        found.note(predictor.folder, 0, f"weights {predictor.weights}")
+    if as_json:
+        print_json({"run": run, "weights": predictor.weights, **found.to_json()})
+        return
+    print(f"{run}: {predictor.weights}")
+    print("what a step for the task of a column does to that of the row; 1 is the row's own step")
+    width = max(map(len, found.tasks))
+    print(" " * width + "".join(f"  {name:>{max(6, len(name))}}" for name in found.tasks))
+    for name, row in zip(found.tasks, found.whole, strict=True):
+        cells = zip(row, found.tasks, strict=True)
+        print(f"{name:<{width}}" + "".join(f"  {value:>{max(6, len(n))}.2f}" for value, n in cells))
 
 
 def _score_without_cameras(predictor: Predictor, run: str, names: list[str] | None, *, as_json: bool) -> None:

@@ -124,10 +124,11 @@ def metric_lines(metrics: Mapping[str, float]) -> list[str]:
 
 def command(*words: object) -> str:
     """A command line that works when copied: this program as it can be called here, quoted where needed."""
-    return shlex.join([*_program(), *map(str, words)])
+    return shlex.join([*program(), *map(str, words)])
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
+    """The words that call this program here."""
     called = Path(sys.argv[0])
     found = shutil.which("allsight")
     if found is not None and (called.name != "allsight" or Path(found).resolve() == called.resolve()):

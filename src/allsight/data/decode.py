@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from allsight.types import DataError, Image
 
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels are refused as decompression bombs; Pillow warns from the same number on."""
+
+LeastSize = Callable[[int, int], tuple[int, int] | None]
+"""(height, width) of a picture -> the size that it must have at least, or None: its own."""
 
 WHITE = (255, 255, 255)
 
@@ -58,7 +61,7 @@ def decode_picture(
     data: bytes,
     id: str,
     *,
-    min_hw_px: tuple[int, int] | None = None,
+    min_hw_px: tuple[int, int] | LeastSize | None = None,
     max_pixels: int = MAX_PIXELS,
     background: tuple[int, int, int] = WHITE,
 ) -> Image:
@@ -73,8 +76,9 @@ def decode_picture(
         data: The whole file.
         id: Sample id, for errors.
         min_hw_px: If given, a plain JPEG of at least twice this size is decoded at half its size or less,
-            never below this size. Anything measured in pixels of the file (boxes) must be scaled along:
-            `original_hw_px` holds the size in the file, orientation applied.
+            never below this size; a function is asked with the height and width of the picture. Anything
+            measured in pixels of the file (boxes) must be scaled along: `original_hw_px` holds the size in
+            the file, orientation applied.
         max_pixels: Pictures of more pixels are refused before they are decoded.
         background: RGB behind transparent pixels.
 
@@ -91,10 +95,11 @@ def decode_picture(
     if header is not None:
         _check_size(header.height, header.width, max_pixels, id)
         if header.is_plain:
-            pixels = _decode_plain_jpeg(data, header, min_hw_px, id)
+            turned = header.orientation >= 5
+            size = (header.width, header.height) if turned else (header.height, header.width)
+            least = min_hw_px(*size) if callable(min_hw_px) else min_hw_px
+            pixels = _decode_plain_jpeg(data, header, least, id)
             if pixels is not None:
-                turned = header.orientation >= 5
-                size = (header.width, header.height) if turned else (header.height, header.width)
                 return Image(_to_tensor(_upright(pixels, header.orientation)), original_hw_px=size)
     with _open(data, id) as picture:
         _check_size(picture.height, picture.width, max_pixels, id)

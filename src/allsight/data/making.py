@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,11 +14,22 @@ from jaxtyping import Bool, Int64
 
 from allsight.config import ConfigError
 from allsight.data.corrupt import replacements
+from allsight.data.decode import LeastSize
 from allsight.data.order import generator
 from allsight.data.sampler import BatchSource, Plan, Sampler, SampleReader
 from allsight.data.shards.stores import RemoteError
-from allsight.types import Batch, CorruptSample, Costs, DataError, Sample
+from allsight.data.transforms.compose import Fresh, Shrinks
+from allsight.types import Batch, CorruptSample, Costs, DataError, Sample, Text
 from allsight.types.batches import bytes_of
+
+
+@runtime_checkable
+class Reduces(Protocol):
+    """A reader whose pictures can be decoded at a smaller size, where nothing else is measured in pixels."""
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """The sample, its picture perhaps smaller, never below `least(height, width)`."""
+        ...
 
 
 class LoadingError(RuntimeError):
@@ -72,6 +84,7 @@ class BatchMaker:
         for split, readers in (("train", plan.readers if plan else {}), ("val", val_readers or {})):
             self._readers |= {(task, split): reader for task, reader in readers.items()}
         self._transforms: dict[tuple[str, str], Any] = {}
+        self._reducing: set[tuple[str, str]] = set()
         self._on_read = on_read
         self._costs = Costs()
         self._deadly: Mapping[int, str] = {}
@@ -96,10 +109,10 @@ class BatchMaker:
         self._announce(order.task, "train", rows.indices)
         samples: list[Sample] = []
         corrupt: list[list[CorruptSample]] = []
-        for draw, place, index in zip(
-            rows.draws.tolist(), rows.places.tolist(), rows.indices.tolist(), strict=True
+        for draw, begun, place, index in zip(
+            rows.draws.tolist(), rows.begun.tolist(), rows.places.tolist(), rows.indices.tolist(), strict=True
         ):
-            sample, bad = self._usable(order.task, draw, place, index, where)
+            sample, bad = self._usable(order.task, draw, begun, place, index, where)
             samples.append(sample)
             corrupt.append(bad)
         self._note_all_read(order.task)
@@ -127,7 +140,7 @@ class BatchMaker:
             try:
                 # Validation is not random; transforms get a generator since their signature has one.
                 samples.append(
-                    self._sample(order.task, "val", index, generator(0, "val", index), "evaluation")
+                    self._sample(order.task, "val", index, partial(generator, 0, "val", index), "evaluation")
                 )
                 kept.append(row)
             except DataError as error:
@@ -141,7 +154,7 @@ class BatchMaker:
         return replace(batch, task=order.task, slots=slots, starts=starts, corrupt=tuple(corrupt))
 
     def _usable(
-        self, task: str, draw: int, place: int, index: int, where: str
+        self, task: str, draw: int, begun: int, place: int, index: int, where: str
     ) -> tuple[Sample, list[CorruptSample]]:
         """The sample of a row, or the first usable one in its place, and those that were not usable."""
         assert self._plan is not None and self._sampler is not None
@@ -151,9 +164,11 @@ class BatchMaker:
         faults: list[tuple[str, str]] = []
         while True:
             attempt = (len(faults),) if faults else ()
-            rng = generator(seed, "augment", task, draw, place, *attempt)
+            # All frames of a stream are changed alike: a memory could make nothing of a past that was turned
+            # or mirrored another way.
+            fresh = partial(generator, seed, "augment", task, begun, place, *attempt)
             try:
-                sample = self._sample(task, "train", index, rng, where)
+                sample = self._sample(task, "train", index, fresh, where)
             except DataError as error:
                 name = _id(error, task, index)
                 faults.append((name, _reason(error, name)))
@@ -168,18 +183,24 @@ class BatchMaker:
             else:
                 return sample, [CorruptSample(task, name, reason, sample.id) for name, reason in faults]
 
-    def _sample(self, task: str, split: str, index: int, rng: np.random.Generator, where: str) -> Sample:
+    def _sample(self, task: str, split: str, index: int, fresh: Fresh, where: str) -> Sample:
         if index in self._deadly:
             raise DataError(self._deadly[index])
         if self._on_read is not None:
             self._on_read(task, index)
         name = f"index {index}"
-        begun, read = time.perf_counter(), None
+        begun, read, cut = time.perf_counter(), None, 0
         try:
-            sample = self._reader(task, split)[index]
+            reader, transform = self._reader(task, split), self._transform(task, split)
+            if (task, split) in self._reducing:
+                sample = reader.reduced(index, lambda h, w: transform.least_hw_px(h, w, fresh))
+            else:
+                sample = reader[index]
             name = f"'{sample.id}' (index {index})"
             read = time.perf_counter()
-            return self._transform(task, split)(sample, rng)
+            sample = transform(sample, fresh())
+            cut = sum(isinstance(each, Text) and each.cut > 0 for each in sample.inputs.values())
+            return sample
         except (DataError, ConfigError, RemoteError):
             raise
         except Exception as error:
@@ -187,7 +208,7 @@ class BatchMaker:
         finally:
             end = time.perf_counter()
             read = read or end
-            self._costs += Costs(samples=1, read_s=read - begun, transform_s=end - read)
+            self._costs += Costs(samples=1, read_s=read - begun, transform_s=end - read, texts_cut=cut)
 
     def _mixed(
         self, task: str, samples: Sequence[Sample], rng: np.random.Generator, where: str
@@ -237,16 +258,20 @@ class BatchMaker:
         if ahead is not None:
             ahead(indices.tolist())
 
-    def _reader(self, task: str, split: str) -> SampleReader:
+    def _reader(self, task: str, split: str) -> Any:
         key = (task, split)
         if key not in self._readers:
             self._readers[key] = self._sources[task].reader(split)
         return self._readers[key]
 
-    def _transform(self, task: str, split: str) -> Callable[[Sample, np.random.Generator], Sample]:
+    def _transform(self, task: str, split: str) -> Any:
         key = (task, split)
         if key not in self._transforms:
-            self._transforms[key] = self._sources[task].transform(split)
+            transform = self._transforms[key] = self._sources[task].transform(split)
+            # Asked once: such a check costs as much as a small transform. Evaluation sees pictures whole.
+            can_shrink = split == "train" and isinstance(transform, Shrinks)
+            if can_shrink and isinstance(self._reader(*key), Reduces):
+                self._reducing.add(key)
         return self._transforms[key]
 
 

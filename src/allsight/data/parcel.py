@@ -80,6 +80,8 @@ def send(connection: Connection, value: Any) -> None:
         os.close(handle)
 
 
+# A batch for training may arrive while an evaluation, without gradients, waits for its own.
+@torch.inference_mode(False)
 def receive(connection: Connection) -> Any:
     """What `send` sent. Its tensors share one block of memory, which lives as long as one of them."""
     pickled, places, size = pickle.loads(connection.recv_bytes())

@@ -6,12 +6,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Real, UInt16
+from jaxtyping import Int64, Real, UInt16
 from pydantic import Field, model_validator
 
 from allsight.config import Config, ConfigError
 from allsight.data.draws import SMALLEST_SHARE
-from allsight.data.listings import ListsLengths, ListsSizes, classes_listed, name_of
+from allsight.data.listings import ListsClasses, ListsLengths, ListsSizes, classes_listed, name_of
 from allsight.data.rates import Rates, class_balanced, repeat_factors
 
 
@@ -22,6 +22,14 @@ class Policy(Config):
     """Each sample once an epoch; all classes equally often; or samples of rare classes repeated."""
     repeat_threshold: float = Field(default=0.001, gt=0, le=1)
     """With `repeat_factor`: classes in a smaller share of the samples than this are repeated."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training samples that is used (few-shot), the same classes in it as in all where the data
+    set lists them. Smaller shares are part of larger ones; `fraction_seed` picks others. At least one."""
+    fraction_seed: int = Field(default=0, ge=0)
+    block: int = Field(default=0, ge=0)
+    """Each row of the batches reads so many neighbours of the data set one after another, in a random order,
+    before it goes on to another place; for sets on servers that are much larger than the cache. 0 shuffles
+    single samples."""
     bucket_by: Literal["none", "aspect", "length"] = "none"
     """Batches hold samples of like height / width, or of like length (words, frames)."""
     bucket_edges: tuple[float, ...] = ()
@@ -30,6 +38,11 @@ class Policy(Config):
     @model_validator(mode="after")
     def _edges_fit(self) -> Policy:
         edges = self.bucket_edges
+        if self.fraction < 1 and self.balance != "none":
+            raise ValueError(
+                f"fraction={self.fraction:g} and balance={self.balance} both say how often samples occur; "
+                "set one of them"
+            )
         if (self.bucket_by == "none") != (not edges):
             raise ValueError(
                 "bucket_by and bucket_edges go together; set both, such as length and (16, 32, 64)"
@@ -57,12 +70,41 @@ def rates_of(policy: Policy, reader: Any, *, path: str) -> Rates | None:
     Raises:
         ConfigError: The reader does not know its samples' classes.
     """
+    if policy.fraction < 1:
+        kept = few_of(reader, policy.fraction, seed=policy.fraction_seed)
+        return Rates(np.isin(np.arange(len(reader)), kept).astype(np.float64))
     if policy.balance == "none":
         return None
     classes = classes_listed(reader, setting=f"{path}.balance: '{policy.balance}'", instead="set none")
     if policy.balance == "classes":
         return class_balanced(classes)
     return repeat_factors(classes, policy.repeat_threshold)
+
+
+def few_of(reader: Any, fraction: float, *, seed: int) -> Int64[np.ndarray, " k"]:
+    """The samples of a few-shot subset, in rising order; a function of the arguments alone.
+
+    Samples stand in a line in which each class is spread evenly, and the first ones are taken: each class
+    keeps its share, and a smaller subset lies in a larger one.
+
+    Args:
+        reader: The samples; those whose classes are not listed are of one class.
+        fraction: Share that is kept; at least one sample.
+        seed: Of the line.
+    """
+    size = len(reader)
+    draw = np.random.Generator(np.random.Philox(seed)).random
+    labels = np.zeros(size, dtype=np.int64)
+    if isinstance(reader, ListsClasses):
+        samples, listed = reader.sample_classes().pairs()
+        # Of several classes the last one counts, and those without any are a class of their own.
+        labels[samples] = listed + 1
+    order = np.lexsort((draw(size), labels))
+    first, count = np.unique(labels[order], return_index=True, return_counts=True)[1:]
+    rank = np.arange(size) - np.repeat(first, count)
+    place = (rank + draw(size)) / np.repeat(count, count)
+    kept = order[np.argsort(place, kind="stable")[: max(1, round(fraction * size))]]
+    return np.sort(kept)
 
 
 def buckets_of(policy: Policy, reader: Any, *, path: str) -> UInt16[np.ndarray, " n"] | None:

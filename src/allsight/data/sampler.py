@@ -58,6 +58,7 @@ class TaskPlan:
         mixes: Whether `mix` must be called on its groups.
         rates: How often each sample occurs in an epoch; None is once.
         buckets: Bucket of each sample, where a batch may hold only samples of one.
+        block: Neighbours that a row reads in one go; 0 shuffles single samples.
     """
 
     size: int
@@ -68,6 +69,7 @@ class TaskPlan:
     mixes: bool = False
     rates: Rates | None = field(default=None, compare=False, repr=False)
     buckets: Integer[np.ndarray, " size"] | None = field(default=None, compare=False, repr=False)
+    block: int = 0
 
     @classmethod
     def of_task(cls, name: str, config: Any, reader: SampleReader, *, mixes: bool) -> TaskPlan:
@@ -86,6 +88,7 @@ class TaskPlan:
             mixes=mixes,
             rates=rates_of(config.policy, reader, path=path),
             buckets=buckets_of(config.policy, reader, path=path),
+            block=config.policy.block,
         )
 
     @property
@@ -221,6 +224,7 @@ class Rows:
         draws: Number of the draw that brought the row; counts the task's draws from the start of the run.
         places: Row within that draw (for streams: the slot).
         starts: True where the row's stream begins.
+        begun: Number of the draw in which the row's stream began; without streams, that of the row's own.
     """
 
     slots: Int64[np.ndarray, " n"]
@@ -228,6 +232,7 @@ class Rows:
     draws: Int64[np.ndarray, " n"]
     places: Int64[np.ndarray, " n"]
     starts: Bool[np.ndarray, " n"]
+    begun: Int64[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -286,6 +291,7 @@ class Sampler:
                 plan.rows_per_lane(name),
                 task.rates,
                 task.buckets,
+                task.block,
             )
             for name, task in plan.tasks.items()
             if task.sequences is None
@@ -356,12 +362,12 @@ class Sampler:
             own = [self._draws.number(number, step, lane) for lane in lanes]
             draws = np.array(own, dtype=np.int64)[nth]
             frames = self._streams[task].frames(slots, draws)
-            return Rows(slots, frames.indices, draws, slots, frames.starts)
+            return Rows(slots, frames.indices, draws, slots, frames.starts, frames.begun)
         every_lane = range(self.plan.effective_lanes)
         before = sum(self._draws.number(number, step, lane) for lane in every_lane)
         draws = before + nth
         indices = self._orders[task].samples(draws, places)
-        return Rows(slots, indices, draws, places, np.ones(end - begin, dtype=bool))
+        return Rows(slots, indices, draws, places, np.ones(end - begin, dtype=bool), draws)
 
     def _drawn(self, step: int) -> dict[str, list[int]]:
         """Task -> the lanes that draw it in `step`."""
@@ -430,10 +436,10 @@ def _check_sizes(plan: Plan, name: str, task: TaskPlan) -> None:
 
 def _check_policy(plan: Plan, name: str, task: TaskPlan) -> None:
     path = f"config.tasks.{name}.policy"
-    if task.sequences is not None and (task.rates is not None or task.buckets is not None):
+    if task.sequences is not None and (task.rates is not None or task.buckets is not None or task.block):
         raise ConfigError(
-            f"{path}: streams show all frames in order, so they cannot be balanced or sorted into buckets; "
-            "leave it out"
+            f"{path}: streams show all frames in order, so they cannot be balanced, bucketed or read in "
+            "blocks; leave it out"
         )
     if task.buckets is not None and plan.effective_lanes > 1:
         raise ConfigError(

@@ -20,6 +20,8 @@ class Endless:
         key: Names this order; the random numbers follow from it.
         size: Number of samples.
         rates: How often each occurs in an epoch; None is once.
+        block: If above 0, each row of a draw reads so many neighbours in one go (`Shuffles.in_blocks`).
+        rows: Rows of a draw.
         members: Their numbers in the reader; None is 0 ... size - 1.
     """
 
@@ -31,20 +33,36 @@ class Endless:
         size: int,
         rates: Rates | None = None,
         members: Members | None = None,
+        *,
+        block: int = 0,
+        rows: int = 1,
     ) -> None:
+        self._block, self._rows = block, rows
         self._seed, self._shuffles, self._key = seed, shuffles, key
         self._rates, self.members = rates, members
         self.epoch_size = size if rates is None else rates.epoch_size
 
     def samples(self, positions: Indices) -> Indices:
         """The sample at each position of the endless order."""
-        found = self._shuffles.samples(self._key, self.epoch_size, positions)
+        found = self._places(positions)
         if self._rates is not None:
             epochs = positions // self.epoch_size
             for epoch in np.unique(epochs).tolist():
                 here = epochs == epoch
                 found[here] = self._rates.samples(found[here], epoch, seed=self._seed, task=self._key)
         return found if self.members is None else self.members[found].astype(np.int64)
+
+    def _places(self, positions: Indices) -> Indices:
+        """The place of each position in its epoch's line of samples, before rates and members."""
+        if not self._block:
+            return self._shuffles.samples(self._key, self.epoch_size, positions)
+        epochs, offsets = np.divmod(positions, self.epoch_size)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            offsets[here] = self._shuffles.in_blocks(
+                self._key, self.epoch_size, epoch, offsets[here], block=self._block, rows=self._rows
+            )
+        return offsets
 
 
 class TaskOrder:
@@ -62,6 +80,7 @@ class TaskOrder:
         rows: Rows of a draw.
         rates: How often each sample occurs in an epoch; None is once.
         buckets: Bucket of each sample; None is one for all.
+        block: If above 0, each row reads so many neighbours in one go.
     """
 
     def __init__(
@@ -73,17 +92,20 @@ class TaskOrder:
         rows: int,
         rates: Rates | None = None,
         buckets: Members | None = None,
+        block: int = 0,
     ) -> None:
         self._rows, self._buckets = rows, buckets
         if buckets is None:
-            self._parts = {0: Endless(seed, shuffles, task, size, rates)}
+            self._parts = {0: Endless(seed, shuffles, task, size, rates, block=block, rows=rows)}
             return
         self._parts = {}
         for bucket in np.unique(buckets).tolist():
             members = np.flatnonzero(buckets == bucket).astype(np.uint32)
             part = None if rates is None else rates.among(members)
             key = f"{task}\x1f{bucket}"
-            self._parts[bucket] = Endless(seed, shuffles, key, len(members), part, members)
+            self._parts[bucket] = Endless(
+                seed, shuffles, key, len(members), part, members, block=block, rows=rows
+            )
         shares = {str(bucket): float(part.epoch_size) for bucket, part in self._parts.items()}
         self._draws = Draws(place_key(seed, "buckets", task), shares)
 

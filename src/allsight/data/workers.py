@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -313,6 +314,8 @@ def _work(
     made: Batch | Exception
     try:
         maker = _maker(rebuild, reading, since_s)
+        # What is there now stays; to look through it for garbage again and again costs some percent.
+        gc.freeze()
         while True:
             order = connection.recv()
             if isinstance(maker, Exception):

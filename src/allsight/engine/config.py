@@ -119,6 +119,26 @@ class CheckpointConfig(Config):
     it is whole; a store that fails costs an alarm. Empty: nowhere."""
 
 
+class ProfileConfig(Config):
+    """A close look at some steps, written to `profile/` of the run folder."""
+
+    steps: str = ""
+    """`20:25` looks at steps 20 to 24; empty: at none. They take longer; results stay the same."""
+
+    @field_validator("steps")
+    @classmethod
+    def _is_a_range(cls, steps: str) -> str:
+        first, colon, stop = steps.partition(":")
+        if steps and not (colon and first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+            raise ValueError(f"expected FIRST:STOP, such as 20:25 for steps 20 to 24, got '{steps}'")
+        return steps
+
+    def span(self) -> range:
+        """The steps."""
+        first, _, stop = self.steps.partition(":")
+        return range(int(first), int(stop)) if self.steps else range(0)
+
+
 class StartConfig(Config):
     """The weights before the first step."""
 
@@ -167,6 +187,7 @@ class RunConfig(Config):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     parallel: ParallelConfig = ParallelConfig()
+    profile: ProfileConfig = ProfileConfig()
 
     @field_validator("name")
     @classmethod

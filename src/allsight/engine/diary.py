@@ -10,6 +10,7 @@ from torch import Tensor
 from allsight.data.corrupt import Ledger
 from allsight.engine.distributed import Ranks
 from allsight.engine.events import EventLog
+from allsight.engine.profiler.clock import Phase
 from allsight.engine.step_report import Parts, StepReport, describe_fault
 from allsight.models.base import TaskModel
 from allsight.types import Batch, Costs, State, Step
@@ -29,6 +30,9 @@ class StepResult:
         samples: Task -> rows of its global batch.
         costs: Task -> what its data took to make, of this rank.
         skipped: The step was not finite and changed nothing.
+        split: Phase of the step -> its seconds on this rank, see `StepClock`.
+        peak_bytes: Most memory on this rank, see `PeakMemory`.
+        mfu: Share of the devices' peak that the model's arithmetic made of the step, on the first rank.
         metrics: Results of an evaluation that followed the step.
     """
 
@@ -42,7 +46,15 @@ class StepResult:
     samples: Mapping[str, int]
     costs: Mapping[str, Costs]
     skipped: bool
+    split: Mapping[Phase, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    mfu: float | None = None
     metrics: Mapping[str, float] | None = None
+
+    @property
+    def samples_per_s(self) -> float:
+        """Over all ranks."""
+        return sum(self.samples.values()) / max(self.seconds, 1e-9)
 
 
 @dataclass
@@ -68,6 +80,11 @@ class Diary:
 
     def step(self, result: StepResult, news: Sequence[str]) -> None:
         """Figures of a step; `news` of the processes that make its data."""
+        values = {f"{name}_s": seconds for name, seconds in result.split.items() if name != "data"}
+        for name in ("peak_bytes", "mfu"):
+            value = getattr(result, name)
+            if value is not None:
+                values[name] = value
         self._events.write(
             "train",
             result.number,
@@ -78,6 +95,8 @@ class Diary:
                 "seconds": result.seconds,
                 "wait_s": result.wait_s,
                 "samples": sum(result.samples.values()),
+                "samples_per_s": result.samples_per_s,
+                **values,
             },
         )
         for task, losses in result.losses.items():

@@ -21,6 +21,8 @@ Kind = Literal[
     "norms",
     "monitor",
     "probe",
+    "interference",
+    "ask",
 ]
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

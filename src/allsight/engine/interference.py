@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from allsight.engine.events import EventLog
 from allsight.engine.streams import seeded
+from allsight.models.base import TaskModel
 
 Loss = Callable[[], Tensor]
 """Loss of one held-out batch with the model as it stands."""
@@ -40,6 +43,21 @@ class Interference:
         """Plain values."""
         return {"tasks": self.tasks, "whole": self.whole, "parts": dict(self.parts)}
 
+    def values(self) -> dict[str, float]:
+        """For events, a number a pair: `whole/I<J`, what a step along J does to I, and cosines `PART/I<J`."""
+        return {
+            f"{part}/{i}<{j}": value
+            for part, table in {"whole": self.whole, **self.parts}.items()
+            for i, row in zip(self.tasks, table, strict=True)
+            for j, value in zip(self.tasks, row, strict=True)
+        }
+
+    def note(self, folder: Path, step: int, text: str = "") -> None:
+        """Write it into the diary of a run, where its report finds it."""
+        events = EventLog(folder, 0)
+        events.write("interference", step, values=self.values(), text=text)
+        events.close()
+
 
 def measure_interference(
     model: nn.Module,
@@ -51,14 +69,15 @@ def measure_interference(
 ) -> Interference:
     """Measure the influence of each task on each other.
 
-    Stochastic layers are off (the model is put into evaluation mode meanwhile), so losses must not need
-    training mode.
+    Stochastic layers are off: the model is put into evaluation mode meanwhile, a `TaskModel` into quiet
+    training mode, which its losses need.
 
     Args:
         model: What the tasks share.
         losses: Task -> losses of held-out batches; at least one each.
         step: Length of a step in units of the parameters' norm.
-        part_of: Name of a parameter -> the part it is counted in; None takes its first four levels.
+        part_of: Name of a parameter -> the part it is counted in; None: as a `TaskModel` says, else its first
+            levels.
         seed: Of whatever losses draw all the same.
     Returns:
         The tables. Parameters, buffers, gradients and the mode are as before, bit for bit.
@@ -92,7 +111,9 @@ def measure_interference(
             tuple(_mean([a / b for a, b in zip(change[i][j], change[i][i], strict=True)]) for j in tasks)
             for i in tasks
         )
-    return Interference(tasks, whole, _cosines(list(trained), gradients, part_of or _first_levels))
+    if part_of is None:
+        part_of = model.part_of if isinstance(model, TaskModel) else _first_levels
+    return Interference(tasks, whole, _cosines(list(trained), gradients, part_of))
 
 
 @contextmanager
@@ -101,7 +122,10 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     kept = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if isinstance(model, TaskModel):
+        model.train_quietly()
+    else:
+        model.eval()
     try:
         yield
     finally:

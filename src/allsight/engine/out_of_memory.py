@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 
+from allsight.engine.budget.savings import savings
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks
-from allsight.types import Step
+from allsight.engine.profiler.clock import Phase
+from allsight.tasks.base import Task
+from allsight.types import Batch
+
+Stage = Phase | Literal["evaluation"]
+_STAGES: dict[str, str] = {
+    "data": "moving the data",
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "exchange": "the exchange between ranks",
+    "optimiser": "the optimiser's update",
+    "evaluation": "evaluation",
+}
 
 
 class StepTooLarge(RuntimeError):
@@ -22,41 +36,54 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def lack_of_memory(stage: str, step: Step, config: RunConfig, ranks: Ranks, held: Mapping[str, int]) -> str:
-    """One line: where memory ran out, and the two settings that save most of it.
+def lack_of_memory(
+    stage: Stage,
+    number: int,
+    batches: Sequence[Batch],
+    config: RunConfig,
+    tasks: Mapping[str, Task],
+    ranks: Ranks,
+) -> str:
+    """One line: where memory ran out, and the two settings that save most of it, as `allsight plan` counts.
 
     Args:
-        stage: What was being done, such as `forward and backward`.
-        held: `state` (parameters, gradients, optimiser, average) and `average` alone, in bytes on this rank.
+        stage: What was being done.
+        number: Of the step.
+        batches: Micro-batches of the step on this rank; of an evaluation none.
     """
-    rows = {task: [len(batch) for batch in step.batches[task]] for task in step.tasks}
-    sizes = ", ".join(f"{max(found, default=0)} of '{task}'" for task, found in rows.items())
-    savings = sorted(_savings(config, ranks, held), reverse=True)[:2]
-    advice = " or ".join(f"{setting} (saves about {saved / 2**30:.2g} GiB)" for saved, setting in savings)
+    sizes: dict[str, int] = {}
+    for batch in batches:
+        sizes[batch.task] = max(sizes.get(batch.task, 0), len(batch))
+    rows = ", ".join(f"{size} of '{task}'" for task, size in sizes.items())
+    with_rows = f" with micro-batches of {rows}" if rows else ""
+    has_activations = stage in ("forward", "backward")
+    if stage == "evaluation":
+        advice = f"set eval.batch_size below {_eval_rows(config, ranks)}"
+    else:
+        advice = _advice(config, tasks, batches if has_activations else [], ranks)
     return (
-        f"out of memory in {stage} of step {step.number} on rank {ranks.rank} with micro-batches of {sizes}; "
-        f"set {advice}; `allsight plan` shows what fits"
+        f"out of memory in {_STAGES[stage]} of step {number} on rank {ranks.rank}{with_rows}; {advice}; "
+        "`allsight plan` shows what fits"
     )
 
 
-def _savings(config: RunConfig, ranks: Ranks, held: Mapping[str, int]) -> list[tuple[float, str]]:
-    """(bytes per rank, setting) of what could be changed."""
-    found: list[tuple[float, str]] = []
-    # What was in use beyond the state, at the least, when memory ran out.
-    activations = max(0, _in_use(ranks) - held["state"])
-    found.append((activations / 2, f"train.accumulate={2 * config.train.accumulate}"))
-    if config.precision == "fp32":
-        found.append((activations * 0.45, "precision=bf16"))
-    if ranks.world > 1 and config.parallel.strategy == "ddp":
-        found.append((held["state"] * (1 - 1 / ranks.world), "parallel.strategy=fsdp"))
-    if held["average"]:
-        found.append((held["average"], "optim.ema_decay=null"))
-    return found
+def _advice(config: RunConfig, tasks: Mapping[str, Task], batches: Sequence[Batch], ranks: Ranks) -> str:
+    try:
+        found = savings(config, tasks, batches, ranks.world)
+    except Exception as error:  # Whatever a model does without contents, the lack of memory is to be told.
+        reason = str(error).partition("\n")[0]
+        return f"set train.accumulate={2 * config.train.accumulate} (what that saves is not known: {reason})"
+    if not found:
+        return "use devices with more memory, or more of them with parallel.strategy=fsdp"
+    words = [f"{setting} (saves about {_size(saved)})" for saved, setting in found[:2]]
+    return f"set {' or '.join(words)}"
 
 
-def _in_use(ranks: Ranks) -> int:
-    if ranks.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(ranks.device)
-    import resource
+def _eval_rows(config: RunConfig, ranks: Ranks) -> int:
+    if config.eval.batch_size is not None:
+        return config.eval.batch_size
+    return max(task.batch_size for task in config.tasks.values()) // (ranks.world * config.train.accumulate)
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2g} GiB" if count >= 2**27 else f"{count / 2**20:.2g} MiB"

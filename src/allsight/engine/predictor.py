@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,23 @@ import torch
 
 from allsight.config import ConfigError, did_you_mean
 from allsight.data.decode import read_picture
+from allsight.data.text import FILE_NAME
+from allsight.engine.asking import best_of, choose_task, frames_of, question_of
 from allsight.engine.building import build_model
 from allsight.engine.config import RunConfig
 from allsight.engine.distributed import Ranks, pick_device
 from allsight.engine.evaluator import Evaluator, TaskScore
+from allsight.engine.events import EventLog
+from allsight.engine.interference import Interference, measure_interference
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import read_classes, read_run_config
 from allsight.engine.starting import run_weights
 from allsight.engine.training_state import load_weights
-from allsight.models.base import TaskModel
+from allsight.models.base import AnswersQueries, TaskModel
+from allsight.tasks.asking import notes_of
 from allsight.tasks.base import Task, build_tasks
-from allsight.types import Answer, CheckpointError, DataError, Image, Rig, Sample, State
+from allsight.types import Answer, Batch, CheckpointError, DataError, Image, Rig, Sample, State
+from allsight.types.batches import map_tensors
 from allsight.weights import read_weights
 
 _BATCH = 16
@@ -56,6 +63,8 @@ class Predictor:
     ) -> None:
         self.config, self.model, self.tasks = config, model.eval(), dict(tasks)
         self.device, self.weights, self.folder, self.notes = device, weights, folder, tuple(notes)
+        self.texts_cut = 0
+        """Texts that were cut so far, since there was no room for all of them."""
         self._precision = Precision(config.precision, device)
         self._transforms = {name: task.transform("predict") for name, task in self.tasks.items()}
 
@@ -120,6 +129,108 @@ class Predictor:
                 outputs, state = self.model(batch, state)
             yield self.tasks[name].decode(self._precision.widen(outputs), batch)[0]
 
+    def ask(
+        self,
+        *inputs: Any,
+        task: str | None = None,
+        text: str | None = None,
+        candidates: Sequence[Any] | None = None,
+        top: int | None = None,
+        cut: bool | None = None,
+    ) -> Answer:
+        """The answer to a question, for models that read queries.
+
+        ```python
+        generalist.ask("photo.jpg", task="classify", candidates=["cat", "dog", "fox"])
+        generalist.ask("photo.jpg", text="how many dogs are there?")
+        generalist.ask("a red bus", task="retrieve", candidates=photo_paths, top=5)
+        ```
+
+        Args:
+            inputs: A picture or clip (as for `predict`, clips by their file), a text, or both.
+            task: One of the model's tasks, or what is to be done: classify, caption, answer, retrieve, fill,
+                write. May be left out where one task fits.
+            text: The text, such as a question.
+            candidates: What may be answered, also what no training has named: texts, pictures or clips.
+            top: Only so many of the candidates, best first.
+            cut: Cut a text that is too long, and say so in the answer's `notes` and in an event of the run;
+                False refuses it; None does as the task was set.
+        Raises:
+            ConfigError: No task fits, a text is empty, or candidates are empty or twice the same.
+            DataError: A picture or clip cannot be read, or a text is too long.
+        """
+        if not isinstance(self.model, AnswersQueries) or not self.model.max_text:
+            raise ConfigError(
+                f"ask: model '{type(self.model).__name__}' reads no questions; use `allsight predict`"
+            )
+        question = question_of(
+            inputs,
+            text=text,
+            candidates=candidates,
+            frames=frames_of(self.tasks),
+            cut=cut,
+            max_tokens=self.model.max_text,
+        )
+        chosen = choose_task(self.tasks, question, task)
+        asked = chosen.ask(question)
+        outputs = []
+        with torch.inference_mode():
+            for query in asked.queries:
+                moved = map_tensors(lambda tensor: tensor.to(self.device), query)
+                with self._precision.forward():
+                    found = self.model.answer(moved, task=chosen.name)
+                outputs.append(self._precision.widen(found))
+        answer = best_of(asked.answer(outputs), top)
+        return self._noted(answer, asked.notes)
+
+    def _noted(self, answer: Answer, notes: tuple[str, ...]) -> Answer:
+        """The answer with what was left out of its question, which is counted and written down."""
+        if not notes:
+            return answer
+        self.texts_cut += len(notes)
+        if self.folder is not None:
+            try:
+                events = EventLog(self.folder, 0)
+            except OSError:
+                # A run folder that may only be read; the answer says it all the same.
+                return replace(answer, notes=notes)
+            events.write(
+                "ask",
+                0,
+                task=answer.task,
+                values={"texts_cut": self.texts_cut},
+                text="; ".join(notes),
+            )
+            events.close()
+        return replace(answer, notes=notes)
+
+    def interference(self, *, batches: int = 2, batch_size: int = 16, step: float = 1e-3) -> Interference:
+        """How the model's tasks help or hurt each other, see `measure_interference`; on validation samples.
+
+        Args:
+            batches: Held-out batches of each task.
+            batch_size: Samples of one; rounded up to whole groups of the task.
+            step: Length of a step in units of the parameters' norm.
+        Raises:
+            ConfigError: There is one task only.
+            DataError: Validation samples cannot be read.
+        """
+        if len(self.tasks) < 2:
+            raise ConfigError("interference: this model has one task; it takes two to help or to hurt")
+        losses = {
+            name: [
+                partial(self._loss, task, batch)
+                for batch in _held_out(task, batches, batch_size, self.device)
+            ]
+            for name, task in self.tasks.items()
+        }
+        return measure_interference(self.model, losses, step=step)
+
+    def _loss(self, task: Task, batch: Batch) -> torch.Tensor:
+        with self._precision.forward():
+            outputs, _ = self.model(batch)
+        return torch.stack(list(task.loss(self._precision.widen(outputs), batch).values())).sum()
+
     def evaluate(self, names: list[str] | None = None) -> dict[str, float]:
         """`{"task/metric": value}` over the validation samples, which must be at hand.
 
@@ -148,7 +259,10 @@ class Predictor:
         batch = task.collate(samples).to(self.device)
         with self._precision.forward():
             outputs, _ = self.model(batch)
-        return task.decode(self._precision.widen(outputs), batch)
+        answers = task.decode(self._precision.widen(outputs), batch)
+        return [
+            self._noted(answer, notes_of([sample])) for answer, sample in zip(answers, samples, strict=True)
+        ]
 
     def _task_name(self, task: str | None) -> str:
         if task is None:
@@ -198,7 +312,7 @@ def load(
             )
         names[task] = given
     place = pick_device(device, 0)
-    tasks = build_tasks(config.tasks, config.data.folder(), names)
+    tasks = build_tasks(_with_own_tokenizer(config, folder), config.data.folder(), names)
     if folder is None and weights is None:
         raise ConfigError(
             f"weights: recipe '{config.name}' alone has no weights; give --weights FILE (or 'random')"
@@ -207,6 +321,41 @@ def load(
     notes: list[str] = []
     said = _load_weights(model, config, folder, str(weights or "best"), notes.append)
     return Predictor(config, model, tasks, place, weights=said, folder=folder, notes=notes)
+
+
+def _held_out(task: Task, count: int, size: int, device: torch.device) -> list[Batch]:
+    """The first validation samples in batches of whole groups, those that cannot be read left out."""
+    reader, transform = task.reader("val"), task.transform("val")
+    group = task.config.group_size
+    size = -(-size // group) * group
+    samples: list[Sample] = []
+    for index in range(len(reader)):
+        if len(samples) == count * size:
+            break
+        try:
+            samples.append(transform(reader[index], np.random.default_rng(index)))
+        except DataError:
+            continue
+    whole = len(samples) - len(samples) % group
+    if not whole:
+        raise DataError(
+            f"interference: task '{task.name}' has {len(samples)} usable validation samples; expected a "
+            f"group of {group}"
+        )
+    parts = [samples[first : min(first + size, whole)] for first in range(0, whole, size)]
+    return [replace(task.collate(part).to(device), group_size=group) for part in parts]
+
+
+def _with_own_tokenizer(config: RunConfig, folder: Path | None) -> Mapping[str, Any]:
+    """The settings of the tasks, with the tokenizer that the run has kept: its data need not be here."""
+    own = None if folder is None else folder / FILE_NAME
+    if own is None or not own.is_file():
+        return config.tasks
+    path = str(own.absolute())
+    return {
+        name: task.model_copy(update={"tokenizer": path}) if getattr(task, "tokenizer", "") else task
+        for name, task in config.tasks.items()
+    }
 
 
 def _load_weights(

@@ -18,7 +18,7 @@ from allsight.engine.config import ProbeKind
 from allsight.engine.distributed import Ranks
 from allsight.engine.precision import Kind as NumberFormat
 from allsight.engine.precision import Precision
-from allsight.models.features import CaptionSpace
+from allsight.models.base import CaptionSpace
 from allsight.tasks.base import Task
 from allsight.tasks.metrics import TopK
 from allsight.tasks.probes import Features, class_captions, fit_linear, nearest_captions, vote

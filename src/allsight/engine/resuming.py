@@ -1,11 +1,20 @@
-"""What may differ between a run and its continuation."""
+"""From where a run goes on, and what may differ between it and its continuation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from allsight.config import ConfigError
+from allsight.engine.checkpoint import newest_whole
+from allsight.engine.distributed import Ranks
+from allsight.types import CheckpointError
+
+Resume = bool | Literal["if saved"]
+"""Go on with a run, begin one, or (for commands that are run again and again) go on if something is saved and
+begin otherwise."""
 
 MAY_CHANGE = (
     "data.root",
@@ -20,9 +29,40 @@ MAY_CHANGE = (
     "eval",
     "checkpoint",
     "parallel",
+    "profile",
 )
 """Settings a resumed run may change: where data lies, how work is spread, what is watched and kept. All
 others decide which weights come out, and half a run of each would be a run nobody can repeat."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a run starts.
+
+    Args:
+        path: Checkpoint to go on from; None begins anew.
+        notes: What is wrong with newer checkpoints.
+    """
+
+    path: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_beginning(folder: Path | None, resume: Resume, ranks: Ranks) -> Beginning:
+    """Where a run starts, the same on all ranks.
+
+    Raises:
+        CheckpointError: It is to go on, and there is no whole checkpoint.
+    """
+    if folder is None or not resume:
+        return Beginning()
+    notes: list[str] = []
+    found = newest_whole(folder / "checkpoints", tell=notes.append) if ranks.is_first else None
+    beginning = ranks.gather(Beginning(found.path if found else None, tuple(notes)))[0]
+    if beginning.path is None and resume is True:
+        reason = f" ({beginning.notes[0]})" if beginning.notes else ""
+        raise CheckpointError(f"{folder}: no whole checkpoint to resume from{reason}; start a new run")
+    return beginning
 
 
 def changes_since(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

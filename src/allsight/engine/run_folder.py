@@ -20,24 +20,28 @@ from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, rep
 from allsight.data.text import Tokenizer
 from allsight.engine.config import FORMAT, RunConfig, check_format
 from allsight.engine.distributed import Ranks
-from allsight.engine.resuming import changes_since
+from allsight.engine.resuming import Resume, changes_since
 from allsight.tasks.base import Task
 from allsight.types import CheckpointError
 
 
-def open_run_folder(folder: Path, config: RunConfig, *, resume: bool, ranks: Ranks) -> None:
+def open_run_folder(folder: Path, config: RunConfig, *, resume: Resume, ranks: Ranks) -> None:
     """Refuse a folder that holds another run, or, when resuming, none or one of other settings.
+
+    A folder that a killed process had only begun to fill is no run yet, and `if saved` begins there again.
 
     Raises:
         ConfigError: The same on all ranks.
     """
     problem = ""
     if ranks.is_first:
-        if resume and not (folder / "resolved.yaml").is_file():
+        has_run = (folder / "resolved.yaml").is_file()
+        is_begun = resume == "if saved" and (folder / "environment.json").is_file()
+        if resume is True and not has_run:
             problem = f"{folder}: there is no run to resume (no resolved.yaml)"
-        elif resume:
+        elif resume and has_run:
             problem = _other_run(folder, config)
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(folder.iterdir()) and not is_begun:
             problem = f"{folder}: a run of this name exists; resume it with --resume or choose another --name"
     problem = ranks.gather(problem)[0]
     if problem:

@@ -35,7 +35,8 @@ def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], N
     """
     place = Path(config.weights).expanduser()
     if place.is_dir():
-        weights, said = run_weights(place, "best", averaged=True, tell=tell)
+        found, said = run_weights(place, "best", averaged=True, tell=tell)
+        weights = model.own_weights(found)
     elif place.is_file():
         weights, said = read_weights(place), str(place)
         if not config.part:

@@ -25,6 +25,8 @@ class StepReport:
     grad_norm: float
     is_finite: bool
     num_corrupt: int
+    stops: bool = False
+    """Whether a rank was asked to stop."""
 
     @property
     def losses_are_finite(self) -> bool:
@@ -43,7 +45,7 @@ class StepReporter:
         self._loss_weights, self._ranks = loss_weights, ranks
         self._names: dict[str, tuple[str, ...]] = {}
 
-    def report(self, step: Step, parts: Parts, norm: Tensor) -> StepReport:
+    def report(self, step: Step, parts: Parts, norm: Tensor, *, stops: bool = False) -> StepReport:
         self._learn_names(step, parts)
         device = norm.device
         keys = [(task, name) for task in step.tasks for name in self._names[task]]
@@ -51,14 +53,14 @@ class StepReporter:
         values = [parts[key].detach().to(torch.float64) if key in parts else zero for key in keys]
         finite = torch.stack([*values, norm.to(torch.float64)]).isfinite().all()
         corrupt = sum(len(batch.corrupt) for name in step.tasks for batch in step.batches[name])
-        sums = torch.stack([*values, (~finite).to(torch.float64), zero + corrupt])
-        *reduced, num_faults, num_corrupt = self._ranks.sum(sums).tolist()
+        sums = torch.stack([*values, (~finite).to(torch.float64), zero + corrupt, zero + stops])
+        *reduced, num_faults, num_corrupt, num_stops = self._ranks.sum(sums).tolist()
         losses: dict[str, dict[str, float]] = {task: {} for task in step.tasks}
         total = 0.0
         for (task, name), value in zip(keys, reduced, strict=True):
             losses[task][name] = value
             total += value * step.weights[task] * self._loss_weights[task]
-        return StepReport(losses, total, float(norm), num_faults == 0, int(num_corrupt))
+        return StepReport(losses, total, float(norm), num_faults == 0, int(num_corrupt), num_stops > 0)
 
     def _learn_names(self, step: Step, parts: Parts) -> None:
         new = [task for task in step.tasks if task not in self._names]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from torch import Tensor
 from allsight.config import ConfigError
 from allsight.config import replace as replace_settings
 from allsight.data.loader import MetaDataloader
+from allsight.engine.agreement import check_same_data, check_same_run, together
 from allsight.engine.building import Built, build_run, rebuilt_plan
-from allsight.engine.checkpoint import newest_whole
 from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
 from allsight.engine.diary import Diary, Passes, StepResult
@@ -33,6 +34,10 @@ from allsight.engine.out_of_memory import StepTooLarge, is_out_of_memory, lack_o
 from allsight.engine.parallel import SHARDED, local_part, spread, total_norm
 from allsight.engine.parameter_groups import parameter_groups, parameter_table
 from allsight.engine.precision import Precision
+from allsight.engine.profiler import Profiler, check_profile
+from allsight.engine.profiler.clock import PeakMemory, StepClock
+from allsight.engine.profiler.utilisation import Utilisation
+from allsight.engine.resuming import Resume, find_beginning
 from allsight.engine.run_folder import create_run_folder, open_run_folder
 from allsight.engine.saving import Saving
 from allsight.engine.starting import start_from
@@ -44,6 +49,10 @@ from allsight.types import Batch, CheckpointError, Costs, Step
 
 class RunFailed(RuntimeError):
     """The run stopped itself; the message says why and what to do."""
+
+
+class RunStopped(RuntimeError):
+    """The run was asked to stop, and has saved all it had done."""
 
 
 class Trainer:
@@ -59,12 +68,13 @@ class Trainer:
     Args:
         config: The run.
         folder: Where to write events, checkpoints and predictions; None writes nothing.
-        resume: Go on from the newest whole checkpoint in `folder`.
+        resume: Go on from the newest whole checkpoint in `folder`; `if saved`: begin if there is none.
         command: What the user typed, for the record.
         device: `cpu`, `cuda`, ...; None takes a GPU if there is one.
     Raises:
         ConfigError: The settings do not fit each other, the data, or what is in `folder`.
         CheckpointError: Nothing to resume from.
+        RanksMissing: Not all ranks came in time.
     """
 
     def __init__(
@@ -72,7 +82,7 @@ class Trainer:
         config: RunConfig,
         *,
         folder: Path | str | None = None,
-        resume: bool = False,
+        resume: Resume = False,
         command: Sequence[str] = (),
         device: str | None = None,
     ) -> None:
@@ -87,13 +97,19 @@ class Trainer:
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
         self.ranks = join_ranks(config.parallel.strategy, config.parallel.timeout_s, device)
+        check_same_run(config, self.ranks, resume=resume)
         if self.folder is not None:
             open_run_folder(self.folder, config, resume=resume, ranks=self.ranks)
-        built: Built = build_run(config, self.ranks)
+        beginning = find_beginning(self.folder, resume, self.ranks)
+        is_new = beginning.path is None
+        with together(self.ranks):
+            built: Built = build_run(config, self.ranks)
+        check_same_data(built.tasks, built.plan, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
+        check_profile(config.profile, self.folder, self.steps)
         self.model.expect_steps(self.steps)
         notes: list[str] = []
-        if config.start.weights and not resume:
+        if config.start.weights and is_new:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
         self._precision = Precision(config.precision, self.ranks.device)
@@ -130,9 +146,10 @@ class Trainer:
         self._looks = Looks(config, self.tasks, built.tokenizer, self.ranks)
         self.step = 0
         self._skipped, self._skipped_in_a_row = 0, 0
+        self._stop_reason, self._stops = "", False
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
-        if self.folder is not None and not resume and self.ranks.is_first:
+        if self.folder is not None and is_new and self.ranks.is_first:
             table = parameter_table(self.model, config.optim)
             create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
         self.ranks.wait()
@@ -153,9 +170,16 @@ class Trainer:
         )
         checkpoints = None if self.folder is None else self.folder / "checkpoints"
         self._saving = Saving(checkpoints, config.checkpoint, self.ranks, self.events)
-        if resume:
+        self._clock, self._peak_memory = StepClock(self.ranks.device), PeakMemory(self.ranks.device)
+        self._profiler = Profiler(config.profile, self.folder, self.ranks, self.events)
+        self._utilisation: Utilisation | None = None
+        if self.folder is not None and self.ranks.is_first:
+            self._utilisation = Utilisation(config, self.tasks, self.ranks)
+        for note in beginning.notes:
+            self.events.write("alarm", 0, text=note)
+        if beginning.path is not None:
             try:
-                self._resume()
+                self._go_on(beginning.path)
             except CheckpointError:
                 self.close()
                 raise
@@ -178,38 +202,28 @@ class Trainer:
 
     def __iter__(self) -> Iterator[StepResult]:
         """Steps until the end of the run; leaving the loop early is fine, iterating again goes on."""
-        begun = time.perf_counter()
-        self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
-        steps: Iterator[Step] | None = None
-        try:
-            if self.step == 0:
-                with self._parallel.evaluating():
-                    self._look("at the start")
-            while self.step < self.steps:
-                if steps is None:
-                    self._loader = self._make_loader()
-                    steps = iter(self._loader)
-                result = self._try_step(next(steps))
-                if result is None:
-                    steps = None
-                    continue
-                metrics = self._after(result)
-                yield result if metrics is None else replace(result, metrics=metrics)
-            self.events.write(
-                "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
-            )
-        finally:
-            if self._loader is not None:
-                self._loader.close()
-                self._loader = None
-            self._saving.finish()
+        with self.ranks.noticing_loss():
+            yield from self._steps()
 
     def evaluate(self) -> dict[str, float]:
         """`{"task/metric": value}` over the validation samples; judged again only if weights moved since."""
         if self._last_metrics is None or self._last_metrics[0] != self.step:
-            self._evaluate()
+            with self.ranks.noticing_loss():
+                self._evaluate()
         assert self._last_metrics is not None
         return self._last_metrics[1]
+
+    def held_bytes(self) -> dict[str, int]:
+        """What this rank holds between steps: `parameters`, `gradients`, `optimiser`, `average`, in bytes."""
+        trained = _bytes(self._parameters)
+        moments = [t for entries in self._optimizer.state.values() for t in entries.values()]
+        average = [] if self._ema is None else list(self._ema.averages.values())
+        return {
+            "parameters": trained + _bytes([p for p in self.model.parameters() if not p.requires_grad]),
+            "gradients": trained,
+            "optimiser": _bytes([t for t in moments if isinstance(t, Tensor)]),
+            "average": _bytes(average),
+        }
 
     def save(self) -> bool:
         """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on.
@@ -221,6 +235,16 @@ class Trainer:
         self._saving.finish()
         return self.folder is not None and self.saved_step == self.step
 
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop after the step that is being run: save, and raise `RunStopped` on all ranks.
+
+        One rank is enough. May be called from a signal handler or another thread.
+
+        Args:
+            reason: For the diary, such as `signal SIGTERM`.
+        """
+        self._stop_reason = reason
+
     def close(self) -> None:
         """End worker processes and close files. One that was iterated to its end has only files open."""
         if self._loader is not None:
@@ -228,12 +252,51 @@ class Trainer:
         self._saving.close()
         self.events.close()
 
+    def _steps(self) -> Iterator[StepResult]:
+        begun = time.perf_counter()
+        self.events.write("system", self.step, values=self._facts(), text=str(self.ranks.device))
+        steps: Iterator[Step] | None = None
+        try:
+            if self.step == 0:
+                with self._parallel.evaluating():
+                    self._look("at the start")
+            while self.step < self.steps:
+                self._profiler.before(self.step)
+                if steps is None:
+                    self._loader = self._make_loader()
+                    steps = iter(self._loader)
+                with self._clock.phase("data"):
+                    step = next(steps)
+                result = self._try_step(step)
+                if result is None:
+                    steps = None
+                    continue
+                self._profiler.after(
+                    step.number, samples=sum(step.sizes[name] for name in step.tasks), wait_s=step.wait_s
+                )
+                result = self._with_utilisation(result, step)
+                metrics = self._after(result)
+                yield result if metrics is None else replace(result, metrics=metrics)
+            self.events.write(
+                "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
+            )
+        finally:
+            self._profiler.close()
+            if self._loader is not None:
+                self._loader.close()
+                self._loader = None
+            self._saving.finish()
+
     def _try_step(self, step: Step) -> StepResult | None:
         """What came of the step; None: it did not fit, and its micro-batches are halved now."""
         try:
             return self._run_step(step)
         except StepTooLarge as error:
             text = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._fail(self._lack(step))
         # Out of the handler, which holds the activations of the failed pass by its traceback.
         accumulate = 2 * self.config.train.accumulate
         try:
@@ -264,8 +327,9 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
         self._optimizer.zero_grad(set_to_none=True)
         buffers = [buffer.clone() for buffer in self._buffers]
-        totals = self._scales.global_counts(step)
-        self._parallel.begin(step)
+        with self._clock.phase("exchange"):
+            totals = self._scales.global_counts(step)
+            self._parallel.begin(step)
 
         problem, passes = "", None
         try:
@@ -273,7 +337,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            problem = lack_of_memory("forward and backward", step, self.config, self.ranks, self._held())
+            problem = self._lack(step)
         if self.config.train.recover_memory:
             failed = self.ranks.sum(torch.tensor(float(passes is None)))
             if failed:
@@ -281,14 +345,18 @@ class Trainer:
                     torch._foreach_copy_(self._buffers, buffers)
                 raise StepTooLarge(problem or f"out of memory in step {step.number} on another rank")
         if passes is None:
-            raise RunFailed(problem)
-        self._parallel.finish()
+            self._fail(problem)
+        with self._clock.phase("exchange"):
+            self._parallel.finish()
 
         self._loss_scale.unscale(self._parameters)
         norm = total_norm([p.grad for p in self._parameters if p.grad is not None])
-        report = self._reporter.report(step, passes.parts, norm)
+        with self._clock.phase("exchange"):
+            report = self._reporter.report(step, passes.parts, norm, stops=bool(self._stop_reason))
+        self._stops = report.stops
         if report.is_finite:
-            self._update(step, norm)
+            with self._clock.phase("optimiser"):
+                self._update(step, norm)
             for batch, state in zip(passes.batches, passes.states, strict=True):
                 self._memory.keep(batch, state)
             self._loss_scale.update(is_finite=True)
@@ -297,6 +365,7 @@ class Trainer:
             if buffers:
                 torch._foreach_copy_(self._buffers, buffers)
             self._memory.forget(passes.batches)
+            self.model.after_skip()
             if report.losses_are_finite and self._loss_scale.update(is_finite=False):
                 text = f"gradients overflowed float16: step skipped, {self._loss_scale}"
                 self.events.write("note", step.number, text=text)
@@ -321,6 +390,8 @@ class Trainer:
             samples={name: step.sizes[name] for name in step.tasks},
             costs={name: sum((b.costs for b in step.batches[name]), Costs()) for name in step.tasks},
             skipped=not report.is_finite,
+            split=self._clock.take(),
+            peak_bytes=self._peak_memory.take(),
         )
 
     def _run_passes(self, step: Step, totals: Mapping[tuple[str, str], float]) -> Passes:
@@ -328,11 +399,13 @@ class Trainer:
         passes = Passes([batch for name in step.tasks for batch in step.batches[name]])
         for position, batch in enumerate(passes.batches):
             with self._parallel.reducing(is_last=position == len(passes.batches) - 1):
-                losses, state = self._forward(step, batch)
-                shares = self._scales.shares(step, batch, list(losses), totals)
-                loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
+                with self._clock.phase("forward"):
+                    losses, state = self._forward(step, batch)
+                    shares = self._scales.shares(step, batch, list(losses), totals)
+                    loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
                 weight = self._scales.weight(step, batch.task) * self._parallel.loss_factor
-                (loss * (weight * self._loss_scale.value)).backward()
+                with self._clock.phase("backward"):
+                    (loss * (weight * self._loss_scale.value)).backward()
             passes.states.append(state)
             for name, value in losses.items():
                 key = (batch.task, name)
@@ -357,13 +430,10 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(step.number)
 
-    def _held(self) -> dict[str, int]:
-        """Bytes that this rank holds between steps: `state` in all, and of it the `average`."""
-        average = [] if self._ema is None else list(self._ema.averages.values())
-        weights = [*self._parameters, *self._parameters, *average]
-        moments = [t for entries in self._optimizer.state.values() for t in entries.values()]
-        tensors = [*weights, *(t for t in moments if isinstance(t, Tensor))]
-        return {"state": _bytes(tensors), "average": _bytes(average)}
+    def _lack(self, step: Step) -> str:
+        """What to say of a lack of memory in the phase at hand."""
+        batches = [batch for name in step.tasks for batch in step.batches[name]]
+        return lack_of_memory(self._clock.stage, step.number, batches, self.config, self.tasks, self.ranks)
 
     def _make_loader(self) -> MetaDataloader:
         return MetaDataloader(
@@ -384,6 +454,15 @@ class Trainer:
             outputs, state = self._parallel.forward(batch, state)
         return check_losses(task.loss(self._precision.widen(outputs), batch), task), state
 
+    def _with_utilisation(self, result: StepResult, step: Step) -> StepResult:
+        if self._utilisation is None:
+            return result
+        mfu = self._utilisation.of(step, result.seconds)
+        if self._utilisation.problem:
+            self.events.write("note", step.number, text=f"no MFU: {self._utilisation.problem}")
+            self._utilisation = None
+        return result if mfu is None else replace(result, mfu=mfu)
+
     def _after(self, result: StepResult) -> dict[str, float] | None:
         """Events, evaluation and checkpoint that follow a step; metrics if it was evaluated."""
         self._saving.poll()
@@ -400,7 +479,21 @@ class Trainer:
             self._save(metrics["main"])
         elif _is_due(self.step, self.config.checkpoint.every_steps):
             self._save()
+        if self._stops and not is_last:
+            self._stop()
         return metrics
+
+    def _stop(self) -> None:
+        """Save, and leave the loop."""
+        self._saving.finish()
+        if self.saved_step != self.step:
+            self.save()
+        reason = next(filter(None, self.ranks.gather(self._stop_reason)), "")
+        if self.folder is None or self.saved_step == self.step:
+            text = f"stopped at step {self.step} by {reason}" + (", saved" if self.folder else "")
+            self.events.write("note", self.step, text=text)
+            raise RunStopped(text)
+        self._fail(f"was to stop by {reason}, but no checkpoint could be written")
 
     def _evaluate(self) -> None:
         use_ema = self._ema is not None and self.config.eval.weights != "raw"
@@ -408,7 +501,12 @@ class Trainer:
         workforce = self._loader.workforce if self._loader is not None else None
         averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
         with averaged, self._parallel.evaluating():
-            scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
+            try:
+                scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._fail(lack_of_memory("evaluation", self.step, [], self.config, self.tasks, self.ranks))
             self._look("ema" if use_ema else "raw")
         metrics: dict[str, float] = {}
         for name, score in scores.items():
@@ -448,24 +546,13 @@ class Trainer:
             self.ranks.share_first(self._buffers)
             self._saving.save(self.step, self._state.tensors(self.step), score=score)
 
-    def _resume(self) -> None:
-        assert self.folder is not None
-        notes: list[str] = []
-        found = newest_whole(self.folder / "checkpoints", tell=notes.append) if self.ranks.is_first else None
-        notes, path = self.ranks.gather((notes, found.path if found else None))[0]
-        for note in notes:
-            self.events.write("alarm", 0, text=note)
-        if path is None:
-            reason = f" ({notes[0]})" if notes else ""
-            raise CheckpointError(
-                f"{self.folder}: no whole checkpoint to resume from{reason}; start a new run"
-            )
+    def _go_on(self, path: Path) -> None:
         self.step = self._saving.saved_step = self._state.restore(path)
         self.events.write(
             "restart", self.step, values={"from_step": self.step}, text=f"resumed from {path.name}"
         )
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, text: str) -> NoReturn:
         self.events.write("alarm", self.step, text=f"step {self.step}: {text}")
         raise RunFailed(text)
 

@@ -4,7 +4,8 @@ from allsight.layers.activation import ActivationName, make_activation
 from allsight.layers.attention import AttentionPool
 from allsight.layers.attention_block import AttentionBlock, TokenNormName, make_token_norm
 from allsight.layers.conv import ConvLast
-from allsight.layers.dcn import DCNv3, DCNv4
+from allsight.layers.dcnv3 import DCNv3
+from allsight.layers.dcnv4 import DCNv4
 from allsight.layers.deform_conv import DeformConv2d
 from allsight.layers.drop import DropPath
 from allsight.layers.experts import (
@@ -31,7 +32,7 @@ from allsight.layers.norm import (
 )
 from allsight.layers.positions import grid_places, sincos, sincos_2d
 from allsight.layers.precision import in_float32
-from allsight.layers.remat import recompute
+from allsight.layers.remat import Remat, is_recomputing, recompute
 from allsight.layers.self_attention import KeyValues, SelfAttention
 from allsight.layers.spatial_cross_attention import SeenCells, SpatialCrossAttention, find_seen_cells
 from allsight.layers.temporal_self_attention import TemporalSelfAttention
@@ -53,6 +54,7 @@ __all__ = [
     "KeyValues",
     "MSDeformAttn",
     "NormName",
+    "Remat",
     "RunMix",
     "SeenCells",
     "SelfAttention",
@@ -67,6 +69,7 @@ __all__ = [
     "find_seen_cells",
     "grid_places",
     "in_float32",
+    "is_recomputing",
     "limit_load",
     "make_activation",
     "make_norm",

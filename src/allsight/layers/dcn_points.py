@@ -18,10 +18,10 @@ def dcnv3_points(
     mask: Float[Tensor, "b ho wo gp"],
     *,
     groups: int,
-    kernel_size: int,
-    stride: int,
-    padding: int,
-    dilation: int,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
     offset_scale: float | int,
     remove_center: bool,
     softmax: bool,
@@ -37,12 +37,13 @@ def dcnv3_points(
 
     Other arguments are those of `allsight.ops.dcnv3`.
     """
-    reach = dilation * (kernel_size - 1) // 2
+    (kernel_h, kernel_w), (dilation_h, dilation_w) = kernel_size, dilation
+    reach_h, reach_w = dilation_h * (kernel_h - 1) // 2, dilation_w * (kernel_w - 1) // 2
     grid = [
-        (x * dilation - reach, y * dilation - reach)
-        for x in range(kernel_size)
-        for y in range(kernel_size)
-        if not (remove_center and x == y == kernel_size // 2)
+        (x * dilation_w - reach_w, y * dilation_h - reach_h)
+        for x in range(kernel_w)
+        for y in range(kernel_h)
+        if not (remove_center and (y, x) == (kernel_h // 2, kernel_w // 2))
     ]
     offset = offset.unflatten(-1, (groups, len(grid), 2))
     mask = mask.unflatten(-1, (groups, len(grid)))
@@ -59,7 +60,7 @@ def dcnv3_points(
                 groups=groups,
                 kernel_size=1,
                 stride=stride,
-                padding=padding - reach,
+                padding=(padding[0] - reach_h, padding[1] - reach_w),
                 offset_scale=offset_scale,
             )
         )

@@ -29,12 +29,20 @@ class Sampling(Protocol):
     output_proj: nn.Linear
 
 
-def init_sampling(module: Sampling, heads: int, levels: int, points: int) -> None:
-    """Start with each head looking in a direction of its own, point k at k pixels, all weights equal."""
+def init_sampling(module: Sampling, heads: int, levels: int, points: int, *, first_px: int = 1) -> None:
+    """Start with each head looking in a direction of its own, all weights equal.
+
+    Args:
+        module: Whose layers are set.
+        heads: Attention heads.
+        levels: Feature maps.
+        points: Sampling points per head and level; the n-th is n - 1 pixels farther than the first.
+        first_px: How far off the first is; 0: at the very place.
+    """
     angles = torch.arange(heads, dtype=torch.float32, device="cpu") * (2 * math.pi / heads)
     directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
     directions = directions / directions.abs().amax(-1, keepdim=True)
-    steps = torch.arange(1, points + 1, device="cpu")[:, None]
+    steps = torch.arange(first_px, first_px + points, device="cpu")[:, None]
     offsets = (directions[:, None, None] * steps).expand(-1, levels, -1, -1)  # [m, l, p, 2]
     with torch.no_grad():
         module.sampling_offsets.bias.copy_(offsets.flatten())
@@ -70,6 +78,7 @@ class MSDeformAttn(nn.Module):
         levels: Feature maps.
         heads: Attention heads; divides `channels`.
         points: Sampling points per head and level.
+        first_px: How far off the place each head's first point starts, see `init_sampling`.
 
     Raises:
         ValueError: Arguments that do not fit; the message names argument, expected and got.
@@ -77,7 +86,9 @@ class MSDeformAttn(nn.Module):
     Source: fundamentalvision/Deformable-DETR:models/ops/modules/ms_deform_attn.py; same parameter names.
     """
 
-    def __init__(self, channels: int = 256, *, levels: int = 4, heads: int = 8, points: int = 4) -> None:
+    def __init__(
+        self, channels: int = 256, *, levels: int = 4, heads: int = 8, points: int = 4, first_px: int = 1
+    ) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
             raise ValueError(f"MSDeformAttn: heads: expected a divisor of channels={channels}, got {heads}")
@@ -85,6 +96,7 @@ class MSDeformAttn(nn.Module):
             if number < 1:
                 raise ValueError(f"MSDeformAttn: {name}: expected an integer >= 1, got {number}")
         self.channels, self.levels, self.heads, self.points = channels, levels, heads, points
+        self.first_px = first_px
         self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
         self.attention_weights = nn.Linear(channels, heads * levels * points)
         self.value_proj = nn.Linear(channels, channels)
@@ -92,8 +104,8 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with each head looking in a direction of its own, point k at k pixels, all weights equal."""
-        init_sampling(self, self.heads, self.levels, self.points)
+        """Start with each head looking in a direction of its own, all weights equal."""
+        init_sampling(self, self.heads, self.levels, self.points, first_px=self.first_px)
 
     def forward(
         self,

@@ -66,6 +66,8 @@ class SelfAttention(nn.Module):
         mix: Mix | None = None,
         memory: KeyValues | None = None,
         keep: int = 0,
+        prompts: Float[Tensor, "p c"] | None = None,
+        prompt_mix: Mix | None = None,
     ) -> Float[Tensor, "b t c"]:
         """Attend.
 
@@ -75,6 +77,8 @@ class SelfAttention(nn.Module):
             mix: Which experts, where projections are groups of them.
             memory: What was seen before; `x` comes after it.
             keep: How many of the first tokens of `x` the memory keeps.
+            prompts: Tokens that all look at, in front of all others; no memory keeps them.
+            prompt_mix: `mix` of these.
         """
         qkv = apply_linear(self.qkv, x, mix)
         query, key, value = (
@@ -82,6 +86,14 @@ class SelfAttention(nn.Module):
         )  # [b, heads, t, c / heads]
         if memory is not None:
             key, value = memory.put(key, value, keep=keep)
+        if prompts is not None:
+            _, *more = apply_linear(self.qkv, prompts[None], prompt_mix).chunk(3, dim=-1)
+            rows = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in more]
+            key, value = (
+                torch.cat([row.expand(len(x), -1, -1, -1), part], dim=2)
+                for row, part in zip(rows, (key, value), strict=True)
+            )
+            mask = mask if mask is None else F.pad(mask, (len(prompts), 0), value=True)
         mask = None if mask is None else mask[:, None]
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return apply_linear(self.proj, seen.transpose(1, 2).flatten(2), mix)

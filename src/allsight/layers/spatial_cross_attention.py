@@ -79,6 +79,7 @@ class SpatialCrossAttention(nn.Module):
         heads: Attention heads; divides `channels`.
         points: Sampling points per head and level; a multiple of the heights.
         drop: Dropout probability of the result.
+        first_px: How far off its place each head's first point starts, in pixels of the level.
     Raises:
         ValueError: `heads` does not divide `channels`.
 
@@ -87,7 +88,14 @@ class SpatialCrossAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 256, *, levels: int = 4, heads: int = 8, points: int = 8, drop: float = 0.0
+        self,
+        channels: int = 256,
+        *,
+        levels: int = 4,
+        heads: int = 8,
+        points: int = 8,
+        drop: float = 0.0,
+        first_px: int = 1,
     ) -> None:
         super().__init__()
         if channels % heads:
@@ -100,7 +108,7 @@ class SpatialCrossAttention(nn.Module):
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
         self.drop = nn.Dropout(drop)
-        init_sampling(self, heads, levels, points)
+        init_sampling(self, heads, levels, points, first_px=first_px)
 
     def forward(
         self,

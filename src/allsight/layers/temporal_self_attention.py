@@ -26,6 +26,7 @@ class TemporalSelfAttention(nn.Module):
         heads: Attention heads; divides `channels`.
         points: Sampling points per head and map.
         drop: Dropout probability of the result.
+        first_px: How far off its place each head's first point starts, in cells.
     Raises:
         ValueError: `heads` does not divide `channels`.
 
@@ -34,7 +35,9 @@ class TemporalSelfAttention(nn.Module):
     of the two maps; the paper writes their sum).
     """
 
-    def __init__(self, channels: int = 256, *, heads: int = 8, points: int = 4, drop: float = 0.0) -> None:
+    def __init__(
+        self, channels: int = 256, *, heads: int = 8, points: int = 4, drop: float = 0.0, first_px: int = 1
+    ) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(
@@ -46,7 +49,7 @@ class TemporalSelfAttention(nn.Module):
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
         self.drop = nn.Dropout(drop)
-        init_sampling(self, heads, _BRANCHES, points)
+        init_sampling(self, heads, _BRANCHES, points, first_px=first_px)
 
     def forward(
         self,

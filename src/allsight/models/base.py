@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured, Family
+from allsight.layers import DropPath
 from allsight.layers.inference import ForInference
 from allsight.types import Batch, FeatureSpec, Outputs, Query, State
 
@@ -31,6 +33,31 @@ class TaskOfModel(Protocol):
     def head(self, features: tuple[FeatureSpec, ...]) -> nn.Module: ...
 
     def cast(self, batch: Batch) -> Query: ...
+
+
+@runtime_checkable
+class CaptionSpace(Protocol):
+    """A model that puts pictures and captions into one space, in which directions are compared."""
+
+    def embed_pictures(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]: ...
+
+    def embed_captions(
+        self, tokens: Int64[Tensor, "k t"], is_token: Bool[Tensor, "k t"]
+    ) -> Float[Tensor, "k d"]: ...
+
+
+@runtime_checkable
+class AnswersQueries(Protocol):
+    """A model that answers any query, also one that no task of its training has asked."""
+
+    @property
+    def max_text(self) -> int:
+        """Tokens of the longest text it reads."""
+        ...
+
+    def answer(self, query: Query, *, task: str = "") -> Outputs:
+        """Outputs of a query, asked on behalf of a task (whose temperature and experts are used)."""
+        ...
 
 
 class Model(ForInference, Configured):
@@ -79,6 +106,24 @@ class TaskModel(Model):
         Runs on the bare module after `optimizer.step()` and before the EMA, the same on every rank, without
         communication of its own.
         """
+
+    def train_quietly(self) -> None:
+        """Training mode with nothing that is random: what losses need, for measurements."""
+        self.train()
+        for module in self.modules():
+            if isinstance(module, nn.Dropout | nn.modules.batchnorm._BatchNorm | DropPath):
+                module.eval()
+
+    def part_of(self, parameter: str) -> str:
+        """The part of the model that a parameter is counted in where people look at parts."""
+        return ".".join(parameter.split(".")[:-1][:5])
+
+    def after_skip(self) -> None:
+        """What a step that was skipped has left behind is dropped: it changes nothing."""
+        for module in self.modules():
+            forget = getattr(module, "forget_offers", None)
+            if forget is not None:
+                forget()
 
     def monitors(self, step: int) -> Mapping[str, float] | None:
         """Numbers about how training goes, for the events of a step that happened; None: none this time.

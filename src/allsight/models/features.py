@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from torch import nn
 
-from jaxtyping import Bool, Float, Int64, Shaped
-from torch import Tensor, nn
-
-from allsight.backbones import Backbone
+from allsight.backbones._base import Backbone
 from allsight.config import ConfigError
 
 
@@ -30,14 +27,3 @@ def backbone_of(model: nn.Module) -> Backbone:
             f"{type(model).__name__}: expected one backbone in the model, found {names}; take one by hand"
         )
     return next(iter(found.values()))
-
-
-@runtime_checkable
-class CaptionSpace(Protocol):
-    """A model that puts pictures and captions into one space, in which directions are compared."""
-
-    def embed_pictures(self, images: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]: ...
-
-    def embed_captions(
-        self, tokens: Int64[Tensor, "k t"], is_token: Bool[Tensor, "k t"]
-    ) -> Float[Tensor, "k d"]: ...

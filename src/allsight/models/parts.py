@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import model_validator
 
 from allsight.config import ConfigError, Mixture, did_you_mean
-from allsight.models.base import Model, TaskModel, TaskOfModel, model_for_tasks
+from allsight.models.base import AnswersQueries, Model, TaskModel, TaskOfModel, model_for_tasks
 from allsight.models.multi_head import named_modules
-from allsight.types import Batch, Outputs, State
+from allsight.types import Batch, Outputs, Query, State
 
 
 class Parts(TaskModel):
@@ -56,6 +56,37 @@ class Parts(TaskModel):
     def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
         """Outputs and state of the part that the batch's task is routed to."""
         return self.parts[self.config.route[batch.task]](batch, state)
+
+    @property
+    def max_text(self) -> int:
+        """Of the part that reads least, of those that answer queries; see `AnswersQueries`."""
+        return min(
+            (part.max_text for part in self.parts.values() if isinstance(part, AnswersQueries)), default=0
+        )
+
+    def answer(self, query: Query, *, task: str = "") -> Outputs:
+        """The answer of the part that `task` is routed to; see `AnswersQueries`.
+
+        Raises:
+            ConfigError: It answers no queries.
+        """
+        part = self.parts[self.config.route[task]]
+        if not isinstance(part, AnswersQueries):
+            raise ConfigError(f"task '{task}' belongs to a model with heads, which answers no questions")
+        return part.answer(query, task=task)
+
+    def train_quietly(self) -> None:
+        self.training = True
+        for part in self.parts.values():
+            assert isinstance(part, TaskModel)
+            part.train_quietly()
+
+    def part_of(self, parameter: str) -> str:
+        """Those of the parts, under their names."""
+        _, name, rest = parameter.split(".", 2)
+        part = self.parts[name]
+        assert isinstance(part, TaskModel)
+        return f"{name}: {part.part_of(rest)}"
 
     def expect_steps(self, steps: int) -> None:
         """Told to each part."""

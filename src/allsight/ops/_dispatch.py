@@ -133,7 +133,7 @@ def current_backend() -> str:
 
 @contextmanager
 def use_backend(name: Backend) -> Iterator[None]:
-    """Ask for a backend in all operator calls of this block (of this thread only).
+    """Ask for a backend in all operator calls of the process while this block runs, other threads included.
 
     Args:
         name: "auto", "reference", "cpu" or "triton"; "auto" lifts an outer wish and `ALLSIGHT_BACKEND`.

@@ -19,7 +19,7 @@ LIBRARY_VARIABLE = "ALLSIGHT_CPU_LIBRARY"
 """Environment variable with the path of another build of the library, such as one with sanitizers."""
 MOST_PIXELS = 2**31 - 8
 """Pixels of one image are counted in 32 bits; values in 64."""
-_ABI_VERSION = 2
+_ABI_VERSION = 3
 _FOLDER = Path(__file__).parent
 _NAMES = ("liballsight_ops.so", "liballsight_ops.dylib")
 _BUILD_NOTE = _FOLDER / "not_built.txt"
@@ -75,11 +75,18 @@ class AddLayerNormCall(_Call):
     )
 
 
+class ResampleCall(_Call):
+    """`struct allsight_resample`."""
+
+    _fields_ = _fields("height width out_height out_width row_step", "", "pixels out")
+
+
 class _Library:
     """The opened library."""
 
     def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
+        self.path = str(path)
+        library = ctypes.CDLL(self.path)
         version = library.allsight_abi_version()
         if version != _ABI_VERSION:
             raise OSError(f"{path} was built for another version of allsight (interface {version})")
@@ -97,7 +104,7 @@ class _Library:
                 "layer_norm_add_forward",
             )
             for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
-        }
+        } | {("resample", torch.uint8): library.allsight_resample_u8}
         self.isas: tuple[str, ...] = tuple(library.allsight_isas().decode().split())
         self.has_threads = bool(library.allsight_has_threads())
         wish = os.environ.get(ISA_VARIABLE)
@@ -137,7 +144,7 @@ def about() -> str:
 
 
 def run(kernel: str, call: ctypes.Structure, dtype: torch.dtype) -> None:
-    """Run a kernel ("dcnv3_forward", ...) for tensors of float32 or float64.
+    """Run a kernel ("dcnv3_forward", ...) for tensors of a type that it knows.
 
     Raises:
         RuntimeError: There is no library (callers ask `unusable()` first).

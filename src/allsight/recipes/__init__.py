@@ -62,6 +62,15 @@ RECIPES = {
     "m3i_world_smoke": "allsight.recipes.m3i:m3i_world_smoke",
     "m3i_vit_b16_finetune": "allsight.recipes.m3i:m3i_vit_b16_finetune",
     "tiny20_alone": "allsight.recipes.multitask:tiny20_alone",
+    "uni_perceiver_base_coco": "allsight.recipes.uni_perceiver:uni_perceiver_base_coco",
+    "uni_perceiver_base_coco_prompts": "allsight.recipes.uni_perceiver:uni_perceiver_base_coco_prompts",
+    "uni_perceiver_base_in1k": "allsight.recipes.uni_perceiver:uni_perceiver_base_in1k",
+    "uni_perceiver_base_in1k_prompts": "allsight.recipes.uni_perceiver:uni_perceiver_base_in1k_prompts",
+    "uni_perceiver_base_mix16": "allsight.recipes.uni_perceiver:uni_perceiver_base_mix16",
+    "uni_perceiver_base_mix16_224": "allsight.recipes.uni_perceiver:uni_perceiver_base_mix16_224",
+    "uni_perceiver_moe_base_mix16": "allsight.recipes.uni_perceiver:uni_perceiver_moe_base_mix16",
+    "uni_perceiver_moe_base_mix16_224": "allsight.recipes.uni_perceiver:uni_perceiver_moe_base_mix16_224",
+    "uni_perceiver_micro_world": "allsight.recipes.language:uni_perceiver_micro_world",
 }
 """Name -> `module:function`. The functions can also be imported from here."""
 

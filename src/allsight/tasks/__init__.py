@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from allsight.tasks.bev_segmentation import BEVSegmentation
     from allsight.tasks.captioning import Captioning
     from allsight.tasks.classification import Classification
-    from allsight.tasks.image_text_retrieval import ImageTextRetrieval
+    from allsight.tasks.image_text_retrieval import ImageTextRetrieval, VideoTextRetrieval
+    from allsight.tasks.language import Language
     from allsight.tasks.masked_language import MaskedLanguage
     from allsight.tasks.pretraining import Pretraining
     from allsight.tasks.segmentation import SemanticSegmentation
+    from allsight.tasks.text_classification import TextClassification
+    from allsight.tasks.text_retrieval import TextRetrieval
+    from allsight.tasks.video_classification import VideoClassification
     from allsight.tasks.vqa import VQA
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "Captioning",
     "Classification",
     "ImageTextRetrieval",
+    "Language",
     "MaskedLanguage",
     "Metric",
     "Mixture",
@@ -35,7 +40,11 @@ __all__ = [
     "SemanticSegmentation",
     "Split",
     "Task",
+    "TextClassification",
+    "TextRetrieval",
     "Transform",
+    "VideoClassification",
+    "VideoTextRetrieval",
     "build_tasks",
 ]
 
@@ -48,6 +57,11 @@ _LAZY = {
     "ImageTextRetrieval": "image_text_retrieval",
     "MaskedLanguage": "masked_language",
     "SemanticSegmentation": "segmentation",
+    "Language": "language",
+    "TextClassification": "text_classification",
+    "TextRetrieval": "text_retrieval",
+    "VideoClassification": "video_classification",
+    "VideoTextRetrieval": "image_text_retrieval",
     "VQA": "vqa",
 }
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from allsight.config import Config, Configured, Family
+from allsight.config import Config, ConfigError, Configured, Family, Mixture
 from allsight.data.policies import Policy
+from allsight.data.readers import format_and_place, open_reader, typed_options
 from allsight.data.text import Tokenizer
 from allsight.types import Answer, Batch, FeatureSpec, Outputs, Query, Sample
 
@@ -23,10 +24,15 @@ TASKS = Family(
         "bev_segmentation": "allsight.tasks.bev_segmentation:BEVSegmentation",
         "captioning": "allsight.tasks.captioning:Captioning",
         "classification": "allsight.tasks.classification:Classification",
-        "pretraining": "allsight.tasks.pretraining:Pretraining",
         "image_text_retrieval": "allsight.tasks.image_text_retrieval:ImageTextRetrieval",
+        "language": "allsight.tasks.language:Language",
         "masked_language": "allsight.tasks.masked_language:MaskedLanguage",
+        "pretraining": "allsight.tasks.pretraining:Pretraining",
         "semantic_segmentation": "allsight.tasks.segmentation:SemanticSegmentation",
+        "text_classification": "allsight.tasks.text_classification:TextClassification",
+        "text_retrieval": "allsight.tasks.text_retrieval:TextRetrieval",
+        "video_classification": "allsight.tasks.video_classification:VideoClassification",
+        "video_text_retrieval": "allsight.tasks.image_text_retrieval:VideoTextRetrieval",
         "vqa": "allsight.tasks.vqa:VQA",
     },
 )
@@ -86,6 +92,12 @@ class Task(Configured):
     class Config(Config):
         data: str = ""
         """`format:path`, relative to `data.root`, such as `imagefolder:tiny_imagenet20`."""
+        data_options: Mixture[Any] = Mixture()
+        """Settings of the data set's format, such as `fps` or `label`, by the names of its options."""
+        train_split: str = Field(default="train", min_length=1)
+        """Split to train on, as the data set names it."""
+        val_split: str = Field(default="val", min_length=1)
+        """Split to judge on, as the data set names it."""
         share: Share = 1.0
         """Share of the draws, a number or knots ((step, share), ...) joined by straight lines."""
         loss_weight: float = Field(default=1.0, ge=0)
@@ -100,6 +112,14 @@ class Task(Configured):
         for ever."""
         policy: Policy = Policy()
         """How often samples occur, and which meet in a batch."""
+
+        @field_validator("data_options")
+        @classmethod
+        def _format_has_the_options(cls, options: Mixture[Any], info: Any) -> Mixture[Any]:
+            data = info.data.get("data", "")
+            format = format_and_place(data)[0] if data and options else ""
+            # Where the format is found out from the folder, options are judged when it is opened.
+            return Mixture(typed_options(format, options)) if format else options
 
         @field_validator("share")
         @classmethod
@@ -141,6 +161,29 @@ class Task(Configured):
         Saved with the run (`tokenizer.json`); a run is not resumed with another.
         """
         return None
+
+    def open_data(self, split: Split, **options: Any) -> Any:
+        """The reader of `config.data` for `train` or `val`, with `config.data_options`; made for `reader`.
+
+        Args:
+            options: What the task's own settings say to the format.
+        Raises:
+            ConfigError: An option that both say; as `open_reader`.
+            DataError: As `open_reader`.
+        """
+        name = self.config.train_split if split == "train" else self.config.val_split
+        return self.open_named(self.config.data, name, **options)
+
+    def open_named(self, data: str, split: str, **options: Any) -> Any:
+        """As `open_data`, for any data of the same kind and a split as the data set names it."""
+        given = self.config.data_options
+        twice = next((option for option in options if option in given), None)
+        if twice is not None:
+            raise ConfigError(
+                f"config.tasks.{self.name}.data_options.{twice}: {given[twice]!r}, but the task's own "
+                f"settings say {options[twice]!r}; set one of them"
+            )
+        return open_reader(data, self.root, split, **given, **options)
 
     def reader(self, split: Split) -> Reader:
         """The samples of `train` or `val`."""

@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.config import ConfigError
-from allsight.data.readers import open_reader
 from allsight.data.subsets import SomeSamples, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
@@ -33,6 +32,7 @@ from allsight.data.transforms import (
 )
 from allsight.layers import make_norm
 from allsight.objectives import label_weight, soft_cross_entropy
+from allsight.tasks.asking import AskableTask
 from allsight.tasks.base import Reader, Split, Task, Transform
 from allsight.tasks.metrics import ClassificationScores
 from allsight.tasks.names import names_as_texts, on, open_tokenizer
@@ -56,7 +56,7 @@ from allsight.types import (
 )
 
 
-class Classification(Task):
+class Classification(AskableTask):
     """One label per picture, hard or (after mixup) soft.
 
     Batches hold `image` [b, 3, size_px, size_px] and `label`: int64 [b], or weights [b, classes]. Outputs are
@@ -64,6 +64,7 @@ class Classification(Task):
     """
 
     counted: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+    verbs = ("classify",)
 
     class Config(Task.Config):
         labels: str = "auto"
@@ -233,8 +234,11 @@ class Classification(Task):
             ConfigError: No tokenizer for the names, or a class has none.
         """
         image = Segment("image", batch.inputs["image"])
-        names = Closed(self.name, (on(image.content.device, self._names),))
+        names = Closed(self.key, (on(image.content.device, self._names),))
         return Query((image,), names, None, batch.targets.get("label"), self.config.temperature)
+
+    def among(self, candidates: tuple[str, ...]) -> AskableTask:
+        return self.changed({"num_classes": None, "class_weights": None}, classes=candidates)
 
     @cached_property
     def _names(self) -> Segment:
@@ -291,9 +295,9 @@ class Classification(Task):
         config = self.config
         options = given_options(
             labels="" if config.labels == "auto" else config.labels,
-            leave_out=training_ids(config.leave_out),
+            leave_out=training_ids(config.leave_out, config.train_split),
         )
-        reader = open_reader(config.data, self.root, split, **options)
+        reader = self.open_data(split, **options)
         if split != "train" or config.subset.is_all:
             return reader
         return SomeSamples(reader, config.subset.rows(reader, path=f"config.tasks.{self.name}.subset"))

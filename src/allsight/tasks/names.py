@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from allsight.data.text import Tokenizer
-from allsight.types import DataError, Segment
+from allsight.types import DataError, Segment, Text
 
 
 @lru_cache(maxsize=8)
@@ -48,6 +48,21 @@ def encode_text(
             id,
         )
     return torch.cat([ids[: max_tokens - 1], torch.tensor([tokenizer.eos_id])])
+
+
+def with_tokens(
+    text: Text, tokenizer: Tokenizer, max_tokens: int, *, cut: bool = False, id: str = ""
+) -> Text:
+    """A text with its ids, and how many were left out.
+
+    Raises:
+        DataError: As `encode_text`.
+    """
+    ids = encode_text(text.string, tokenizer, max_tokens, cut=cut, id=id)
+    lost = 0
+    if len(ids) == max_tokens:
+        lost = len(tokenizer.encode(text.string)) - (max_tokens - 1)
+    return replace(text, tokens=ids, cut=lost)
 
 
 def names_as_texts(names: Sequence[str], tokenizer: Tokenizer) -> Segment:

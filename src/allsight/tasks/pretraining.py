@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config, ConfigError
-from allsight.data.readers import open_reader
 from allsight.data.subsets import SomeLabels, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
@@ -240,10 +239,10 @@ class Pretraining(Task):
         return Classification(settings, name=self.name, root=self.root).for_probes(data)
 
     def _open(self, split: Split) -> Any:
-        options = given_options(leave_out=training_ids(self.config.leave_out))
-        reader = open_reader(self.config.data, self.root, split, **options)
-        labelled = self.config.labelled
-        if split != "train" or labelled.is_all or self.config.labels == "ignore":
+        config = self.config
+        options = given_options(leave_out=training_ids(config.leave_out, config.train_split))
+        reader, labelled = self.open_data(split, **options), config.labelled
+        if split != "train" or labelled.is_all or config.labels == "ignore":
             return reader
         return SomeLabels(reader, labelled.rows(reader, path=f"config.tasks.{self.name}.labelled"))
 

@@ -16,15 +16,16 @@ from torch import Tensor
 from allsight.config import ConfigError
 from allsight.data.driving.mapped import Chunks, Clips, ThinHistory
 from allsight.data.inspection.moments import RigView, Seen, draw_moment
-from allsight.data.readers import open_reader
 from allsight.data.transforms import (
     ColorJitter,
     Compose,
     DropCameras,
+    GridMask,
     JitterRig,
     MoveWorld,
     NoisyExtrinsics,
     PermuteCameras,
+    PhotometricDistortion,
     RandomCropRig,
     ResizeRig,
     WithinRange,
@@ -49,10 +50,6 @@ class RigTask(Task):
     """
 
     class Config(Task.Config):
-        train_split: str = "train"
-        """Split to train on; a lone `infos.json` is the split `all`."""
-        val_split: str = "val"
-        """Split to judge on."""
         version: str = ""
         """Folder of nuScenes tables, such as `v1.0-mini`; where there is one it may be left out."""
         classes: tuple[str, ...] = ()
@@ -88,6 +85,11 @@ class RigTask(Task):
         """Training: pictures are enlarged by up to this factor and cut."""
         colour: float = Field(default=0.2, ge=0, le=1)
         """Training: largest relative change of brightness, contrast and saturation of each picture."""
+        distortion: bool = False
+        """Training: change colours as published networks were trained, in place of `colour`; see
+        `PhotometricDistortion`."""
+        grid_mask: float = Field(default=0.0, ge=0, le=1)
+        """Training: probability of wiping out squares on a grid; see `GridMask`."""
         camera_dropout: float = Field(default=0.0, ge=0, le=1)
         """Training: probability that a camera delivers nothing."""
         permute_cameras: bool = False
@@ -149,7 +151,7 @@ class RigTask(Task):
             min_points=config.min_points,
             can_bus=config.can_bus or None,
         )
-        return open_reader(data, self.root, split, missing_cameras=config.missing_cameras, **options)
+        return self.open_named(data, split, missing_cameras=config.missing_cameras, **options)
 
     def reader(self, split: Split) -> Reader:
         drives = self.completed(self.drives(split), split)
@@ -171,7 +173,9 @@ class RigTask(Task):
                 steps.insert(0, ThinHistory(config.history_kept))
             if config.crop > 1:
                 steps.append(RandomCropRig(config.crop))
-            if config.colour > 0:
+            if config.distortion:
+                steps.append(JitterRig(PhotometricDistortion()))
+            elif config.colour > 0:
                 steps.append(JitterRig(ColorJitter(config.colour, config.colour, config.colour)))
             if config.noise_turn_rad > 0 or config.noise_shift_m > 0:
                 steps.append(NoisyExtrinsics(config.noise_turn_rad, config.noise_shift_m))
@@ -179,6 +183,8 @@ class RigTask(Task):
                 steps.append(MoveWorld(config.turn_rad, config.world_scale, config.mirror))
             if config.permute_cameras:
                 steps.append(PermuteCameras())
+            if config.grid_mask > 0:
+                steps.append(GridMask(config.grid_mask))
             if config.camera_dropout > 0:
                 steps.append(DropCameras(config.camera_dropout))
             steps.append(WithinRange(config.range_m))

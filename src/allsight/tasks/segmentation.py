@@ -15,7 +15,6 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from allsight.data.readers import open_reader
 from allsight.data.transforms import (
     ColorJitter,
     Compose,
@@ -183,14 +182,12 @@ class SemanticSegmentation(Task):
 
     def _open(self, split: Split) -> Any:
         config = self.config
-        return open_reader(
-            config.data,
-            self.root,
+        return self.open_data(
             split,
             **given_options(
                 classes=self.given_classes or config.classes,
                 ignore=config.ignore_label,
-                leave_out=training_ids(config.leave_out),
+                leave_out=training_ids(config.leave_out, config.train_split),
             ),
         )
 

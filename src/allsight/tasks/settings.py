@@ -66,6 +66,6 @@ def given_options(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, "", ())}
 
 
-def training_ids(prefixes: tuple[str, ...]) -> tuple[str, ...]:
-    """Prefixes of names as prefixes of the ids `train/NAME`, so that evaluation stays what it is."""
-    return tuple(f"train/{prefix}" for prefix in prefixes)
+def training_ids(prefixes: tuple[str, ...], split: str) -> tuple[str, ...]:
+    """Prefixes of names as prefixes of ids `SPLIT/NAME`, so that evaluation stays what it is."""
+    return tuple(f"{split}/{prefix}" for prefix in prefixes)

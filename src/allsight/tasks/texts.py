@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
 from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config
-from allsight.data.readers import open_reader
 from allsight.data.text import Tokenizer
-from allsight.data.transforms import Compose, RandomResizedCrop, Resize
+from allsight.data.transforms import Compose, PickFrames, RandomResizedCrop, Resize, ResizeClip
 from allsight.objectives import boltzmann_loss
-from allsight.tasks.base import Reader, Split, Task, Transform
-from allsight.tasks.names import encode_text, open_tokenizer
-from allsight.types import DataError, Sample, Text
+from allsight.tasks.asking import AskableTask
+from allsight.tasks.base import Reader, Split, Transform
+from allsight.tasks.classification import stack_images
+from allsight.tasks.names import open_tokenizer, with_tokens
+from allsight.types import Batch, DataError, Sample, Segment, Text, Video
 
 
 class TextSettings(Config):
@@ -32,6 +34,8 @@ class TextSettings(Config):
     """A longer text is refused (the sample counts as one that cannot be used), or cut."""
     size_px: int = Field(default=224, ge=1)
     """Side of the square picture that the model sees; the aspect is not kept, so that nothing is lost."""
+    num_frames: int = Field(default=0, ge=0)
+    """Frames of a clip that the model sees; 0: it sees pictures."""
     min_scale: float = Field(default=1.0, gt=0, le=1)
     """Smallest share of a picture's area that training crops keep; 1 takes whole pictures."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -40,26 +44,34 @@ class TextSettings(Config):
     """Name of the model's temperature; empty is the task's own."""
 
 
-class TextTask(Task):
+class TextTask(AskableTask):
     """Base of tasks whose texts one tokenizer reads; their Config is also a `TextSettings`."""
+
+    @property
+    def max_tokens(self) -> int:
+        return self.config.max_tokens
 
     @property
     def tokenizer(self) -> Tokenizer:
         return open_tokenizer(self.config.tokenizer, self.root)
 
     def reader(self, split: Split) -> Reader:
-        return open_reader(self.config.data, self.root, split)
+        return self.open_data(split)
+
+    def encoded(self, name: str) -> Encoded:
+        """The transform that gives an input of this name its ids."""
+        return Encoded(name, self.tokenizer, self.config.max_tokens, self.config.long_texts == "cut")
 
 
 class CaptionedTask(TextTask):
-    """Base of tasks on pictures with captions, one of which is the input `text`; there is none to predict."""
+    """Base of tasks on pictures or clips with captions, one of which is the input `text`; there is none to
+    predict."""
 
     def transform(self, split: Split) -> Transform:
         config = self.config
         if split == "predict":
-            return Compose(*picture_steps(config, split))
-        encoded = Encoded("text", self.tokenizer, config.max_tokens, config.long_texts == "cut")
-        return Compose(PickCaption(split == "train"), *picture_steps(config, split), encoded)
+            return Compose(*visual_steps(config, split))
+        return Compose(PickCaption(split == "train"), *visual_steps(config, split), self.encoded("text"))
 
 
 @dataclass(frozen=True)
@@ -82,8 +94,8 @@ class Encoded:
         text = sample.inputs.get(self.name)
         if not isinstance(text, Text):
             raise DataError(f"{sample.id}: no text '{self.name}'; it has {sorted(sample.inputs)}", sample.id)
-        ids = encode_text(text.string, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id)
-        return replace(sample, inputs={**sample.inputs, self.name: replace(text, tokens=ids)})
+        encoded = with_tokens(text, self.tokenizer, self.max_tokens, cut=self.cut, id=sample.id)
+        return replace(sample, inputs={**sample.inputs, self.name: encoded})
 
 
 @dataclass(frozen=True)
@@ -104,11 +116,76 @@ class PickCaption:
         return replace(sample, inputs={**sample.inputs, "text": Text(captions[number])})
 
 
-def picture_steps(settings: Any, split: Split) -> list[Transform]:
-    """How pictures become squares."""
+@dataclass(frozen=True)
+class AnyText:
+    """Makes sure that there is an input `text`: a caption where there is none, or nothing at all to predict.
+
+    Raises:
+        DataError: Neither a text nor captions.
+    """
+
+    split: Split
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if "text" in sample.inputs:
+            return sample
+        if self.split == "predict":
+            return replace(sample, inputs={**sample.inputs, "text": Text("")})
+        return PickCaption(self.split == "train")(sample, rng)
+
+
+@dataclass(frozen=True)
+class QuestionAndAnswer:
+    """Names the inputs `question` and `text`, of which there is none to predict.
+
+    Raises:
+        DataError: No question or no answer.
+    """
+
+    split: Split
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        inputs: dict[str, Any] = {"question": sample.inputs.get("question", sample.inputs.get("text"))}
+        answers = sample.targets.get("answers", ())
+        if self.split != "predict" and answers:
+            inputs["text"] = Text(answers[0])
+        if not isinstance(inputs["question"], Text) or (self.split != "predict" and not answers):
+            has = sorted({*sample.inputs, *sample.targets})
+            raise DataError(f"{sample.id}: expected a question and answers; it has {has}", sample.id)
+        return replace(sample, inputs=inputs)
+
+
+def visual_steps(settings: Any, split: Split) -> list[Transform]:
+    """How pictures, or the frames of clips, become squares."""
+    if settings.num_frames:
+        return [PickFrames(settings.num_frames, random=split == "train"), ResizeClip(settings.size_px)]
     if split == "train" and settings.min_scale < 1:
         return [RandomResizedCrop(settings.size_px, area=(settings.min_scale, 1.0))]
     return [Resize(settings.size_px)]
+
+
+def stack_seen(samples: Sequence[Sample], settings: Any) -> dict[str, Shaped[Tensor, " b *rest"]]:
+    """What a batch of the samples shows: `image` [b, 3, h, w], or `video` [b, frames, 3, h, w]."""
+    if not settings.num_frames:
+        return {"image": stack_images(samples)}
+    clips = [sample.inputs["video"] for sample in samples]
+    return {"video": torch.stack([clip.frames for clip in clips if isinstance(clip, Video)])}
+
+
+def seen(batch: Batch) -> Segment:
+    """The picture or clip of each row."""
+    modality = "video" if "video" in batch.inputs else "image"
+    return Segment(modality, batch.inputs[modality])
+
+
+def pair_targets(samples: Sequence[Sample], task: TextTask) -> dict[str, Any]:
+    """Targets `words`, `is_word` and `texts` of the samples' input `text`, where they have one."""
+    if not all("text" in sample.inputs for sample in samples):
+        return {}
+    words, is_word = padded(samples, "text", task.tokenizer, task.max_tokens)
+    texts = [sample.inputs["text"] for sample in samples]
+    strings = tuple(text.string for text in texts if isinstance(text, Text))
+    return {"words": words, "is_word": is_word, "texts": strings}
 
 
 def padded(

@@ -15,22 +15,32 @@ from torch import Tensor
 from allsight.config import ConfigError
 from allsight.data.transforms import Compose
 from allsight.objectives import boltzmann_count
+from allsight.tasks.asking import AskableTask
 from allsight.tasks.base import Split, Task, Transform
-from allsight.tasks.classification import stack_images
 from allsight.tasks.metrics import VQAScores
 from allsight.tasks.names import names_as_texts, on
-from allsight.tasks.texts import Encoded, TextSettings, TextTask, likelihood_loss, padded, picture_steps
+from allsight.tasks.texts import (
+    TextSettings,
+    TextTask,
+    likelihood_loss,
+    padded,
+    seen,
+    stack_seen,
+    visual_steps,
+)
 from allsight.types import Answer, Batch, ClassScores, Closed, Query, Sample, Segment
 
 
 class VQA(TextTask):
     """A question about a picture, answered from a list.
 
-    Batches hold `image`, `words` and `is_word` of the question, and the targets `label` (-100: the answer is
-    not in the list), `answers` (what each person said). Answers are `ClassScores` over the list.
+    Batches hold `image` (or `video`), `words` and `is_word` of the question, and the targets `label` (-100:
+    the answer is not in the list), `answers` (what each person said). Answers are `ClassScores` over the
+    list.
     """
 
     counted: ClassVar[tuple[str, ...]] = ("likelihood",)
+    verbs = ("answer",)
 
     class Config(Task.Config, TextSettings):
         num_answers: int = Field(default=3000, ge=2)
@@ -61,14 +71,19 @@ class VQA(TextTask):
     def _candidates(self) -> Segment:
         return names_as_texts(self.classes, self.tokenizer)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("video" if self.config.num_frames else "image", "question")
+
+    def among(self, candidates: tuple[str, ...]) -> AskableTask:
+        return self.changed({}, classes=candidates)
+
     def transform(self, split: Split) -> Transform:
-        config = self.config
-        encoded = Encoded("question", self.tokenizer, config.max_tokens, config.long_texts == "cut")
-        return Compose(*picture_steps(config, split), encoded)
+        return Compose(*visual_steps(self.config, split), self.encoded("question"))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         words, is_word = padded(samples, "question", self.tokenizer, self.config.max_tokens)
-        inputs = {"image": stack_images(samples), "words": words, "is_word": is_word}
+        inputs = {**stack_seen(samples, self.config), "words": words, "is_word": is_word}
         targets: dict[str, Any] = {}
         if all("answer" in sample.targets for sample in samples):
             place = {answer: number for number, answer in enumerate(self.classes)}
@@ -83,8 +98,8 @@ class VQA(TextTask):
         asking = Segment("text", words.new_full((len(batch), 1), self.tokenizer.spe_id))
         label = batch.targets.get("label")
         return Query(
-            (Segment("image", batch.inputs["image"]), question, asking),
-            Closed(self.name, (on(words.device, self._candidates),)),
+            (seen(batch), question, asking),
+            Closed(self.key, (on(words.device, self._candidates),)),
             read=2,
             labels=None if label is None else label[:, None],
             temperature=self.config.temperature,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from allsight.types.features import FeatureSpec
     from allsight.types.geometry import CameraRig, MultiCameraBatch, inverse_affine, relative_pose
     from allsight.types.query import Among, Closed, Continuation, InBatch, Query, Segment, Vocabulary
+    from allsight.types.questions import Question, kind_of
     from allsight.types.samples import (
         Crop,
         Image,
@@ -56,6 +57,7 @@ _HOME = {
     "features": ("FeatureSpec",),
     "geometry": ("CameraRig", "MultiCameraBatch", "inverse_affine", "relative_pose"),
     "query": ("Among", "Closed", "Continuation", "InBatch", "Query", "Segment", "Vocabulary"),
+    "questions": ("Question", "kind_of"),
     "samples": (
         "Crop",
         "Image",
@@ -104,6 +106,7 @@ __all__ = [
     "Panoptic",
     "PretrainingAnswer",
     "Query",
+    "Question",
     "Rig",
     "Sample",
     "Segment",
@@ -116,6 +119,7 @@ __all__ = [
     "WordsAnswer",
     "class_name",
     "inverse_affine",
+    "kind_of",
     "relative_pose",
 ]
 

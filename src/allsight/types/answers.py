@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,16 +16,19 @@ def class_name(index: int, classes: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """Base of all answers: `id` of the sample and name of the task that answered."""
+    """Base of all answers: `id` of the sample, name of the task that answered, and `notes` on what of the
+    question was left out, a line each."""
 
     kind: ClassVar[str] = "answer"
 
     id: str
     task: str
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json` and `predictions/`; large arrays are summarised."""
-        return {"kind": self.kind, "id": self.id, "task": self.task}
+        plain = {"kind": self.kind, "id": self.id, "task": self.task}
+        return {**plain, "notes": list(self.notes)} if self.notes else plain
 
     def arrays(self) -> dict[str, UInt8[np.ndarray, "h w"]]:
         """Picture-like parts of the answer, which `predictions/` keeps as PNG files."""
@@ -103,15 +106,18 @@ class PretrainingAnswer(Answer):
 
 @dataclass(frozen=True)
 class WordsAnswer(Answer):
-    """Words that were taken out of a text: as a text, and as the ids that a metric counts."""
+    """Words that were taken out of a text: as a text, as the ids that a metric counts, and the probability of
+    each id."""
 
     kind: ClassVar[str] = "words"
 
     text: str
     tokens: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "text": self.text}
+        scores = {"scores": [round(score, 6) for score in self.scores]} if self.scores else {}
+        return {**super().to_json(), "text": self.text, **scores}
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Costs:
         collate_s: Seconds of mixing and collating.
         bytes: Size of the tensors that came of it.
         wait_s: Seconds that the training loop waited.
+        texts_cut: Texts that were cut, since there was no room for all of them (`long_texts=cut`).
     """
 
     samples: int = 0
@@ -47,6 +48,7 @@ class Costs:
     collate_s: float = 0.0
     bytes: int = 0
     wait_s: float = 0.0
+    texts_cut: int = 0
 
     def __add__(self, other: Costs) -> Costs:
         # Field by field: this runs for each sample, and `astuple` copies deeply.
@@ -57,6 +59,7 @@ class Costs:
             self.collate_s + other.collate_s,
             self.bytes + other.bytes,
             self.wait_s + other.wait_s,
+            self.texts_cut + other.texts_cut,
         )
 
 

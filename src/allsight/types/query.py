@@ -38,7 +38,8 @@ class Closed:
 
 @dataclass(frozen=True)
 class InBatch:
-    """Row i's target; the targets of the rest of its group are its negatives."""
+    """Row i's target; the targets of the rest of its group are its negatives, and those of earlier steps
+    where the model keeps a queue for the task."""
 
     targets: tuple[Segment, ...]
 
@@ -62,6 +63,7 @@ class Continuation:
         length_penalty: The best text is that of the highest log-probability / length ** length_penalty.
         temperature: Above 0 words are drawn (beam 1), from probabilities ** (1 / temperature).
         forbidden: Words that are never written.
+        goes_on: The words of inputs[read], of which all rows have equally many, are how the text begins.
     """
 
     end_id: int
@@ -70,6 +72,7 @@ class Continuation:
     length_penalty: float = 0.0
     temperature: float = 0.0
     forbidden: tuple[int, ...] = ()
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,17 @@ class Image:
 
 @dataclass(frozen=True)
 class Text:
-    """A text, as characters (readers) and, once a task's transform has tokenised it, as token ids."""
+    """A text, as characters (readers) and, once a task's transform has tokenised it, as token ids.
+
+    Args:
+        string: Its characters.
+        tokens: Its ids.
+        cut: How many tokens were left out at the end, since there was no room for them.
+    """
 
     string: str
     tokens: Int64[Tensor, " t"] | None = None
+    cut: int = 0
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class RunRecord:
     """Part of the model -> `gradient`, `weight`, `update` in the steps in which they were noted."""
     monitors: dict[str, Series] = field(default_factory=dict)
     """What the model told about its training -> values at the steps it looked."""
+    interference: Event | None = None
+    """The newest measurement of how tasks help or hurt each other."""
     probes: list[Event] = field(default_factory=list)
     """What probes of the features found, in order."""
     others: list[Event] = field(default_factory=list)
@@ -223,6 +225,11 @@ def _take(record: RunRecord, event: Event) -> None:
         # Comes from another process, at any time: it says nothing of how the run stands.
         record.probes.append(event)
         return
+    if kind == "interference":
+        record.interference = event
+        return
+    if kind == "ask":
+        return
     if math.isnan(record.begun_s):
         record.begun_s = event["time"]
     record.last_s, record.last = event["time"], event
@@ -231,6 +238,10 @@ def _take(record: RunRecord, event: Event) -> None:
         _take_train(record, event)
     elif kind == "eval":
         _take_eval(record, event)
+    elif kind == "monitor":
+        for name, value in values.items():
+            record.monitors.setdefault(name, Series()).add(step, value)
+        record.others.append(event)
     elif kind == "norms":
         for name, value in values.items():
             part, _, what = name.rpartition("/")

@@ -62,6 +62,22 @@ def test_memory_gives_what_encoding_anew_gives(kind, beam):
     assert len({tuple(row) for row in outcomes[0]["tokens"].tolist()}) > 1
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_text_goes_on_with_what_it_would_have_said(cached):
+    """Begun with the first words of what it writes, it writes the rest."""
+    model = make()
+
+    def written(words, **changes):
+        query = caption(Segment("text", words, causal=True))
+        query = Query(query.inputs, Vocabulary(), 1, continuation=continuation(end_id=SPE - 1, **changes))
+        with torch.no_grad():
+            return write(model, query, purpose_of(query, ""), model.scale("any"), cached=cached)["tokens"]
+
+    whole = written(torch.empty(3, 0, dtype=torch.int64), max_tokens=6)
+    rest = written(whole[:, :2], max_tokens=4, goes_on=True)
+    assert torch.equal(rest, whole[:, 2:])
+
+
 @pytest.mark.parametrize("beam", [1, 3])
 def test_rows_do_not_know_of_each_other(beam):
     """A question of two words beside one of four is answered as if it were alone."""

@@ -133,12 +133,12 @@ def _add_sensor_data(
                 "hw": (row.get("height") or 0, row.get("width") or 0),
             }
         )
-    wanted = {row["ego_pose_token"]: np.full(7, np.nan) for row in kept}
+    wanted: dict[str, np.ndarray | None] = dict.fromkeys(row["ego_pose_token"] for row in kept)
     for row in tables.rows("ego_pose", ("token", "translation", "rotation")):
         if row["token"] in wanted:
-            wanted[row["token"]] = np.array([*row["translation"], *row["rotation"]], dtype=np.float64)
+            wanted[row["token"]] = _pose(tables, row)
     for row in kept:
-        if np.isnan(wanted[row["ego_pose_token"]]).any():
+        if wanted[row["ego_pose_token"]] is None:
             raise tables.dangling("sample_data", row, "ego_pose_token", "ego_pose")
     arrays |= {
         "data_of": data_of,
@@ -150,6 +150,17 @@ def _add_sensor_data(
         "sensor_matrix": np.array(matrices, dtype=np.float64).reshape(-1, 9),
     }
     return channels
+
+
+def _pose(tables: Tables, row: Mapping[str, Any]) -> np.ndarray:
+    """Translation and quaternion of a row of `ego_pose`."""
+    pose = np.array([*row["translation"], *row["rotation"]], dtype=np.float64)
+    if pose.shape != (7,) or not np.isfinite(pose).all() or not pose[3:].any():
+        raise DataError(
+            f"{tables.file('ego_pose')}: row {row['token']} has translation {row['translation']}, rotation "
+            f"{row['rotation']}; expected 3 and 4 finite numbers, the 4 not all 0"
+        )
+    return pose
 
 
 def _add_boxes(

@@ -2,7 +2,13 @@
 
 from allsight.data.readers.detection import Candidate, detect_format
 from allsight.data.readers.formats import FORMATS
-from allsight.data.readers.opening import NamedReader, candidates_of, format_and_place, open_reader
+from allsight.data.readers.opening import (
+    NamedReader,
+    candidates_of,
+    format_and_place,
+    open_reader,
+    typed_options,
+)
 
 __all__ = [
     "FORMATS",
@@ -12,4 +18,5 @@ __all__ = [
     "detect_format",
     "format_and_place",
     "open_reader",
+    "typed_options",
 ]

@@ -14,7 +14,7 @@ from allsight.data.readers.found import Found
 from allsight.data.readers.packed import PackedStrings
 from allsight.data.readers.pictures import notes
 from allsight.data.readers.tree import Tree, check_text
-from allsight.types import Sample
+from allsight.types import Modality, Sample
 
 _CAPTIONS = {"id": "id", "image_id": "id", "caption": "text"}
 
@@ -28,6 +28,7 @@ class CocoCaptions:
     Args:
         path: The data set's folder, or an archive of it.
         split: Which split.
+        pictures: Read the pictures; false for tasks on the texts alone, which then need no pictures on disk.
         max_characters: A picture with a longer caption is refused when it is read.
         leave_out: Pictures whose id begins with one of these are left out.
         max_pixels: Larger pictures are refused when they are read.
@@ -42,6 +43,7 @@ class CocoCaptions:
         path: Path,
         split: str,
         *,
+        pictures: bool = True,
         max_characters: int = MAX_CHARACTERS,
         leave_out: tuple[str, ...] = (),
         max_pixels: int = MAX_PIXELS,
@@ -50,6 +52,7 @@ class CocoCaptions:
         self.split = split
         self.classes: tuple[str, ...] = ()
         self._max_characters = max_characters
+        self._reads_pictures = pictures
         layout = coco_json.find_layout(path, split, "captions")
         tree = coco_json.read_json(
             layout.tree, layout.json, {"images": coco_json.IMAGES, "annotations": _CAPTIONS}
@@ -67,12 +70,12 @@ class CocoCaptions:
             empty += not texts
             captions[row] += texts
         has_some = np.array([bool(captions[row]) for row in range(len(self._pictures))])
-        pictures, left_out = self._pictures.chosen(leave_out, has_some)
-        self._pictures.keep(pictures)
+        kept, left_out = self._pictures.chosen(leave_out, has_some)
+        self._pictures.keep(kept)
         self.sizes_hw_px = self._pictures.sizes_hw
         """Height and width of each picture, as the json says."""
-        self._captions = PackedStrings(text for row in pictures.tolist() for text in captions[row])
-        self._ends = np.cumsum([len(captions[row]) for row in pictures.tolist()], dtype=np.int64)
+        self._captions = PackedStrings(text for row in kept.tolist() for text in captions[row])
+        self._ends = np.cumsum([len(captions[row]) for row in kept.tolist()], dtype=np.int64)
         self.notes = notes(
             (int((~has_some).sum()), "pictures without captions left out"),
             (empty, "empty captions dropped"),
@@ -93,7 +96,8 @@ class CocoCaptions:
         first = int(self._ends[index - 1]) if index else 0
         captions = tuple(self._captions[place] for place in range(first, int(self._ends[index])))
         check_length(captions, id, self._max_characters)
-        return Sample(id, {"image": self._pictures.read(index)}, {"captions": captions})
+        inputs: dict[str, Modality] = {"image": self._pictures.read(index)} if self._reads_pictures else {}
+        return Sample(id, inputs, {"captions": captions})
 
     def originals(self, index: int) -> dict[str, bytes]:
         """The picture's file by its ending."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.decode import MAX_PIXELS, LeastSize, decode_picture
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import read_classes
 from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
@@ -103,9 +103,16 @@ class ImageFolder:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, self._min_hw_px)
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """A sample whose picture may be decoded smaller, never below `least`."""
+        return self._sample(index, self._min_hw_px or least)
+
+    def _sample(self, index: int, least: tuple[int, int] | LeastSize | None) -> Sample:
         id = f"{self.split}/{self._files.names[index]}"
         data = read_or_refuse(self._files, index, id)
-        image = decode_picture(data, id, min_hw_px=self._min_hw_px, max_pixels=self._max_pixels)
+        image = decode_picture(data, id, min_hw_px=least, max_pixels=self._max_pixels)
         return Sample(id, {"image": image}, {"label": int(self.labels[index])})
 
     def originals(self, index: int) -> dict[str, bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 from allsight.data.decode import MAX_PIXELS
 from allsight.data.readers.classes import classes_in
@@ -27,6 +29,7 @@ class LabelMaps(PairedMaps):
         path: The data set's folder, or an archive of it.
         split: Which split.
         classes: Names of the classes in order of their values; else those of `PATH/classes.json`.
+        unnamed: Where nothing names the classes, call values 0 to 254 by their numbers in place of refusing.
         ignore: The files' value for pixels nobody labelled; else that of `classes.json`; else 255.
         leave_out: Pictures whose id begins with one of these are left out (`train/0016E5` of CamVid).
         max_pixels: Larger pictures are refused when they are read.
@@ -37,12 +40,16 @@ class LabelMaps(PairedMaps):
             nor `ignore`.
     """
 
+    for_looking: ClassVar[Mapping[str, Any]] = {"unnamed": True}
+    """Options with which people look at data that they do not know yet."""
+
     def __init__(
         self,
         path: Path,
         split: str,
         *,
         classes: tuple[str, ...] = (),
+        unnamed: bool = False,
         ignore: int | None = None,
         leave_out: tuple[str, ...] = (),
         max_pixels: int = MAX_PIXELS,
@@ -51,6 +58,9 @@ class LabelMaps(PairedMaps):
         (pictures, pictures_at), (labels, labels_at) = _find(root, path, split)
         table = classes_in(root)
         classes = classes or (table.names if table else ())
+        are_numbers = unnamed and not classes
+        if are_numbers:
+            classes = tuple(map(str, range(IGNORE)))
         if not classes:
             raise DataError(
                 f"{path}: no class names; write {path / 'classes.json'}, or set classes=(name, ...)"
@@ -80,6 +90,7 @@ class LabelMaps(PairedMaps):
             label_table({**{value: value for value in range(len(classes))}, self.ignore: IGNORE}),
             expected=f"class 0 to {len(classes) - 1} nor ignore={self.ignore}",
             notes=notes(
+                (len(classes) * are_numbers, "values that nothing names, called by their numbers"),
                 (left_out, "pictures left out"),
                 (len(label_of) - len(every.names), "label maps without a picture passed over"),
             ),

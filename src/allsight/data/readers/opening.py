@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from pydantic import TypeAdapter, ValidationError
 
 from allsight.config import ConfigError, did_you_mean
 from allsight.data.readers.detection import (
@@ -54,14 +57,33 @@ def open_reader(
     """
     format, place = format_and_place(data)
     path = placed(data, format, place, root)
-    cls = format_class(format) if isinstance(path, str) or format else format_class(only_format(path))
-    known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
+    format = format if isinstance(path, str) or format else only_format(path)
+    return format_class(format)(path, split, **typed_options(format, options, prefix=f"data {data!r}: "))
+
+
+def typed_options(format: str, options: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """The options of a format in the types that its class states: lists become tuples, "3" becomes 3.
+
+    Args:
+        prefix: Begins the errors.
+
+    Raises:
+        ConfigError: The format has no such option (names the nearest), or it is of another type.
+    """
+    stated = inspect.signature(format_class(format), eval_str=True).parameters.values()
+    types = {option.name: option.annotation for option in stated if option.kind is option.KEYWORD_ONLY}
+    typed = {}
+    for name, value in options.items():
+        if name not in types:
+            raise ConfigError(f"{prefix}{format} has no option {name!r}{did_you_mean(name, types)}")
+        try:
+            typed[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"]
             raise ConfigError(
-                f"data {data!r}: {cls.__name__} has no option {option!r}{did_you_mean(option, known)}"
-            )
-    return cls(path, split, **options)
+                f"{prefix}the option {name!r} of {format} got {value!r}: {said[0].lower()}{said[1:]}"
+            ) from None
+    return typed
 
 
 def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path | str, list[Candidate]]:

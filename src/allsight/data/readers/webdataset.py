@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from allsight.config import ConfigError, did_you_mean
-from allsight.data.decode import MAX_PIXELS
+from allsight.data.decode import MAX_PIXELS, LeastSize
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import ClassTable, parse_classes
 from allsight.data.readers.found import Found, parts_of_splits
@@ -65,6 +65,8 @@ class WebDataset:
         cache_block_kb: What is fetched at once when there is a cache.
         ahead_mb: Most megabytes fetched from servers before they are asked for.
         index_mb: Most megabytes of indexes in memory.
+        in_blocks: Samples are asked for in blocks of neighbours (`policy.block`), so that a cache pays
+            however little of the data it holds.
         timeout_s: Longest silence of a server before it is asked again.
         tries: How often it is asked.
         max_pixels: Larger pictures are refused when they are read.
@@ -92,6 +94,7 @@ class WebDataset:
         cache_block_kb: int = 1024,
         ahead_mb: int = 64,
         index_mb: int = 64,
+        in_blocks: bool = False,
         timeout_s: float = 30.0,
         tries: int = 6,
         max_pixels: int = MAX_PIXELS,
@@ -109,6 +112,7 @@ class WebDataset:
             cache=BlockCache(cache, cache_mb * 2**20, cache_block_kb * 2**10) if cache else None,
             ahead_bytes=ahead_mb * 2**20,
             index_bytes=index_mb * 2**20,
+            in_blocks=in_blocks,
         )
         table = self._class_table()
         self.classes = classes or (table.names if table else ())
@@ -148,8 +152,15 @@ class WebDataset:
         return len(self._shelf)
 
     def __getitem__(self, index: int) -> Sample:
+        return self._sample(index, None)
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """A sample whose picture may be decoded smaller, never below `least`."""
+        return self._sample(index, least)
+
+    def _sample(self, index: int, least: LeastSize | None) -> Sample:
         id, files = self._shelf.read(index)
-        sample = to_sample(id, files, self._meaning)
+        sample = to_sample(id, files, self._meaning, least)
         check_parts(sample, self.parts)
         return sample
 

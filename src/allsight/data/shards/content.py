@@ -23,7 +23,13 @@ from typing import Any
 import torch
 from PIL import Image as PillowImage
 
-from allsight.data.decode import MAX_PIXELS, PICTURE_SUFFIXES, decode_label_map, decode_picture
+from allsight.data.decode import (
+    MAX_PIXELS,
+    PICTURE_SUFFIXES,
+    LeastSize,
+    decode_label_map,
+    decode_picture,
+)
 from allsight.data.readers.video import VIDEO_SUFFIXES, decode_video
 from allsight.data.shards.plain import from_plain, to_plain
 from allsight.types import DataError, Image, LabelMap, Sample, Text, Video
@@ -86,8 +92,13 @@ def parts_of(endings: Sequence[str], json_text: bytes | None) -> tuple[str, ...]
     return tuple(dict.fromkeys(parts))
 
 
-def to_sample(id: str, files: Mapping[str, bytes], meaning: Meaning) -> Sample:
+def to_sample(
+    id: str, files: Mapping[str, bytes], meaning: Meaning, least: LeastSize | None = None
+) -> Sample:
     """The sample that these files (ending -> bytes) make up.
+
+    Args:
+        least: The picture may be decoded smaller, never below this, where nothing is measured in its pixels.
 
     Raises:
         DataError: A file is damaged or contradicts another one; names the sample.
@@ -100,7 +111,11 @@ def to_sample(id: str, files: Mapping[str, bytes], meaning: Meaning) -> Sample:
     if len(pictures) > 1:
         raise DataError(f"{id}: several pictures (.{', .'.join(pictures)}); expected one a sample", id)
     if pictures:
-        inputs["image"] = decode_picture(files[pictures[0]], id, max_pixels=meaning.max_pixels)
+        if not files.keys() <= {pictures[0], "cls", "txt"}:
+            least = None
+        inputs["image"] = decode_picture(
+            files[pictures[0]], id, min_hw_px=least, max_pixels=meaning.max_pixels
+        )
     frames = sorted((int(match[1]), ending) for ending in files if (match := _FRAME.fullmatch(ending)))
     clips = [ending for ending in files if ending in _CLIPS]
     if len(clips) + bool(frames) > 1:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,10 +17,10 @@ from allsight.data.shards.catalogue import index_name
 from allsight.data.shards.content import to_files
 from allsight.data.shards.index import ENTRY, Index, write_whole
 from allsight.data.shards.members import BLOCK
+from allsight.data.shards.tar_writing import TAR_END, padded_size, tar_members
 from allsight.types import DataError, Sample
 
 _MEASURED = 64
-_END = bytes(2 * BLOCK)
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def measured(reader: Any, shard_bytes: int, leave_out_broken: bool) -> tuple[int
                 raise _refused(error) from error
             last = error
             continue
-        sizes.append(sum(BLOCK + _padded(len(data)) for data in files.values()))
+        sizes.append(sum(BLOCK + padded_size(len(data)) for data in files.values()))
         for data in files.values():
             checksum = zlib.crc32(data, checksum)
     if not sizes:
@@ -150,7 +149,7 @@ def _written(file: BinaryIO, job: Job, reader: Any, shard: int, path: Path) -> S
             left_out.append(str(error))
             continue
         key = _unique(key_of(sample.id, job.split), keys)
-        span = b"".join(_members(key, files))
+        span = tar_members(key, files)
         label = sample.targets.get("label")
         label = label if type(label) is int and 0 <= label < 2**31 else -1
         rows.append((offset, len(span), zlib.crc32(span), label))
@@ -161,9 +160,9 @@ def _written(file: BinaryIO, job: Job, reader: Any, shard: int, path: Path) -> S
         raise DataError(
             f"{path.name}: none of its {len(left_out)} samples can be read, the last: {left_out[-1]}"
         )
-    file.write(_END)
+    file.write(TAR_END)
     entries = np.array(rows, dtype=ENTRY)
-    index_ = Index.of(entries, offset + len(_END), zlib.crc32(_END, tar_crc32))
+    index_ = Index.of(entries, offset + len(TAR_END), zlib.crc32(TAR_END, tar_crc32))
     return Shard(index_, tuple(left_out))
 
 
@@ -184,20 +183,6 @@ def _unique(key: str, keys: set[str]) -> str:
         name = f"{key}_{number}"
     keys.add(name)
     return name
-
-
-def _members(key: str, files: Mapping[str, bytes]) -> Iterator[bytes]:
-    for ending, data in files.items():
-        info = tarfile.TarInfo(f"{key}.{ending}")
-        # Nothing of this machine or moment: the same samples give the same bytes.
-        info.size, info.mode, info.mtime = len(data), 0o644, 0
-        yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        yield data
-        yield bytes(_padded(len(data)) - len(data))
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
 
 
 def _refused(error: DataError) -> DataError:

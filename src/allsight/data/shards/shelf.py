@@ -33,6 +33,7 @@ class Shelf:
             of them fits that fetching each sample alone is less.
         ahead_bytes: Most bytes that are read before they are asked for (see `ahead`).
         index_bytes: Most bytes of indexes kept; that of one shard is kept in any case.
+        in_blocks: Neighbours are asked for together, so the cache keeps tars however little of them fits.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Shelf:
         cache: BlockCache | None = None,
         ahead_bytes: int = 64 * 2**20,
         index_bytes: int = 64 * 2**20,
+        in_blocks: bool = False,
     ) -> None:
         self.store, self.catalogue = store, catalogue
         self._cache = cache
-        self.keeps_data = cache is not None and self._is_worth_keeping(cache)
+        self.keeps_data = cache is not None and (in_blocks or self._is_worth_keeping(cache))
         """Whether blocks of the tars are kept in the cache, too, and not only indexes."""
         self._given = {shard: index.entries for shard, index in (indexes or {}).items()}
         self._ends = np.cumsum(catalogue.samples)

@@ -8,6 +8,7 @@ from allsight.data.transforms.carry import (
     flip_horizontally,
     pad_right_and_below,
 )
+from allsight.data.transforms.clips import ResizeClip
 from allsight.data.transforms.colour import ColorJitter, RandomErasing
 from allsight.data.transforms.compose import Compose, Transform
 from allsight.data.transforms.frames import PickFrames
@@ -21,10 +22,17 @@ from allsight.data.transforms.geometry import (
     Resize,
 )
 from allsight.data.transforms.mixing import Mix, cutmix, mixup, soft_label
-from allsight.data.transforms.photometric import GaussianBlur, Grey, Solarise, Sometimes
+from allsight.data.transforms.photometric import (
+    GaussianBlur,
+    Grey,
+    PhotometricDistortion,
+    Solarise,
+    Sometimes,
+)
 from allsight.data.transforms.rand_augment import RandAugment
 from allsight.data.transforms.rigs import (
     DropCameras,
+    GridMask,
     JitterRig,
     NoisyExtrinsics,
     PermuteCameras,
@@ -43,12 +51,14 @@ __all__ = [
     "DropCameras",
     "GaussianBlur",
     "Grey",
+    "GridMask",
     "HorizontalFlip",
     "JitterRig",
     "Mix",
     "MoveWorld",
     "NoisyExtrinsics",
     "PermuteCameras",
+    "PhotometricDistortion",
     "PickFrames",
     "RandAugment",
     "RandomCrop",
@@ -59,6 +69,7 @@ __all__ = [
     "RandomView",
     "ReflectPad",
     "Resize",
+    "ResizeClip",
     "ResizeRig",
     "Solarise",
     "Sometimes",

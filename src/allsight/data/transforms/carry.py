@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from allsight.ops.resample import Interpolation, resample_window
 from allsight.types import Image, LabelMap, Objects, Panoptic, Sample
-
-Interpolation = Literal["bilinear", "bicubic"]
 
 PixelMap = LabelMap | Panoptic
 """Targets that say something of every pixel, `ignore` outside the picture."""
@@ -75,7 +74,7 @@ def crop_and_resize(
         )
 
     def move_image(image: Image) -> Image:
-        pixels = resample(_cut(image.pixels, window, fill), hw_px, interpolation)
+        pixels = resample(image.pixels, window, hw_px, interpolation, fill)
         return Image(pixels, original_hw_px=image.original_hw_px or source_hw)
 
     def move_labels(labels: PixelMap) -> PixelMap:
@@ -184,14 +183,29 @@ def apply(
 
 
 def resample(
-    pixels: Shaped[Tensor, "3 _ _"], hw_px: tuple[int, int], interpolation: Interpolation = "bilinear"
+    pixels: Shaped[Tensor, "3 _ _"],
+    window: Window,
+    hw_px: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+    fill: tuple[int, int, int] = FILL,
 ) -> Shaped[Tensor, "3 _ _"]:
-    """Resize with antialiasing, in memory order [h, w, 3]; uint8 stays uint8."""
-    if tuple(pixels.shape[1:]) == hw_px:
+    """Cut a window out and resize it with antialiasing, in memory order [h, w, 3]; uint8 stays uint8."""
+    height, width = pixels.shape[1:]
+    is_same_size = (window.height, window.width) == hw_px
+    is_inside = (
+        min(window.top, window.left) >= 0
+        and window.top + window.height <= height
+        and window.left + window.width <= width
+    )
+    if is_same_size or not is_inside or pixels.dtype is not torch.uint8:
+        pixels = _cut(pixels, window, fill)
+        window = Window(0, 0, window.width, window.height)
+    if is_same_size:
         return pixels
-    # Giving the batch axis its true stride is what lets torch take its channels-last path for uint8.
-    rows_first = pixels.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
-    return functional.interpolate(rows_first, hw_px, mode=interpolation, antialias=True)[0]
+    if pixels.dtype is torch.uint8:
+        where = (window.top, window.left, window.height, window.width)
+        return resample_window(pixels, where, hw_px, interpolation=interpolation)
+    return functional.interpolate(pixels[None], hw_px, mode=interpolation, antialias=True)[0]
 
 
 def tight_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:

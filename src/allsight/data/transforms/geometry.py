@@ -22,6 +22,7 @@ from allsight.data.transforms.carry import (
     flip_horizontally,
     pad_right_and_below,
 )
+from allsight.data.transforms.compose import Fresh
 from allsight.types import DataError, Objects, Sample
 
 _ATTEMPTS = 10
@@ -202,6 +203,18 @@ class RandomResizedCrop:
         height, width = sample.image.valid_hw_px or sample.image.hw_px
         window = self.window(height, width, rng)
         return crop_and_resize(sample, window, _pair(self.size_px), interpolation=self.interpolation)
+
+    def least_hw_px(self, height: int, width: int, fresh: Fresh) -> tuple[int, int] | None:
+        """The size at which the window is as large as the result: its size decides, not the picture's."""
+        size = _pair(self.size_px)
+        if height < 2 * size[0] or width < 2 * size[1]:
+            return None
+        window = self.window(height, width, fresh())
+        # One pixel more: in the smaller picture the window is rounded anew.
+        return (
+            min(height, math.ceil(height * (size[0] + 1) / window.height)),
+            min(width, math.ceil(width * (size[1] + 1) / window.width)),
+        )
 
     def window(self, height: int, width: int, rng: np.random.Generator) -> Window:
         """Draw the window for a picture of this size."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image as PillowImage
 from PIL import ImageFilter, ImageOps
 
 from allsight.data.transforms.affine import to_pillow, with_pixels
@@ -67,3 +69,62 @@ class Solarise:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         picture = ImageOps.solarize(to_pillow(sample.image, sample.id), self.threshold)
         return apply(sample, lambda image: with_pixels(image, picture))
+
+
+@dataclass(frozen=True)
+class PhotometricDistortion:
+    """Change brightness, contrast, saturation, hue and the order of the channels, each with probability 1/2.
+
+    Contrast comes before saturation and hue or after them. Values are cut to 0..255 after each change.
+
+    Args:
+        brightness: Added to all values: drawn evenly between this much less and more.
+        contrast: Factor on all values: drawn evenly between 1 - this and 1 + this.
+        saturation: The same for the saturation (HSV).
+        hue_deg: Turn around the colour circle: drawn evenly between this much either way.
+
+    Source: SSD, arXiv:1512.02325, section 2.2; open-mmlab/mmdetection:mmdet/datasets/pipelines/transforms.py,
+    `PhotoMetricDistortion`.
+    """
+
+    brightness: float = 32.0
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue_deg: float = 18.0
+
+    def __post_init__(self) -> None:
+        amounts = (self.brightness, self.contrast, self.saturation, self.hue_deg)
+        if min(amounts) < 0 or max(self.contrast, self.saturation) > 1 or self.hue_deg > 180:
+            raise ValueError(
+                "PhotometricDistortion: expected amounts of 0 or more, contrast and saturation up to 1, "
+                f"hue up to 180, got {self}"
+            )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        amounts = (2 * rng.random(4) - 1) * (self.brightness, self.contrast, self.saturation, self.hue_deg)
+        happens, contrast_first = rng.random(5) < 0.5, bool(rng.random() < 0.5)
+        order = rng.permutation(3)
+        picture = to_pillow(sample.image, sample.id)
+        if happens[0]:
+            picture = _by_value(picture, lambda value: value + amounts[0])
+        if happens[1] and contrast_first:
+            picture = _by_value(picture, lambda value: value * (1 + amounts[1]))
+        if happens[2] or happens[3]:
+            hue, saturation, value = picture.convert("HSV").split()
+            if happens[2]:
+                saturation = _by_value(saturation, lambda value: value * (1 + amounts[2]))
+            if happens[3]:
+                step = round(amounts[3] / 360 * 256)
+                hue = hue.point([(level + step) % 256 for level in range(256)])
+            picture = PillowImage.merge("HSV", (hue, saturation, value)).convert("RGB")
+        if happens[1] and not contrast_first:
+            picture = _by_value(picture, lambda value: value * (1 + amounts[1]))
+        if happens[4]:
+            bands = picture.split()
+            picture = PillowImage.merge("RGB", [bands[n] for n in order.tolist()])
+        return apply(sample, lambda image: with_pixels(image, picture))
+
+
+def _by_value(picture: PillowImage.Image, change: Callable[[np.ndarray], np.ndarray]) -> PillowImage.Image:
+    table = np.rint(change(np.arange(256.0))).clip(0, 255).astype(int).tolist()
+    return picture.point(table * len(picture.getbands()))

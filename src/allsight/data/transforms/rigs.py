@@ -17,6 +17,7 @@ from torch import Tensor
 
 from allsight.data.transforms.carry import FILL, Window, crop_and_resize, flip_horizontally
 from allsight.data.transforms.colour import ColorJitter
+from allsight.data.transforms.compose import Transform
 from allsight.types import DataError, Image, Rig, Sample
 
 
@@ -112,9 +113,13 @@ class RandomCropRig:
 
 @dataclass(frozen=True)
 class JitterRig:
-    """`ColorJitter` of every picture for itself."""
+    """Change the colours of every picture for itself.
 
-    jitter: ColorJitter = field(default_factory=ColorJitter)
+    Args:
+        jitter: Changes the colours of one picture, such as `ColorJitter` or `PhotometricDistortion`.
+    """
+
+    jitter: Transform = field(default_factory=ColorJitter)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         def change(rig: Rig) -> Rig:
@@ -122,6 +127,49 @@ class JitterRig:
             return replace(rig, images=tuple(images))
 
         return on_rigs(sample, change)
+
+
+@dataclass(frozen=True)
+class GridMask:
+    """Wipe out squares on a grid, the same in all pictures of a moment; earlier frames of a clip stay whole.
+
+    Of each period of the grid, the half that is neither a kept row nor a kept column goes: about a quarter of
+    the picture. It becomes the mean colour, which is 0 once pictures are normalised.
+
+    Args:
+        probability: Of wiping anything out.
+
+    Source: GridMask, arXiv:2001.04086; fundamentalvision/BEVFormer:projects/mmdet3d_plugin/models/utils/
+    grid_mask.py (periods from 2 to the height, no turn).
+    """
+
+    probability: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"GridMask: expected a probability from 0 to 1, got {self.probability}")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        draws = rng.random(4)
+        rig = rig_of(sample)
+        if draws[0] >= self.probability:
+            return sample
+        images = tuple(self._masked(image, draws[1:]) for image in rig.images)
+        return replace(sample, inputs={**sample.inputs, "rig": replace(rig, images=images)})
+
+    def _masked(self, image: Image, draws: np.ndarray) -> Image:
+        height, width = image.hw_px
+        period = 2 + int(draws[0] * max(height - 2, 1))
+        kept = min(max((period + 1) // 2, 1), period - 1)
+        rows, columns = (
+            (np.arange(side) + int(draw * period)) % period >= kept
+            for side, draw in zip((height, width), draws[1:], strict=True)
+        )
+        wiped = torch.from_numpy(rows[:, None] & columns[None])
+        fill = torch.tensor(FILL, dtype=image.pixels.dtype)[:, None, None]
+        if image.pixels.is_floating_point():
+            fill = torch.zeros_like(fill)
+        return replace(image, pixels=torch.where(wiped, fill, image.pixels))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ scene        the scene graph: plain data, to and from JSON
 rendering    scene graph -> picture, instance map, label map (solids, shapes, backdrop, camera)
 export       scene graph -> ImageFolder, COCO json, label maps
 generate     all of it into a folder, all or nothing
+language     a further world of pictures with captions, questions and masked sentences
 """
 
 from allsight.data.world.export import read_scenes
 from allsight.data.world.generate import generate_world
+from allsight.data.world.language import Language
 from allsight.data.world.options import World
 from allsight.data.world.rendering import Rendered, compose, render
 from allsight.data.world.scene import Scene
 
-__all__ = ["Rendered", "Scene", "World", "compose", "generate_world", "read_scenes", "render"]
+__all__ = ["Language", "Rendered", "Scene", "World", "compose", "generate_world", "read_scenes", "render"]

@@ -76,11 +76,11 @@ def write_picture(
     first, *others = (root / file for file in files.values())
     first.write_bytes(jpeg)
     for other in others:
-        _same_file(first, other)
+        same_file(first, other)
     return json.dumps({"files": files, "scene": scene.to_json()}, separators=(",", ":")), part
 
 
-def _same_file(written: Path, other: Path) -> None:
+def same_file(written: Path, other: Path) -> None:
     """Give a file a second name, or write it twice where the file system knows no links.
 
     A new file costs up to a millisecond on a disk, a name ten microseconds and no space.

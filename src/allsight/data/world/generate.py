@@ -13,6 +13,7 @@ from allsight.data.world.export import (
     write_picture,
     write_world_json,
 )
+from allsight.data.world.language import Language, write_language
 from allsight.data.world.options import World
 from allsight.data.world.sampling import SPLITS, STREAMS
 from allsight.data.world.working import all_or_nothing, in_order
@@ -28,6 +29,7 @@ def generate_world(
     out: Path | str,
     config: World.Config | None = None,
     *,
+    language: Language.Config | None = None,
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -39,6 +41,7 @@ def generate_world(
     Args:
         out: Folder to make; it may exist if it is empty.
         config: What to generate; `World.Config.variant("easy" | "normal" | "hard", ...)` or single options.
+        language: Also write a language world into `out`/language; the other files stay the same.
         workers: Processes; the bytes do not depend on it. More than one needs the usual guard
             `if __name__ == "__main__"` in a script that calls this.
         on_progress: Called with (pictures done, pictures in all).
@@ -52,7 +55,8 @@ def generate_world(
     config = config or World.Config()
     out = Path(out)
     jobs = list(_jobs(config))
-    total = sum(len(indices) for _, _, indices in jobs)
+    own = sum(len(indices) for _, _, indices in jobs)
+    total = own + (0 if language is None else language.train + language.val + language.pairs)
     with all_or_nothing(out) as root:
         make_folders(root)
         done = 0
@@ -76,6 +80,10 @@ def generate_world(
             size = getattr(config, split)
             counts[split] = {stream: size for stream in STREAMS}
             counts[split]["objects"] = write_coco(root, split, parts[split])
+        if language is not None:
+            told = None if on_progress is None else lambda done, _: on_progress(own + done, total)
+            (root / "language").mkdir()
+            write_language(root / "language", language, workers=workers, on_progress=told)
         write_class_names(root)
         write_world_json(root, config, counts)
     return out

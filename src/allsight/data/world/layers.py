@@ -12,9 +12,10 @@ from functools import reduce
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from allsight.data.world.parts import Shape
 from allsight.data.world.rays import Rays, Stand
 from allsight.data.world.scene import Scene, Sun, Toy
-from allsight.data.world.shapes import Shape, shape
+from allsight.data.world.shapes import shape
 from allsight.data.world.solids import FAR, Point, Polyhedron, Triple
 
 SAMPLES = 2

@@ -19,6 +19,9 @@ from allsight.data.world.scene import Scene, Toy, with_relations
 from allsight.data.world.shadows import cast_shadows
 from allsight.data.world.vocabulary import IGNORE_LABEL, LABEL_CLASSES
 
+_VALUES = {name: value for value, name in enumerate(LABEL_CLASSES)}
+"""Of the shapes that are classes; stones and shapes that only captions name are none."""
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -27,7 +30,7 @@ class Rendered:
     Args:
         picture: RGB.
         instances: 0 where no toy is seen, else 1 + position in `scene.toys`.
-        labels: Values of `vocabulary.LABEL_CLASSES`, `IGNORE_LABEL` on stones.
+        labels: Values of `vocabulary.LABEL_CLASSES`, `IGNORE_LABEL` on what is no class.
     """
 
     picture: UInt8[np.ndarray, "s s 3"]
@@ -48,6 +51,21 @@ def compose(config: World.Config, split: str, stream: str, index: int) -> tuple[
         layers = [layers[k] for k in keep] + layers[len(scene.toys) :]
         scene = replace(scene, toys=tuple(scene.toys[k] for k in keep))
         instances = _stack(scene, layers)
+        return _describe(scene, layers, instances), _assemble(scene, layers, instances)
+
+
+def describe(scene: Scene) -> tuple[Scene, Rendered]:
+    """Render a scene with all of its toys, and say what is to be seen: boxes, visible parts, relations.
+
+    Raises:
+        ValueError: A toy is hidden whole.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        layers = _layers(scene)
+        instances = _stack(scene, layers)
+        hidden = sorted(set(range(1, len(scene.toys) + 1)) - set(np.unique(instances).tolist()))
+        if hidden:
+            raise ValueError(f"{scene.name}: toy {hidden[0] - 1} cannot be seen")
         return _describe(scene, layers, instances), _assemble(scene, layers, instances)
 
 
@@ -125,7 +143,7 @@ def _assemble(scene: Scene, layers: list[Layer], instances: np.ndarray) -> Rende
         part = canvas[:, *layer.window]
         part *= 1.0 - layer.cover
         part += layer.colours
-        value = LABEL_CLASSES.index(everything[k].shape) if k < len(scene.toys) else IGNORE_LABEL
+        value = _VALUES.get(everything[k].shape, IGNORE_LABEL)
         labels[layer.window][layer.mask] = value
     return Rendered(_develop(scene, canvas), instances, labels)
 

@@ -15,7 +15,8 @@ from allsight.data.world.vocabulary import COLOURS, PATTERN_COLOURS, SETTINGS, S
 
 STREAMS = ("portraits", "scenes")
 SPLITS = ("train", "val")
-_KEYS = (*STREAMS, "drives")
+_KEYS = (*STREAMS, "drives", "pictures")
+_SPLIT_KEYS = (*SPLITS, "pairs")
 """Everything that is drawn from the seed."""
 
 Rect = tuple[float, float, float, float]
@@ -30,7 +31,7 @@ class Draws:
         Raises:
             ValueError: No such split or stream.
         """
-        low = (SPLITS.index(split) << 62) | (_KEYS.index(stream) << 60) | index
+        low = (_SPLIT_KEYS.index(split) << 62) | (_KEYS.index(stream) << 60) | index
         self._rng = np.random.Generator(np.random.Philox(key=np.array([seed, low], dtype=np.uint64)))
 
     def number(self, low: float, high: float) -> float:
@@ -69,7 +70,7 @@ def sample_scene(config: World.Config, split: str, stream: str, index: int) -> S
         index: From 0.
     """
     draws = Draws(config.seed, split, stream, index)
-    place = _place(draws, config)
+    place = draw_place(draws, config)
     camera, wanted = _camera(draws, config, stream)
     place = replace(place, wall_m=draws.number(8.0, 11.0) if place.kind == "room" else 0.0)
     if stream == "portraits":
@@ -85,7 +86,7 @@ def sample_scene(config: World.Config, split: str, stream: str, index: int) -> S
         index=index,
         place=place,
         camera=camera,
-        sun=_sun(draws, place),
+        sun=draw_sun(draws, place),
         toys=tuple(toys),
         stones=tuple(stones),
         main=0 if stream == "portraits" else None,
@@ -95,7 +96,8 @@ def sample_scene(config: World.Config, split: str, stream: str, index: int) -> S
     )
 
 
-def _place(draws: Draws, config: World.Config) -> Place:
+def draw_place(draws: Draws, config: World.Config) -> Place:
+    """Where a scene is, without a wall."""
     kind = draws.choice(SETTINGS)
     noon, dusk = (96, 156, 226), (112, 118, 172)
     sky = mix(noon, dusk, draws.number(0.0, 1.0) ** 2)
@@ -163,7 +165,7 @@ def _camera(draws: Draws, config: World.Config, stream: str) -> tuple[Camera, tu
     return Camera(config.size_px, focal, round(above, 4), round(pitch, 4)), (size, round(depth, 4))
 
 
-def _sun(draws: Draws, place: Place) -> Sun:
+def draw_sun(draws: Draws, place: Place) -> Sun:
     """Light from behind the viewer's left or right shoulder, so that shadows fall to the side and back."""
     side = 1 if draws.chance(0.5) else -1
     azimuth, elevation = side * draws.number(0.45, 1.25), draws.number(0.65, 1.0)

@@ -26,6 +26,30 @@ SHAPES: Final = (
 )
 """Names of the objects, sorted, so that their order is the same in folders, categories and label maps."""
 
+CAPTION_SHAPES: Final = (
+    "arch",
+    "arrow",
+    "boat",
+    "bolt",
+    "bottle",
+    "cactus",
+    "chair",
+    "cross",
+    "cup",
+    "diamond",
+    "fish",
+    "flag",
+    "hammer",
+    "heart",
+    "hourglass",
+    "ladder",
+    "rocket",
+    "snowman",
+    "stairs",
+    "table",
+)
+"""Names that occur only in captions: of no class, in no question or answer, and never alone."""
+
 COLOURS: Final[dict[str, Rgb]] = {
     "red": (208, 38, 40),
     "orange": (246, 134, 18),

@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from allsight.config import ConfigError
+from allsight.engine.budget.machines import MACHINES, Machine, machine
+from allsight.engine.budget.passes import PassCost, build_without_memory, pass_cost, without_memory
+from allsight.engine.budget.state import Held, Sizes, held, messages
 from allsight.engine.config import RunConfig
 from allsight.engine.parallel.config import SHARDED, Strategy
 from allsight.engine.precision import HALF
 from allsight.engine.schedule import build_schedule
 from allsight.launch.plan.example import data_size, example_batch
-from allsight.launch.plan.machines import MACHINES, Machine, machine
-from allsight.launch.plan.passes import PassCost, pass_cost, without_memory
-from allsight.launch.plan.state import Held, Sizes, held, messages
-from allsight.models.base import model_for_tasks
 from allsight.tasks.base import build_tasks
 
 __all__ = ["MACHINES", "Choice", "Plan", "TaskCost", "plan_run"]
@@ -24,6 +23,8 @@ _USABLE = 0.92
 """Of a device's memory: the rest is the runtime's, the communication's and what allocators cannot fill."""
 _REACHED = 0.6
 """Of the data sheet's figures, by operators of ordinary size."""
+_ROWS = (4, 8)
+"""Passes that are counted; of fewer rows the peak can be that of the weights' gradients."""
 _HIDDEN = 0.8
 """Of the communication that can run beside computation, how much does."""
 
@@ -36,6 +37,7 @@ class TaskCost:
         share: Of the steps.
         batch_size: Global rows of a step.
         fixed_bytes, row_bytes: Peak of activations.
+        fixed_all_bytes, row_all_bytes: Likewise with the gradients that are there by then.
         fixed_s, row_s: Forward and backward on one device.
         row_flops: Forward and backward.
         made_from: What the example was made from.
@@ -45,6 +47,8 @@ class TaskCost:
     batch_size: int
     fixed_bytes: float
     row_bytes: float
+    fixed_all_bytes: float
+    row_all_bytes: float
     fixed_s: float
     row_s: float
     row_flops: float
@@ -52,6 +56,9 @@ class TaskCost:
 
     def activations(self, rows: int) -> int:
         return int(self.fixed_bytes + rows * self.row_bytes)
+
+    def with_gradients(self, rows: int) -> int:
+        return int(self.fixed_all_bytes + rows * self.row_all_bytes)
 
     def seconds(self, rows: int) -> float:
         return self.fixed_s + rows * self.row_s
@@ -66,6 +73,7 @@ class Choice:
         held: Of the state, on one rank.
         activations: Bytes on one rank, of the task that takes most.
         evaluation: Bytes on one rank while all weights are gathered to judge the model.
+        peak: Most bytes at once on one rank.
         fits: Into the memory of the device.
         compute_s, communication_s, step_s: Of a mean step.
     """
@@ -76,15 +84,11 @@ class Choice:
     held: Held
     activations: int
     evaluation: int
+    peak: int
     fits: bool
     compute_s: float
     communication_s: float
     step_s: float
-
-    @property
-    def peak(self) -> int:
-        """Most bytes at once on one rank."""
-        return max(self.held.total + self.activations, self.evaluation)
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        found = asdict(self)
-        for choice, plain in zip(self.choices, found["choices"], strict=True):
-            plain["peak"] = choice.peak
-        return {**found, "seconds": self.seconds}
+        return {**asdict(self), "seconds": self.seconds}
 
 
 def plan_run(
@@ -135,11 +136,9 @@ def plan_run(
     device = machine(kind)
     tasks = build_tasks(config.tasks, config.data.folder())
     # Real batches, made before: transforms look at pixels.
-    examples = {name: [example_batch(task, rows) for rows in (1, 2)] for name, task in tasks.items()}
+    examples = {name: [example_batch(task, rows) for rows in _ROWS] for name, task in tasks.items()}
     with without_memory() as mode:
-        model = model_for_tasks(config.model, tasks).train()
-        if config.precision == "fp64":
-            model.double()
+        model = build_without_memory(config, tasks)
         sizes = Sizes.of(model, config)
         costs = {}
         shares = _shares(config)
@@ -180,18 +179,22 @@ def _rank(choice: Choice) -> tuple[bool, float, int]:
 def _line(
     passes: Sequence[PassCost], share: float, batch: int, said: str, device: Machine, precision: str
 ) -> TaskCost:
-    one, two = passes
+    few, more = passes
+    step = more.rows - few.rows
     flops = (device.half_flops if precision in HALF else device.single_flops) * _REACHED
     seconds = [p.work.seconds(flops, device.memory_bytes_per_s * _REACHED) for p in passes]
-    row_bytes, row_s = two.peak_bytes - one.peak_bytes, seconds[1] - seconds[0]
+    row_bytes, row_s = (more.peak_bytes - few.peak_bytes) / step, (seconds[1] - seconds[0]) / step
+    row_all = (more.peak_with_gradients - few.peak_with_gradients) / step
     return TaskCost(
         share,
         batch,
-        max(0, one.peak_bytes - row_bytes),
+        max(0, few.peak_bytes - few.rows * row_bytes),
         row_bytes,
-        max(0.0, seconds[0] - row_s),
+        max(0, few.peak_with_gradients - few.rows * row_all),
+        row_all,
+        max(0.0, seconds[0] - few.rows * row_s),
         row_s,
-        two.work.flops - one.work.flops,
+        (more.work.flops - few.work.flops) / step,
         said,
     )
 
@@ -229,8 +232,13 @@ def _ways(
         rows = {name: cost.batch_size // (gpus * accumulate) for name, cost in costs.items()}
         state = held(sizes, config, strategy, shards=shards, accumulate=accumulate, half=half)
         activations = max(cost.activations(rows[name]) for name, cost in costs.items())
-        evaluation = state.parameters + state.optimiser + state.average + state.gradients
-        evaluation += sizes.parameters * sizes.width if strategy in SHARDED else 0
+        evaluation = state.kept + (sizes.parameters * sizes.width if strategy in SHARDED else 0)
+        if strategy == "single" and accumulate == 1:
+            # Gradients come one by one while activations go.
+            passes = state.total - state.gradients + max(c.with_gradients(rows[n]) for n, c in costs.items())
+        else:
+            passes = state.total + activations
+        peak = max(passes, state.kept + state.update, evaluation)
         compute = sum(cost.share * accumulate * cost.seconds(rows[name]) for name, cost in costs.items())
         compute += _update_s(state, device)
         sent = messages(sizes, config, strategy, ranks=gpus, shards=shards, accumulate=accumulate, half=half)
@@ -246,6 +254,7 @@ def _ways(
             state,
             activations,
             evaluation,
+            peak,
             False,
             compute,
             communication,

@@ -66,6 +66,7 @@ class DetectionHead(nn.Module, Configured):
             points: Sampling points per head.
             hidden: Width of the feed-forward part.
             drop: Dropout probability.
+            first_px: How far off its place each head's first point starts to look, in cells.
             num_answers: How many (query, class) pairs become answers.
         """
 
@@ -77,6 +78,7 @@ class DetectionHead(nn.Module, Configured):
         points: int = Field(default=4, ge=1)
         hidden: int = Field(default=512, ge=1)
         drop: float = Field(default=0.1, ge=0, lt=1)
+        first_px: int = Field(default=1, ge=0)
         num_answers: int = Field(default=300, ge=1)
 
         @model_validator(mode="after")
@@ -93,7 +95,14 @@ class DetectionHead(nn.Module, Configured):
         self.queries = nn.Parameter(torch.randn(config.queries, 2 * channels))
         self.reference = nn.Linear(channels, 3)
         self.layers = nn.ModuleList(
-            DecoderLayer(channels, config.heads, config.points, config.hidden, drop=config.drop)
+            DecoderLayer(
+                channels,
+                config.heads,
+                config.points,
+                config.hidden,
+                drop=config.drop,
+                first_px=config.first_px,
+            )
             for _ in range(config.layers)
         )
         self.classify = nn.ModuleList(_classifier(channels, classes) for _ in self.layers)
@@ -134,10 +143,12 @@ class DetectionHead(nn.Module, Configured):
 class DecoderLayer(nn.Module):
     """Queries talk to each other, look at the map, think; a norm after each."""
 
-    def __init__(self, channels: int, heads: int, points: int, hidden: int, *, drop: float) -> None:
+    def __init__(
+        self, channels: int, heads: int, points: int, hidden: int, *, drop: float, first_px: int = 1
+    ) -> None:
         super().__init__()
         self.self_attn = nn.MultiheadAttention(channels, heads, dropout=drop, batch_first=True)
-        self.cross_attn = MSDeformAttn(channels, levels=1, heads=heads, points=points)
+        self.cross_attn = MSDeformAttn(channels, levels=1, heads=heads, points=points, first_px=first_px)
         self.mlp = MLP(channels, hidden, act="relu", drop=drop)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
         self.drop = nn.Dropout(drop)

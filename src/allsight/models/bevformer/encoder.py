@@ -47,6 +47,8 @@ class BEVEncoder(nn.Module):
         alias_shift: Shift the look into the present too, as published networks did while they were trained.
         use_signals: False: the network does not hear of the motion (the layers stay).
         drop: Dropout probability.
+        first_px: How far off its place each head's first point starts: pixels of the level, or cells.
+        embed_std: Size at the start of what pictures do not tell: cells, levels, cameras, motion.
 
     Source: BEVFormer, arXiv:2203.17270, section 3; fundamentalvision/BEVFormer:
     projects/mmdet3d_plugin/bevformer/modules/{encoder,transformer}.py.
@@ -73,20 +75,31 @@ class BEVEncoder(nn.Module):
         alias_shift: bool = False,
         use_signals: bool = True,
         drop: float = 0.0,
+        first_px: int = 1,
+        embed_std: float = 1.0,
     ) -> None:
         super().__init__()
         self.grid, self.heights, self.heights_m = grid, heights, heights_m
         self.present, self.alias_shift, self.use_signals = present, alias_shift, use_signals
         rows, columns = grid.hw
-        self.queries = nn.Parameter(torch.randn(grid.cells, channels))
+        self.queries = nn.Parameter(torch.randn(grid.cells, channels) * embed_std)
         self.row_embed = nn.Parameter(torch.rand(rows, channels // 2))
         self.column_embed = nn.Parameter(torch.rand(columns, channels // 2))
-        self.level_embed = nn.Parameter(torch.randn(level_rows, channels))
-        self.camera_embed = nn.Parameter(torch.randn(cameras, channels)) if cameras else None
+        self.level_embed = nn.Parameter(torch.randn(level_rows, channels) * embed_std)
+        self.camera_embed = nn.Parameter(torch.randn(cameras, channels) * embed_std) if cameras else None
         self.motion = MotionMLP(signals, channels)
+        nn.init.constant_(self.motion.norm.weight, embed_std)
         self.layers = nn.ModuleList(
             EncoderLayer(
-                channels, levels, heads, camera_points, past_points, hidden, depthwise=depthwise, drop=drop
+                channels,
+                levels,
+                heads,
+                camera_points,
+                past_points,
+                hidden,
+                depthwise=depthwise,
+                drop=drop,
+                first_px=first_px,
             )
             for _ in range(layers)
         )
@@ -207,11 +220,14 @@ class EncoderLayer(nn.Module):
         *,
         depthwise: bool,
         drop: float,
+        first_px: int,
     ) -> None:
         super().__init__()
-        self.temporal = TemporalSelfAttention(channels, heads=heads, points=past_points, drop=drop)
+        self.temporal = TemporalSelfAttention(
+            channels, heads=heads, points=past_points, drop=drop, first_px=first_px
+        )
         self.spatial = SpatialCrossAttention(
-            channels, levels=levels, heads=heads, points=camera_points, drop=drop
+            channels, levels=levels, heads=heads, points=camera_points, drop=drop, first_px=first_px
         )
         self.mlp = MLP(channels, hidden, act="relu", drop=drop)
         self.neighbours = nn.Conv2d(channels, channels, 3, padding=1, groups=channels) if depthwise else None

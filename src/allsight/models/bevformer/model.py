@@ -43,7 +43,9 @@ class BEVFormerOutputs:
         return self.detection.boxes
 
 
-_MICRO = DetectionHead.Config(queries=25, peaks=25, layers=3, heads=4, hidden=128, drop=0.0, num_answers=100)
+_MICRO = DetectionHead.Config(
+    queries=25, peaks=25, layers=3, heads=4, hidden=128, drop=0.0, first_px=0, num_answers=100
+)
 
 
 class BEVFormer(PlainModel):

@@ -41,6 +41,8 @@ def _official(
         "depthwise": False,
         "heights_m": None,
         "drop": 0.1,
+        "first_px": 1,
+        "embed_std": 1.0,
     }
 
 
@@ -57,6 +59,8 @@ _MICRO = {
     "depthwise": True,
     "heights_m": (0.0, 0.7, 1.4, 2.5),
     "drop": 0.0,
+    "first_px": 0,
+    "embed_std": 0.05,
 }
 
 
@@ -95,6 +99,12 @@ class BEVNetwork(nn.Module, Configured):
             heights_m: Their z, in place of that.
             depthwise: Let neighbouring cells talk in the feed-forward parts.
             drop: Dropout probability.
+            first_px: How far off its place each head's first point starts to look, in pixels of the level or
+                cells of the past; the next are a pixel farther each. Published networks begin beside their
+                place and have to find it; where cells are metres wide, 0 learns sooner.
+            embed_std: Size of what does not depend on pictures at the start: embeddings of cells, levels and
+                cameras, and the motion's. The published 1 is larger than what cells look up, and takes
+                thousands of steps to fade.
             max_gap_s: A frame later than this after the last one begins anew; None: no limit.
             compat: "official": align the past and describe the motion as published weights expect. None: by
                 relative poses.
@@ -123,6 +133,8 @@ class BEVNetwork(nn.Module, Configured):
         heights_m: tuple[float, ...] | None = None
         depthwise: bool = False
         drop: float = Field(default=0.1, ge=0, lt=1)
+        first_px: int = Field(default=1, ge=0)
+        embed_std: float = Field(default=1.0, ge=0)
         max_gap_s: float | None = Field(default=3.0, gt=0)
         compat: Literal["official"] | None = None
         rotate_center: tuple[float, float] = (100.0, 100.0)
@@ -184,6 +196,8 @@ class BEVNetwork(nn.Module, Configured):
             alias_shift=config.alias_shift,
             use_signals=config.use_motion,
             drop=config.drop,
+            first_px=config.first_px,
+            embed_std=config.embed_std,
         )
 
     @property

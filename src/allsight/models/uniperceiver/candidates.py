@@ -46,12 +46,12 @@ class Candidates:
     ) -> Float[Tensor, "s c"]:
         """Projected features of a set, one a candidate.
 
-        They are kept while the weights stay what they are: in evaluation, and in training where the encoder
-        learns nothing (then they are those of evaluation mode).
+        They are kept while the weights stay what they are: in evaluation, and in training where targets
+        learn nothing (then they are those of evaluation mode).
         """
         segments, key = self._segments(encoder, among)
         target = replace(purpose, is_target=True)
-        frozen = not any(p.requires_grad for p in encoder.parameters())
+        frozen = not any(p.requires_grad for p in encoder.target_parameters())
         if encoder.training and not frozen:
             return self._encode(encoder, segments, target)
         slot = (
@@ -104,7 +104,7 @@ def _depends_on_task(encoder: Encoder) -> bool:
 
 def _stamp(encoder: Encoder, purpose: Purpose) -> tuple[object, ...]:
     """Changes whenever a weight does: PyTorch counts writes to a tensor."""
-    parameters = list(encoder.parameters())
+    parameters = encoder.target_parameters()
     written = sum(p._version for p in parameters)
     like = parameters[0]
     autocast = torch.is_autocast_enabled(like.device.type)

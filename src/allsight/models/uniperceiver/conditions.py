@@ -85,6 +85,17 @@ def purpose_of(query: Query, task: str) -> Purpose:
     return Purpose(task, frozenset(segment.modality for segment in query.inputs), names)
 
 
+def conditions_of_prompts(purpose: Purpose, length: int, *, device: torch.device | str = "cpu") -> Conditions:
+    """Those of prompts in front of a sequence: as of what it shows, else of its text.
+
+    They follow from the purpose alone, so that prompts are the same however much of a sequence is at hand.
+    """
+    among = purpose.targets if purpose.is_target else purpose.inputs
+    modality = next((name for name in MODALITIES[1:] if name in among), TEXT)
+    bits = torch.tensor([purpose.attributes(modality, causal=False)], dtype=torch.float32, device=device)
+    return Conditions(((0, length),), bits, (MODALITIES.index(modality),), purpose)
+
+
 def find_conditions(
     segments: Sequence[Segment],
     lengths: Sequence[int],

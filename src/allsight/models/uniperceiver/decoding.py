@@ -44,8 +44,8 @@ def write(
     Args:
         cached: Keep keys and values; else everything is encoded again for each word, which gives the same.
     Returns:
-        `tokens` [b, t], filled up with the end; `lengths` [b] without it; `log_probability` [b] of the words
-        and the end; `is_cut` [b], True where no end was reached.
+        `tokens` [b, t], without those it begins with and filled up with the end; `lengths` [b] without it;
+        `log_probability` [b] of the words and the end; `is_cut` [b], True where no end was reached.
     Raises:
         ValueError: What is read is not a causal text at the end of the query, or candidates are not words.
     """
@@ -55,18 +55,19 @@ def write(
         raise ValueError("continuation: expected query.read to name a causal text that is the last input")
     if not isinstance(query.among, Vocabulary):
         raise ValueError("continuation: the candidates must be the vocabulary")
+    begun = query.inputs[read].content if settings.goes_on else query.inputs[read].content[:, :0]
     words = F.normalize(model.candidates(query.among, purpose), dim=-1) * scale
     before = (
         *query.inputs[:-1],
         replace(query.inputs[-1], content=query.inputs[-1].content[:, :0], mask=None),
     )
-    reader = (Cached if cached else Anew)(model, before, purpose, settings.max_tokens)
+    reader = (Cached if cached else Anew)(model, before, purpose, begun.shape[1] + settings.max_tokens)
 
     def likelihoods(texts: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows v"]:
         # As `boltzmann_logits`, with the candidates' part done once.
         return F.normalize(reader.next(texts), dim=-1) @ words.T
 
-    return _search(reader, likelihoods, len(before[-1].content), settings, words.device)
+    return _search(reader, likelihoods, begun, settings)
 
 
 class Cached:
@@ -132,15 +133,19 @@ class Anew:
 
 
 def _search(
-    reader: Reader, likelihoods: Any, rows: int, settings: Continuation, device: torch.device
+    reader: Reader, likelihoods: Any, begun: Int64[Tensor, "b t"], settings: Continuation
 ) -> dict[str, Any]:
+    rows, device = len(begun), begun.device
     beam, end = settings.beam, settings.end_id
     if beam > 1 and settings.temperature > 0:
         raise ValueError(f"continuation: words are drawn with beam 1, got beam={beam}")
     first = torch.arange(rows, device=device).repeat_interleave(beam)
     if beam > 1:
         reader.pick(first)
-    words = torch.empty(rows * beam, 0, dtype=torch.int64, device=device)
+    words = begun[first]
+    for length in range(begun.shape[1]):
+        # Each step looks at one more word.
+        reader.next(words[:, :length])
     finished = torch.zeros(rows, beam, dtype=torch.bool, device=device)
     # All followers are the same at first, so only one of them may be followed.
     scores = torch.zeros(rows, beam, device=device)
@@ -167,7 +172,7 @@ def _search(
         words = torch.cat([words, word.flatten()[:, None]], dim=1)
         if bool(finished.all()):
             break
-    texts = words.unflatten(0, (rows, beam))
+    texts = words[:, begun.shape[1] :].unflatten(0, (rows, beam))
     lengths = (texts != end).sum(-1)
     # The end counts as a word, so that no length is 0.
     best = (scores / (lengths + 1).to(scores) ** settings.length_penalty).argmax(1)

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from allsight.config import Config, Variants
+from allsight.config import Config, ConfigError, Variants
 from allsight.layers.experts import ExpertLinear
 from allsight.models.uniperceiver.conditions import Conditions, Purpose, find_conditions
+from allsight.models.uniperceiver.prompts import PromptSettings
 from allsight.models.uniperceiver.router import ExpertSettings
 from allsight.models.uniperceiver.sequence import Layout, lay_out
 from allsight.models.uniperceiver.tokenizers import NORM_EPS, TextTokenizer, VisionTokenizer, as_pixels
@@ -81,6 +82,7 @@ class EncoderSettings(Config):
         random_frames: In training, clips and pictures begin at a random frame number.
         mean, std: Of the colour channels, for pictures in uint8.
         published: Keep parameters that published weights have and no computation uses.
+        prompts: Train only prompts, norms and heads; None trains everything.
     """
 
     channels: int = Field(default=768, ge=4)
@@ -104,6 +106,7 @@ class EncoderSettings(Config):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     published: bool = False
+    prompts: PromptSettings | None = None
 
 
 class Encoder(nn.Module):
@@ -120,6 +123,11 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderSettings, tasks: Sequence[str] = ()) -> None:
         super().__init__()
         assert config.vocab_size is not None
+        if config.prompts is not None and config.experts is not None and config.experts.looks_at_data:
+            raise ConfigError(
+                f"config.model.prompts: not with experts.routing={config.experts.routing}, where prompts "
+                "have no experts of their own; take attribute, modality or task"
+            )
         channels = config.channels
         spe_id = config.vocab_size - 1 if config.spe_id is None else config.spe_id
         self.word_end = config.word_end
@@ -131,7 +139,10 @@ class Encoder(nn.Module):
             spe_id=spe_id,
             norm=self.norm,
             num_types=config.text_types,
+            spe_bias=config.prompts is not None and config.prompts.spe,
         )
+        if config.prompts is not None and config.prompts.norms:
+            self.vision_norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.vision = VisionTokenizer(
             channels,
             patch_px=config.patch_px,
@@ -140,7 +151,7 @@ class Encoder(nn.Module):
             max_frames=config.max_frames,
             random_frames=config.random_frames,
             stem=config.stem,
-            norm=self.norm,
+            norm=getattr(self, "vision_norm", self.norm),
             num_types=int(config.published),
         )
         self.trunk = Trunk(
@@ -153,6 +164,7 @@ class Encoder(nn.Module):
             experts=config.experts,
             tasks=tasks,
             published=config.published,
+            prompts=config.prompts,
         )
         self.output_norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.output = nn.Linear(channels, channels)
@@ -197,6 +209,14 @@ class Encoder(nn.Module):
         lengths = [layout.lengths[0] + 1, *layout.lengths[1:]]
         return find_conditions(layout.segments, lengths, purpose, is_open=layout.is_open, device=x.device)
 
+    def target_parameters(self) -> list[nn.Parameter]:
+        """What features of candidates depend on."""
+        prompts = self.trunk.prompts
+        for_queries = prompts is not None and prompts.sides == "queries"
+        return [
+            p for p in self.parameters() if not (for_queries and prompts is not None and p is prompts.tokens)
+        ]
+
     def project(self, x: Float[Tensor, "*lead c"]) -> Float[Tensor, "*lead c"]:
         """Features of the trunk as they are compared (before they are normalised)."""
         return self.output(self.output_norm(x))
@@ -230,8 +250,6 @@ def complete(config: Any, tasks: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: Nothing says how many words there are, or there are fewer than the tokenizer has.
     """
-    from allsight.config import ConfigError
-
     tokenizers = (getattr(task, "tokenizer", None) for task in tasks.values())
     tokenizer = next((t for t in tokenizers if t is not None), None)
     found: dict[str, Any] = {}

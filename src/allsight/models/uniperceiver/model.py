@@ -16,20 +16,22 @@ from torch import Tensor, nn
 
 from allsight.config import ConfigError, Variants, did_you_mean
 from allsight.models.base import TaskModel, TaskOfModel
+from allsight.models.multi_head import named_modules
 from allsight.models.uniperceiver import official
 from allsight.models.uniperceiver.candidates import Candidates
 from allsight.models.uniperceiver.conditions import Purpose, purpose_of
 from allsight.models.uniperceiver.encoder import VARIANTS, Encoder, EncoderSettings, complete
 from allsight.models.uniperceiver.experts import merge_experts
+from allsight.models.uniperceiver.negatives import keys_of, same_texts, with_queue
+from allsight.models.uniperceiver.prompts import LinearHead, train_only_prompts
 from allsight.objectives import (
     IGNORED_LABEL,
+    FeatureQueue,
     boltzmann_logits,
-    equal_rows,
-    false_negatives,
     gather_rows,
     group_candidates,
 )
-from allsight.types import Batch, Closed, InBatch, Outputs, Query, Segment, State, Vocabulary
+from allsight.types import Batch, Closed, InBatch, Outputs, Query, State, Vocabulary
 from allsight.weights import LoadReport, Source, Weights, read_weights, select_part, write_weights
 
 
@@ -39,9 +41,9 @@ class UniPerceiver(TaskModel):
     Outputs are a dict. For `Closed` and `Vocabulary`: `logits` [b, s], or [b, t, s] where positions are read,
     with the query's `labels`; in training only positions with a label, [n, s] and [n]. For `InBatch`:
     `logits` [b, g] and `logits_back` [b, g] (the target asks), `labels` (each row's own place in its group),
-    `excluded` [b, g] (other rows with the same text) in training, and `queries` and `targets` [b, c] in
-    evaluation. Where the query asks for a continuation, in evaluation: `tokens`, `log_probability`.
-    `penalties` are the losses of routers, weighted.
+    `excluded` [b, g] (other rows with the same text) in training, and `queries` and `targets` [b, c] and
+    `scale` (1 / temperature) in evaluation. Where the query asks for a continuation, in evaluation:
+    `tokens`, `log_probability`. `penalties` are the losses of routers, weighted.
 
     Args:
         config: Its settings.
@@ -80,6 +82,10 @@ class UniPerceiver(TaskModel):
         first = -math.log(config.first_temperature)
         names = dict.fromkeys((*config.temperatures, *self.tasks))
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(first)) for name in names})
+        self.queues = self._make_queues()
+        self.heads = self._make_heads()
+        if config.prompts is not None:
+            train_only_prompts(self, config.prompts)
         self._candidates = Candidates(config.shard_above)
         self._loads: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._last: dict[str, tuple[Tensor, Tensor]] = {}
@@ -121,6 +127,11 @@ class UniPerceiver(TaskModel):
         penalties = self._penalties()
         return {**outputs, "penalties": penalties} if penalties else outputs
 
+    @property
+    def max_text(self) -> int:
+        """Tokens of the longest text it reads."""
+        return self.config.max_tokens
+
     def candidates(self, among: Closed | Vocabulary, purpose: Purpose) -> Float[Tensor, "s c"]:
         """Features of a shared candidate set; kept while weights do not change."""
         return self._candidates.features(self.encoder, among, purpose)
@@ -139,6 +150,9 @@ class UniPerceiver(TaskModel):
         return self.log_scales[name].exp()
 
     def after_step(self, step: int) -> None:
+        for module in self.queues.modules():
+            if isinstance(module, FeatureQueue):
+                module.advance()
         # After the step and on the parameter: a bound inside the forward pass would end its gradient.
         with torch.no_grad():
             for log_scale in self.log_scales.values():
@@ -155,6 +169,8 @@ class UniPerceiver(TaskModel):
             is_asked = labels != IGNORED_LABEL
             read, labels = read[is_asked], labels[is_asked]
         logits = boltzmann_logits(read, self.candidates(among, purpose), scale)
+        if isinstance(among, Closed) and among.key in self.heads:
+            logits = self.heads[among.key](logits, read)
         return {"logits": logits} if labels is None else {"logits": logits, "labels": labels}
 
     def _in_batch(
@@ -167,7 +183,7 @@ class UniPerceiver(TaskModel):
         target = Purpose(purpose.task, purpose.inputs, purpose.targets, is_target=True)
         targets = self.encoder(query.among.targets, target)
         if not self.training:
-            return {"queries": queries, "targets": targets}
+            return {"queries": queries, "targets": targets, "scale": scale}
 
         def logits(asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
             candidates, own = group_candidates(asked, group_size=group_size, group_ranks=group_ranks)
@@ -179,8 +195,45 @@ class UniPerceiver(TaskModel):
         outputs = {"logits": there, "logits_back": back, "labels": own}
         texts = [segment for segment in query.among.targets if segment.modality == "text"]
         if len(texts) == len(query.among.targets) == 1:
-            outputs["excluded"] = _same_texts(texts[0], own, group_size, group_ranks)
+            outputs["excluded"] = same_texts(texts[0], own, group_size, group_ranks)
+            if purpose.task in self.queues:
+                outputs |= with_queue(
+                    outputs, queries, targets, keys_of(texts[0]), scale, self.queues[purpose.task]
+                )
         return outputs
+
+    def _make_queues(self) -> nn.ModuleDict:
+        """Two queues for each task that wants some: of its targets and of its queries."""
+        lengths = {name: int(getattr(task, "queue", 0)) for name, task in self.tasks.items()}
+        pairs = {
+            name: nn.ModuleDict(
+                {
+                    side: FeatureQueue(length, self.config.channels, keyed=True)
+                    for side in ("targets", "queries")
+                }
+            )
+            for name, length in lengths.items()
+            if length
+        }
+        return named_modules(pairs, what="model.queues")
+
+    def _make_heads(self) -> nn.ModuleDict:
+        """A linear layer beside the similarity for each task that prompt tuning names.
+
+        Raises:
+            ConfigError: No such task, or it has no classes.
+        """
+        wanted = () if self.config.prompts is None else self.config.prompts.heads
+        heads: dict[str, nn.Module] = {}
+        for name in wanted:
+            classes = getattr(self.tasks.get(name), "classes", ())
+            if not classes:
+                raise ConfigError(
+                    f"config.model.prompts.heads: '{name}' is no task with classes"
+                    f"{did_you_mean(name, self.tasks)}"
+                )
+            heads[name] = LinearHead(self.config.channels, len(classes))
+        return named_modules(heads, what="model.heads")
 
     def _penalties(self) -> dict[str, Tensor]:
         """Losses of the routers in this forward pass, weighted; their load is kept for `after_step`."""
@@ -216,6 +269,19 @@ class UniPerceiver(TaskModel):
             self._last[name] = (load, entropy)
             if settings.looks_at_data and settings.bias_step > 0:
                 router.balance(load)
+
+    def train_quietly(self) -> None:
+        # Losses ask the model and the encoder for the mode; all else that does is random.
+        self.eval()
+        self.training = self.encoder.training = True
+
+    def part_of(self, parameter: str) -> str:
+        """`block N attention`, `block N MLP`, `text`, `vision`, or what comes after the blocks."""
+        words = parameter.removeprefix("encoder.").split(".")
+        if words[0] == "trunk" and words[1] == "blocks":
+            is_attention = words[3] in ("norm1", "attn", "scale1", "attn_router")
+            return f"block {words[2]} {'attention' if is_attention else 'MLP'}"
+        return {"output_norm": "output", "vision_norm": "vision", "norm": "text"}.get(words[0], words[0])
 
     def monitors(self, step: int) -> dict[str, float] | None:
         """Of each router in the last step: `gate_entropy/NAME` (nats; log(experts) is even) and
@@ -268,12 +334,9 @@ class UniPerceiver(TaskModel):
     def own_weights(self, weights: Weights) -> dict[str, Tensor]:
         """Published weights under this model's names; what is not published comes back as it is."""
         part, _ = select_part(weights, "")
-        return official.own(part, self.state_dict()) if official.is_official(part) else dict(weights)
-
-
-def _same_texts(text: Segment, own: Tensor, group_size: int, group_ranks: int) -> Tensor:
-    """Other rows of the group whose target says the same."""
-    ids = text.content if text.mask is None else text.content.masked_fill(~text.mask, -1)
-    candidates, _ = group_candidates(ids, group_size=group_size, group_ranks=group_ranks)
-    same = equal_rows(ids.unflatten(0, (len(candidates), -1)), candidates, fill=-1).flatten(0, 1)
-    return false_negatives(same, own)
+        own = official.own(part, self.state_dict()) if official.is_official(part) else dict(weights)
+        for last in ("weight", "bias"):
+            # Tuned apart, the norms of pictures and texts begin as the one they were.
+            if hasattr(self.encoder, "vision_norm") and f"encoder.norm.{last}" in own:
+                own.setdefault(f"encoder.vision_norm.{last}", own[f"encoder.norm.{last}"])
+        return own

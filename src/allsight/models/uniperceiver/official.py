@@ -31,6 +31,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"^encoder\.text\.positions\.", "token_embed.embeddings_pos.position_embeddings."),
     (r"^encoder\.text\.types\.", "token_embed.embeddings_token_type."),
     (r"^encoder\.norm\.", _TEXT_NORM),
+    (r"^encoder\.vision_norm\.", _VISION_NORM),
     (r"^encoder\.vision\.patches\.", "video_embed.embeddings."),
     (r"^encoder\.vision\.grid$", "video_embed.embeddings_st_pos.spatial_pos_embed.weight"),
     (r"^encoder\.vision\.frames\.", "video_embed.embeddings_st_pos.temporal_pos_embed."),
@@ -99,6 +100,8 @@ def names(state: Weights) -> dict[str, str]:
     has_experts = any("_router." in name for name in state)
     found = {}
     for name, tensor in state.items():
+        if is_ours(name):
+            continue
         dims = 3 if name.endswith("weight") else 2
         renamed = name_of(
             name,
@@ -114,6 +117,11 @@ def names(state: Weights) -> dict[str, str]:
     return found
 
 
+def is_ours(name: str) -> bool:
+    """Whether an entry of `UniPerceiver.state_dict()` belongs to how a run trains, not to the model."""
+    return name.startswith(("queues.", "heads.")) or ".prompts." in name or name.endswith("spe_bias")
+
+
 def published(state: Weights, *, has_activation: bool = False) -> dict[str, Tensor]:
     """A model's weights under the official names, the norm that texts and pictures share under both."""
     found: dict[str, Tensor] = {}
@@ -125,7 +133,7 @@ def published(state: Weights, *, has_activation: bool = False) -> dict[str, Tens
             found |= {name.replace("*", str(number)): part for number, part in enumerate(tensor)}
         else:
             found[name] = tensor
-        if name.startswith(_TEXT_NORM):
+        if name.startswith(_TEXT_NORM) and "encoder.vision_norm.weight" not in state:
             found[name.replace(_TEXT_NORM, _VISION_NORM)] = tensor
     return found
 
@@ -232,7 +240,7 @@ def _folded(
         if sorted(members) == list(range(len(members))) and len(shapes) == 1:
             found[name] = tuple(members[number] for number in range(len(members)))
             result[name] = torch.stack([result.pop(member) for member in found[name]])
-    for last in ("weight", "bias"):
+    for last in ("weight", "bias") if "encoder.vision_norm.weight" not in state else ():
         text, vision = _TEXT_NORM + last, _VISION_NORM + last
         if text in weights and vision in weights:
             if not torch.equal(weights[text], weights[vision]):

@@ -46,10 +46,19 @@ class TextTokenizer(nn.Module):
         spe_id: Id of <SPE>.
         norm: Norm that is shared with pictures.
         num_types: Rows of the type embedding; the first is used.
+        spe_bias: Whether <SPE> has a learnt bias beside its embedding, as in prompt tuning.
     """
 
     def __init__(
-        self, vocab_size: int, channels: int, *, max_tokens: int, spe_id: int, norm: nn.Module, num_types: int
+        self,
+        vocab_size: int,
+        channels: int,
+        *,
+        max_tokens: int,
+        spe_id: int,
+        norm: nn.Module,
+        num_types: int,
+        spe_bias: bool = False,
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(vocab_size, channels)
@@ -57,6 +66,7 @@ class TextTokenizer(nn.Module):
         self.types = nn.Embedding(num_types, channels)
         # In a tuple, so that a norm which is shared is not registered twice.
         self.spe_id, self.norm = spe_id, (norm,)
+        self.spe_bias = nn.Parameter(torch.zeros(channels)) if spe_bias else None
 
     def forward(self, ids: Int64[Tensor, "b t"], first: int = 0) -> Float[Tensor, "b t c"]:
         """Tokens of words that stand at positions `first`, `first` + 1 ...
@@ -68,11 +78,15 @@ class TextTokenizer(nn.Module):
         if end > most:
             raise ValueError(f"text of {end} tokens: the model has {most} positions; encode with max_tokens")
         places = self.positions.weight[first:end]
-        return self.norm[0](self.words(ids) + places + self.types.weight[0])
+        words = self.words(ids)
+        if self.spe_bias is not None:
+            words = words + (ids == self.spe_id)[..., None] * self.spe_bias
+        return self.norm[0](words + places + self.types.weight[0])
 
     def prefix(self, rows: int) -> Float[Tensor, "b 1 c"]:
         """The <SPE> in front of every sequence: the word alone, without position and type."""
-        return self.norm[0](self.words.weight[self.spe_id]).expand(rows, 1, -1)
+        word = self.words.weight[self.spe_id]
+        return self.norm[0](word if self.spe_bias is None else word + self.spe_bias).expand(rows, 1, -1)
 
 
 class ConvStem(nn.Sequential):

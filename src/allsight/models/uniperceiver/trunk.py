@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from allsight.layers import DropPath, ExpertLinear, KeyValues, SelfAttention, apply_linear
 from allsight.layers.experts import LinearMaker
-from allsight.models.uniperceiver.conditions import Conditions
+from allsight.models.uniperceiver.conditions import Conditions, conditions_of_prompts
+from allsight.models.uniperceiver.prompts import Prompts, PromptSettings
 from allsight.models.uniperceiver.router import ExpertSettings, Router, summarise
 
 NORM_EPS = 1e-5
@@ -82,12 +83,19 @@ class Block(nn.Module):
         conditions: Conditions,
         memory: BlockMemory | None = None,
         keep: int = 0,
+        prompts: Float[Tensor, "p c"] | None = None,
     ) -> Float[Tensor, "b t c"]:
-        """Attend and transform; see `SelfAttention` for `mask`, `memory` and `keep`."""
+        """Attend and transform; see `SelfAttention` for `mask`, `memory`, `keep` and `prompts`."""
         y = self.norm1(x)
         mix = self._mix(0, y, conditions, memory)
         seen = None if memory is None else memory.seen
-        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep)
+        more = {}
+        if prompts is not None:
+            y_of_prompts = self.norm1(prompts)
+            of_prompts = conditions_of_prompts(conditions.purpose, len(prompts), device=x.device)
+            chosen = None if mix is None else self._mix(0, y_of_prompts[None], of_prompts, None)
+            more = {"prompts": y_of_prompts, "prompt_mix": chosen}
+        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep, **more)
         x = x + self.drop_path(y if self.scale1 is None else self.scale1 * y)
         y = self.norm2(x)
         mix = self._mix(1, y, conditions, memory)
@@ -114,6 +122,7 @@ class Trunk(nn.Module):
         depth: How many.
         channels, heads, hidden, drop_path, layer_scale, experts, tasks, published: See `Block`; blocks 0,
             every, 2 every ... have experts.
+        prompts: Tokens of prompt tuning; None: none.
     """
 
     def __init__(
@@ -128,6 +137,7 @@ class Trunk(nn.Module):
         experts: ExpertSettings | None = None,
         tasks: Sequence[str] = (),
         published: bool = False,
+        prompts: PromptSettings | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.head_channels = heads, channels // heads
@@ -144,6 +154,8 @@ class Trunk(nn.Module):
             )
             for number in range(depth)
         )
+        has_tokens = prompts is not None and prompts.length > 0
+        self.prompts = Prompts(prompts, depth, channels) if has_tokens and prompts is not None else None
 
     def forward(
         self,
@@ -154,8 +166,10 @@ class Trunk(nn.Module):
         keep: int = 0,
     ) -> Float[Tensor, "b t c"]:
         """Features of the tokens, without a norm after the last block."""
+        is_target = conditions.purpose.is_target
         for number, block in enumerate(self.blocks):
-            x = block(x, mask, conditions, None if memory is None else memory[number], keep)
+            prompts = None if self.prompts is None else self.prompts.of_block(number, is_target=is_target)
+            x = block(x, mask, conditions, None if memory is None else memory[number], keep, prompts)
         return x
 
     def new_memory(self, rows: int, length: int, like: Tensor) -> list[BlockMemory]:

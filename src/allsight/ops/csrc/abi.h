@@ -68,6 +68,15 @@ struct allsight_add_layer_norm {
     void *sum, *out; // [pixels, channels]; out only for add_layer_norm
 };
 
+// A window of a picture of three bytes a pixel, resized bilinearly with antialiasing: see ops/resample.py.
+struct allsight_resample {
+    int64_t height, width;         // of the window
+    int64_t out_height, out_width;
+    int64_t row_step;              // bytes from one row of the picture to the next
+    const void *pixels;            // the window's first byte
+    void *out;                     // [out_height, out_width, 3]
+};
+
 // Version of this interface; Python refuses a library that says another one.
 int allsight_abi_version(void);
 // The instruction sets this library was built with and this processor has, best first: "avx512 avx2 generic".
@@ -92,5 +101,6 @@ int allsight_add_layer_norm_forward_f32(const allsight_add_layer_norm *);
 int allsight_add_layer_norm_forward_f64(const allsight_add_layer_norm *);
 int allsight_layer_norm_add_forward_f32(const allsight_add_layer_norm *);
 int allsight_layer_norm_add_forward_f64(const allsight_add_layer_norm *);
+int allsight_resample_u8(const allsight_resample *);
 }
 #pragma GCC visibility pop

@@ -5,6 +5,7 @@
 #include "dcnv3.h"
 #include "depthwise_norm_act.h"
 #include "ms_deform_attn.h"
+#include "resample.h"
 
 namespace allsight {
 namespace ALLSIGHT_ISA {
@@ -19,6 +20,7 @@ const Kernels kernels = {
     {depthwise_norm_act_forward<float>, depthwise_norm_act_forward<double>},
     {add_layer_norm_forward<float>, add_layer_norm_forward<double>},
     {layer_norm_add_forward<float>, layer_norm_add_forward<double>},
+    resample_u8,
 };
 
 } // namespace ALLSIGHT_ISA

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "abi.h"
+#include "resample_taps.h"
 
 #define ALLSIGHT_STRINGIFY_(x) #x
 #define ALLSIGHT_STRINGIFY(x) ALLSIGHT_STRINGIFY_(x)
@@ -20,6 +21,7 @@ struct Kernels {
     Typed<allsight_ms_deform_attn> ms_deform_attn_forward, ms_deform_attn_backward;
     Typed<allsight_depthwise_norm_act> depthwise_norm_act_forward;
     Typed<allsight_add_layer_norm> add_layer_norm_forward, layer_norm_add_forward;
+    int (*resample_u8)(const allsight_resample &, const Taps &rows, const Taps &columns);
 };
 
 } // namespace allsight

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <new>
 #include <string>
 
 #include "kernels.h"
@@ -93,7 +94,7 @@ void run_on_threads(int64_t threads, void (*work)(void *, int64_t, int64_t), voi
 
 extern "C" {
 
-int allsight_abi_version(void) { return 2; }
+int allsight_abi_version(void) { return 3; }
 
 const char *allsight_isas(void) {
     static const std::string names = [] {
@@ -127,4 +128,15 @@ ALLSIGHT_DEFINE(allsight_ms_deform_attn, ms_deform_attn_backward)
 ALLSIGHT_DEFINE(allsight_depthwise_norm_act, depthwise_norm_act_forward)
 ALLSIGHT_DEFINE(allsight_add_layer_norm, add_layer_norm_forward)
 ALLSIGHT_DEFINE(allsight_add_layer_norm, layer_norm_add_forward)
+
+int allsight_resample_u8(const allsight_resample *c) {
+    static thread_local allsight::TapTable rows, columns;
+    try {
+        const allsight::Taps down = rows.fill(c->height, c->out_height, false);
+        const allsight::Taps across = columns.fill(c->width, c->out_width, true);
+        return allsight::chosen().resample_u8(*c, down, across);
+    } catch (const std::bad_alloc &) {
+        return ALLSIGHT_NO_MEMORY;
+    }
+}
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,15 +26,23 @@ def as_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> Shapes:
             )
         spatial_shapes = spatial_shapes.tolist()
     pairs = tuple(tuple(pair) for pair in spatial_shapes)
-    if not pairs or not all(
-        len(pair) == 2 and all(isinstance(size, int | torch.SymInt) and size >= 1 for size in pair)
-        for pair in pairs
-    ):
+    # A plain loop: generators would take longer than the kernel on a small map.
+    valid = len(pairs) > 0
+    for pair in pairs:
+        valid = valid and len(pair) == 2 and _is_size(pair[0]) and _is_size(pair[1])
+    if not valid:
         raise ValueError(
             f"ms_deform_attn: spatial_shapes: expected a (height, width) pair of integers >= 1 per level, "
             f"got {given!r}"
         )
-    return tuple((height, width) for height, width in pairs)
+    return cast("Shapes", pairs)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, _INTEGERS) and bool(value >= 1)
+
+
+_INTEGERS = (int, torch.SymInt)
 
 
 def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
@@ -45,7 +54,9 @@ def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> 
     if value.ndim != 4:
         raise ValueError(f"ms_deform_attn: value: expected [b, s, m, d], got shape {tuple(value.shape)}")
     batch, pixels, heads, _ = value.shape
-    total = sum(height * width for height, width in shapes)
+    total = 0
+    for height, width in shapes:
+        total += height * width
     if pixels != total:
         raise ValueError(
             f"ms_deform_attn: value: expected {total} pixels (the sum of h*w over spatial_shapes {shapes}) "
@@ -62,7 +73,7 @@ def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> 
         ("attention_weights", weights, (points,), "[b, q, m, l, p]"),
     ):
         expected = (batch, queries, heads, len(shapes), *last)
-        if tuple(tensor.shape) != expected:
+        if tensor.shape != expected:
             raise ValueError(
                 f"ms_deform_attn: {name}: expected shape {expected} {meaning}, got {tuple(tensor.shape)}"
             )

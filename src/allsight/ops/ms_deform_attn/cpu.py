@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,21 +42,26 @@ def _call(
     value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, softmax: bool
 ) -> _native.MsDeformAttnCall:
     """The arguments of a call, without outputs and gradients."""
-    if value.shape[1] >= _native.MOST_PIXELS:
-        raise ValueError(
-            f"ms_deform_attn: value: {value.shape[1]} pixels, more than the CPU kernels can count"
-        )
-    batch, pixels, heads, channels = value.shape
-    _, queries, _, levels, points, _ = locations.shape
-    call = _native.MsDeformAttnCall(
-        batch, pixels, heads, channels, queries, levels, points, softmax, torch.get_num_threads()
-    )
-    table = call.kept = _table(shapes)  # lives as long as the call
-    call.shapes = table.data_ptr()
+    key = (value.shape, locations.shape, shapes, softmax)
+    sizes = _sizes.get(key)
+    if sizes is None:
+        if len(_sizes) >= _MOST_SIZES:
+            _sizes.clear()
+        batch, pixels, heads, channels = value.shape
+        if pixels >= _native.MOST_PIXELS:
+            raise ValueError(f"ms_deform_attn: value: {pixels} pixels, more than the CPU kernels can count")
+        _, queries, _, levels, points, _ = locations.shape
+        new = _native.MsDeformAttnCall(batch, pixels, heads, channels, queries, levels, points, softmax)
+        table = torch.tensor(shapes, dtype=torch.int64)
+        new.shapes = table.data_ptr()
+        sizes = _sizes[key] = bytes(new), table
+    call = _native.MsDeformAttnCall.from_buffer_copy(sizes[0])
+    call.kept = sizes[1]  # lives as long as the call
+    call.threads = torch.get_num_threads()
     call.value, call.locations, call.weights = value.data_ptr(), locations.data_ptr(), weights.data_ptr()
     return call
 
 
-@lru_cache(maxsize=1024)
-def _table(shapes: Shapes) -> Tensor:
-    return torch.tensor(shapes, dtype=torch.int64)
+# What does not change between calls of one layer, ready to be copied, and the table of its maps.
+_sizes: dict[tuple[Any, ...], tuple[bytes, Tensor]] = {}
+_MOST_SIZES = 4096

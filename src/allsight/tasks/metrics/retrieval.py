@@ -18,9 +18,13 @@ class RetrievalScores:
 
     Samples with the same text are right for each other. Equally similar ones rank before the right one, so a
     model that says the same to everything scores nothing.
+
+    Args:
+        ways: Names of the two directions: from queries to targets, and back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ways: tuple[str, str] = ("to_text", "to_image")) -> None:
+        self.ways = ways
         self.queries: list[Float32[np.ndarray, " d"]] = []
         self.targets: list[Float32[np.ndarray, " d"]] = []
         self.texts: list[str] = []
@@ -39,8 +43,8 @@ class RetrievalScores:
         self.texts += other.texts
 
     def compute(self) -> dict[str, float]:
-        """`to_text_r1`, `to_image_r1` ..., `mean_recall` over all six; nan when nothing was scored."""
-        names = [f"{way}_r{k}" for way in ("to_text", "to_image") for k in _KS]
+        """`WAY_r1`, `WAY_r5` ... both ways, `mean_recall` over all six; nan when nothing was scored."""
+        names = [f"{way}_r{k}" for way in self.ways for k in _KS]
         if not self.texts:
             return dict.fromkeys([*names, "mean_recall"], float("nan"))
         queries, targets = (_normalised(_stacked(rows)) for rows in (self.queries, self.targets))

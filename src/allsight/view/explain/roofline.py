@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from allsight import ops
 from allsight.backbones import Backbone
 from allsight.launch.bench.measure import Samples, interleave
+from allsight.layers.deformable import DeformableLayer
 from allsight.layers.inference import CompiledAlone
 from allsight.view.explain.sampling import DEFORMABLE
 
@@ -173,27 +173,12 @@ def _whole(name: str, stage: int, count: int, module: nn.Module, x: Tensor) -> _
     return _Part(name, stage, count, lambda: module(x), (x, *module.parameters()))
 
 
-def _sampling(name: str, stage: int, count: int, module: Any, x: Tensor) -> _Part:
+def _sampling(name: str, stage: int, count: int, module: DeformableLayer, x: Tensor) -> _Part:
     """The operator's core alone, on what the layer gives it."""
-    geometry = module.sampling(x).geometry
-    offset, mask = module._offset_and_mask(module._context(x))
-    value = (module.input_proj if hasattr(module, "input_proj") else module.value_proj)(x)
-    softmax = not hasattr(module, "value_proj")
+    operands = module.operands(x)
 
     def run() -> Tensor:
-        return ops.dcnv3(
-            value,
-            offset,
-            mask,
-            groups=geometry.groups,
-            kernel_size=geometry.kernel_size,
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            offset_scale=geometry.offset_scale,
-            remove_center=geometry.remove_center,
-            softmax=softmax,
-        )
+        return module.sample(operands)
 
-    flops = 2 * 5 * geometry.points * run().numel()
-    return _Part(name, stage, count, run, (value, offset, mask), flops)
+    flops = 2 * 5 * module.geometry.points * run().numel()
+    return _Part(name, stage, count, run, tuple(operands), flops)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from allsight.backbones import Backbone
 from allsight.layers import DCNv3, DCNv4
-from allsight.layers.dcn import Sampling
+from allsight.layers.deformable import Sampling
 from allsight.ops.dcnv3 import sampling_points
 
 DEFORMABLE = (DCNv3, DCNv4)

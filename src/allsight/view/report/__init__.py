@@ -13,10 +13,13 @@ from allsight.view.predictions import Kept, read_kept
 from allsight.view.record import RunRecord, TaskRecord, read_run
 from allsight.view.report.compare import comparison
 from allsight.view.report.curves import curves
+from allsight.view.report.experts import experts
+from allsight.view.report.interference import interference
 from allsight.view.report.monitors import monitors
 from allsight.view.report.page import Section, page
 from allsight.view.report.pictures import pictures
 from allsight.view.report.probes import probes
+from allsight.view.report.profile import profile
 from allsight.view.report.settings import environment, settings
 from allsight.view.report.speed import speed
 from allsight.view.report.summary import header, tiles, trouble_link
@@ -59,20 +62,24 @@ def render(record: RunRecord, others: Sequence[RunRecord] = ()) -> Html:
     for other in others:
         problems += [f"{other.name}: {text}" for text in other.problems]
     explained = _explained(record, problems)
+    profiled = profile(record.folder, problems)
     sections = [Section("curves", "Curves", curves(record))]
     if others:
         sections.insert(0, Section("comparison", "Comparison", comparison(record, others)))
-    watched = monitors(record)
-    if watched is not None:
-        sections.append(Section("monitors", "Monitors", watched))
-    probed = probes(record)
-    if probed is not None:
-        sections.append(Section("probes", "Probes of the features", probed))
+    for anchor, title, body in (
+        ("monitors", "Monitors", monitors(record)),
+        ("probes", "Probes of the features", probes(record)),
+        ("interference", "Do the tasks help each other?", interference(record)),
+        ("experts", "Experts", experts(record)),
+    ):
+        if body is not None:
+            sections.append(Section(anchor, title, body))
     sections += [
         Section("pictures", "Validation pictures", _pictures(record, kept)),
         Section("confusion", "Confusion", _confusion(record, kept)),
         *explained,
         Section("time", "Time", speed(record)),
+        *([] if profiled is None else [Section("profile", "Profile", profiled)]),
         Section("warnings", "Warnings", warnings(record, problems)),
     ]
     notes = diary(record)

@@ -6,6 +6,7 @@ from allsight.view.charts import COLORS, Line, line_chart
 from allsight.view.markup import Html, data_uri, group, tag
 from allsight.view.pretraining import FILE
 from allsight.view.record import RunRecord
+from allsight.view.report.experts import MONITOR
 from allsight.view.report.page import charts
 
 _NOTES = {
@@ -33,14 +34,15 @@ _MOST_LINES = 12
 
 def monitors(record: RunRecord) -> Html | None:
     """Charts of the monitors, those that show a collapse first; None without any."""
-    if not record.monitors:
+    shown = {name: series for name, series in record.monitors.items() if not MONITOR.search(name)}
+    if not shown:
         return None
     span = (0.0, float(record.steps_done))
     kinds: dict[str, dict[str, Line]] = {}
-    for name, series in record.monitors.items():
+    for name, series in shown.items():
         owner, _, kind = name.rpartition("/")
         if kind not in _NOTES:
-            # Other models put the kind first: expert_load/ROUTER/E.
+            # Other models put the kind first.
             kind, _, owner = name.partition("/")
         lines = kinds.setdefault(kind, {})
         if len(lines) == _MOST_LINES:

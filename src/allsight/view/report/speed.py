@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from allsight.view.charts import BLUE, ORANGE, Line, area_chart, line_chart
+from allsight.view.charts import BLUE, GREEN, PURPLE, Line, area_chart, line_chart, noisy
 from allsight.view.curves import Series, bucket_sums
 from allsight.view.figures import clock, count, percent, short
 from allsight.view.markup import Html, group, tag
 from allsight.view.record import RunRecord
 from allsight.view.report.page import charts, table
+from allsight.view.report.profile import PHASES
 
 _SLOWEST = 8
 
@@ -51,8 +52,20 @@ def _charts(record: RunRecord, seconds: Series) -> list[Html]:
                 note=note,
             )
         )
-    waiting = ("waiting for data", record.steps.get("wait_s", Series()), ORANGE)
-    parts.append(area_chart("milliseconds a step", seconds, [waiting], unit=1000.0, x_range=span))
+    split = [(*PHASES["data"], record.steps.get("wait_s", Series()))]
+    for name in ("forward", "backward", "exchange", "optimiser"):
+        if f"{name}_s" in record.steps:
+            split.append((*PHASES[name], record.steps[f"{name}_s"]))
+    layers = [(label, series, color) for label, color, series in split]
+    note = "exchange: what ranks say to each other outside the passes, waiting included" if split[1:] else ""
+    parts.append(area_chart("milliseconds a step", seconds, layers, unit=1000.0, x_range=span, note=note))
+    if len(mfu := record.steps.get("mfu", Series())):
+        lines = noisy("MFU", mfu, GREEN)
+        note = "the model's arithmetic as a share of what the devices can do"
+        parts.append(line_chart("model FLOPs utilisation", lines, from_zero=True, x_range=span, note=note))
+    if len(peak := record.steps.get("peak_bytes", Series())):
+        line = Line("rank 0", peak.x(), peak.y() / 2**30, PURPLE)
+        parts.append(line_chart("peak memory, GiB", [line], from_zero=True, x_range=span))
     return parts
 
 

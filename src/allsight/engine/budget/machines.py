@@ -54,3 +54,10 @@ def machine(kind: str) -> Machine:
             f"{', '.join(MACHINES)}"
         )
     return MACHINES[kind]
+
+
+def by_device_name(name: str) -> Machine | None:
+    """The machine whose accelerator calls itself so, such as `NVIDIA H100 80GB HBM3`; None if unknown."""
+    plain = name.lower().replace(" ", "")
+    # Kinds of one accelerator differ in memory alone, which is not looked at here.
+    return next((found for kind, found in MACHINES.items() if kind.partition("-")[0] in plain), None)

@@ -16,7 +16,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from allsight.config import ConfigError
+from allsight.engine.config import RunConfig
 from allsight.engine.precision import HALF
+from allsight.layers import is_recomputing
+from allsight.models.base import TaskModel, model_for_tasks
+from allsight.tasks.base import Task
 from allsight.types import Batch
 from allsight.types.batches import map_tensors
 
@@ -27,11 +31,13 @@ class Work:
 
     Args:
         flops: Two for every multiplication with an addition, in matrix products and convolutions.
+        repeated_flops: Those of them that recomputation does a second time.
         bytes: Read and written by all operators, each as if it were alone.
         operators: (FLOPs, bytes) -> how often an operator of this size ran.
     """
 
     flops: int
+    repeated_flops: int
     bytes: int
     operators: Mapping[tuple[int, int], int]
 
@@ -75,6 +81,17 @@ def without_memory() -> Iterator[FakeTensorMode]:
             setattr(nn.init, name, function)
 
 
+def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskModel:
+    """The model of a run, to be called within `without_memory`."""
+    usual = torch.get_default_dtype()
+    # Weights without memory cannot be turned into another format.
+    torch.set_default_dtype(torch.float64 if config.precision == "fp64" else usual)
+    try:
+        return model_for_tasks(config.model, tasks).train()
+    finally:
+        torch.set_default_dtype(usual)
+
+
 def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode) -> PassCost:
     """Cost of one pass of a model made within `without_memory`; the mean of its outputs stands for the loss.
 
@@ -105,7 +122,7 @@ def pass_cost(model: nn.Module, batch: Batch, *, precision: str, mode: FakeTenso
             hook.remove()
         model.zero_grad(set_to_none=True)
     own = sum(tensor.nbytes for tensor in _tensors_of(batch))
-    work = Work(meter.flops, meter.bytes, meter.operators)
+    work = Work(meter.flops, meter.repeated_flops, meter.bytes, meter.operators)
     return PassCost(len(batch), meter.peak + own, meter.peak_with_gradients + own, work)
 
 
@@ -145,7 +162,7 @@ class _Meter(TorchDispatchMode):
         super().__init__()
         self._known = known
         self._live: dict[int, int] = {}
-        self._now = self.peak = self.flops = self.bytes = 0
+        self._now = self.peak = self.flops = self.repeated_flops = self.bytes = 0
         self._gradients = self.peak_with_gradients = 0
         self.operators: dict[tuple[int, int], int] = {}
 
@@ -159,6 +176,7 @@ class _Meter(TorchDispatchMode):
             read = sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
             size = read + sum(tensor.nbytes for tensor in made)
             self.flops, self.bytes = self.flops + flops, self.bytes + size
+            self.repeated_flops += flops * is_recomputing()
             self.operators[flops, size] = self.operators.get((flops, size), 0) + 1
         return out
 

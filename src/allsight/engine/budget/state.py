@@ -63,10 +63,18 @@ class Held:
     average: int
     gathered: int
     """Weights, and gradients not yet sent, of blocks that are whole for a while."""
+    update: int
+    """Copies while the weights change: the optimiser's own, and those that `train.norms_every` looks at."""
+
+    @property
+    def kept(self) -> int:
+        """What is there all the time."""
+        return self.parameters + self.gradients + self.optimiser + self.average
 
     @property
     def total(self) -> int:
-        return self.parameters + self.gradients + self.optimiser + self.average + self.gathered
+        """During the passes of a step."""
+        return self.kept + self.gathered
 
 
 def held(
@@ -85,7 +93,8 @@ def held(
         parameters, gradients, optimiser, average = whole
         # DDP keeps gradients in its buckets, or a second time.
         twice = strategy == "ddp" and not config.parallel.ddp.bucket_views
-        return Held(parameters, gradients * (1 + twice), optimiser, average, 0)
+        update = _copies(config) * sizes.trained * w
+        return Held(parameters, gradients * (1 + twice), optimiser, average, 0, update)
     parameters, gradients, optimiser, average = (-(-size // shards) for size in whole)
     sent = 2 if half else w
     if config.parallel.fsdp.reshard:
@@ -95,7 +104,15 @@ def held(
         gathered = sizes.parameters * sent
     # Gradients are sent in the last pass of a step; until then they add up whole.
     waiting = sizes.trained if accumulate > 1 else sizes.largest_block + sizes.outside
-    return Held(parameters, gradients, optimiser, average, gathered + waiting * w)
+    update = _copies(config) * gradients
+    return Held(parameters, gradients, optimiser, average, gathered + waiting * w, update)
+
+
+def _copies(config: RunConfig) -> int:
+    """How often trained numbers are there once more while they change."""
+    # AdamW's roots, SGD's gradients with decay: the operators that treat all tensors at once keep them.
+    own = 0 if getattr(config.optim, "fused", False) else 1
+    return own + (config.train.norms_every is not None)
 
 
 def messages(

@@ -1,0 +1,89 @@
+"""What does a clip cost beside its JPEGs: one sample of 3 frames of 6 cameras, decoded and augmented?
+
+    python benchmarks/clip_speed.py [--recipe bevformer_tiny_nuscenes] [--height 900] [--width 1600]
+
+The sample is what a recipe's task gets in training: pictures, boxes and matrices of the frame and of the two
+before it, brought to the recipe's size, with its augmentation. Bare decoding is `decode_picture` of the same
+18 files, which are in memory. Both take turns on one thread. Drives are generated at the given size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from _page import RESULTS, setting_of, write_page
+
+from allsight.config import replace
+from allsight.data.decode import decode_picture
+from allsight.data.world.drives import Drives, generate_drives
+from allsight.launch.bench.measure import interleave
+from allsight.recipes import find_config
+
+FRAMES, CAMERAS = 3, 6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", default="bevformer_tiny_nuscenes")
+    parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--width", type=int, default=1600)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        drives = Path(folder) / "drives"
+        size = (chosen.height, chosen.width)
+        generate_drives(drives, Drives.Config(train=1, val=1, frames=FRAMES, hw_px=size))
+        recipe, _ = find_config(chosen.recipe)
+        changes = {"data": "nuscenes:drives", "chunk": 1, "history": FRAMES - 1, "history_kept": FRAMES - 1}
+        task = replace(recipe.tasks["boxes"], changes).build(name="boxes", root=Path(folder))
+        reader, transform = task.reader("train"), task.transform("train")
+        files = [
+            (drives / shot.file).read_bytes()
+            for index in range(FRAMES)
+            for shot in task.drives("train").frame(index).shots
+        ]
+        assert len(files) == FRAMES * CAMERAS
+        numbers = iter(range(10**9))
+
+        def bare() -> None:
+            for data in files:
+                decode_picture(data, "bare")
+
+        def read() -> object:
+            return reader[FRAMES - 1]
+
+        def whole() -> object:
+            return transform(reader[FRAMES - 1], np.random.default_rng(next(numbers)))
+
+        timed = interleave({"bare": bare, "read": read, "sample": whole}, pairs=chosen.pairs)
+    seconds = {way: timed.median(way) for way in ("bare", "read", "sample")}
+    rows = [
+        ["what", "milliseconds", "of bare decoding's speed", "bar"],
+        ["---", "---", "---", "---"],
+        ["18 JPEGs decoded", f"{seconds['bare'] * 1e3:.1f}", "1", ""],
+        ["read: decoded, with boxes and matrices", *_ways(seconds["read"], timed.ratio("read", "bare")), ""],
+        ["sample: augmented too", *_ways(seconds["sample"], timed.ratio("sample", "bare")), ">= 0.75"],
+    ]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    height, width = task.config.hw_px
+    method = (
+        f"{chosen.recipe}: {FRAMES} frames x {CAMERAS} cameras of {chosen.height} x {chosen.width} px to "
+        f"{height} x {width}; one thread, CPU time, medians of {chosen.pairs} turns"
+    )
+    write_page("clip_speed", "A clip beside its JPEGs", setting_of(__file__, method), [table], chosen.out)
+
+
+def _ways(seconds: float, ratio: float) -> tuple[str, str]:
+    return f"{seconds * 1e3:.1f}", f"{1 / ratio:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a step takes: memory and arithmetic, counted on tensors that have shapes and no contents."""

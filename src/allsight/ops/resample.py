@@ -1,0 +1,66 @@
+"""Pictures of bytes brought to another size, with antialiasing: every picture passes through here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from allsight.ops import _native
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+def resample_window(
+    pixels: UInt8[Tensor, "3 h w"],
+    window: tuple[int, int, int, int],
+    hw_px: tuple[int, int],
+    *,
+    interpolation: Interpolation = "bilinear",
+) -> UInt8[Tensor, "3 ho wo"]:
+    """Resize a window of a picture, without copying it first.
+
+    Bilinearly, with the compiled kernels (csrc/resample.h), the result is the same on every machine, whatever
+    its instruction set. Else PyTorch resizes; of its bilinear result some values differ by one, since it
+    rounds in another order. The choice depends on the installation alone, not on `use_backend`: data workers
+    are processes of their own and must make the same pictures.
+
+    Args:
+        pixels: RGB. Fast where its memory order is [h, w, 3] (torch's channels last).
+        window: Top, left, height, width; inside the picture.
+        hw_px: Height and width of the result.
+        interpolation: The filter, stretched where the picture shrinks; as Pillow's.
+
+    Returns:
+        A picture of its own memory, in memory order [ho, wo, 3].
+
+    Raises:
+        ValueError: The window reaches over the edges, or a size is below one pixel.
+    """
+    top, left, height, width = window
+    if min(top, left) < 0 or top + height > pixels.shape[1] or left + width > pixels.shape[2]:
+        raise ValueError(f"window {window} reaches over a picture of {tuple(pixels.shape[1:])}")
+    if min(height, width, *hw_px) < 1:
+        raise ValueError(f"expected at least one pixel, got a window {window} for {hw_px}")
+    rows_first = pixels.permute(1, 2, 0)
+    if rows_first.stride()[1:] != (3, 1):
+        rows_first = rows_first.contiguous()
+    if interpolation == "bicubic" or _native.unusable() is not None:
+        return _by_torch(rows_first[top : top + height, left : left + width], hw_px, interpolation)
+    out = torch.empty((*hw_px, 3), dtype=torch.uint8)
+    step = rows_first.stride(0)
+    start = rows_first.data_ptr() + top * step + 3 * left
+    call = _native.ResampleCall(height, width, *hw_px, step, start, out.data_ptr())
+    _native.run("resample", call, torch.uint8)
+    return out.permute(2, 0, 1)
+
+
+def _by_torch(
+    window: UInt8[Tensor, "h w 3"], hw_px: tuple[int, int], interpolation: Interpolation
+) -> UInt8[Tensor, "3 ho wo"]:
+    # Giving the batch axis its true stride is what lets torch take its channels-last path for uint8.
+    batch = window.contiguous()[None].permute(0, 3, 1, 2)
+    return functional.interpolate(batch, hw_px, mode=interpolation, antialias=True)[0]

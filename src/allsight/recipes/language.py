@@ -1,0 +1,69 @@
+"""Uni-Perceiver on the language world: one small network that names, describes, finds and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allsight.config import Mixture
+from allsight.engine.config import EvalConfig, RunConfig
+from allsight.engine.optim import AdamW
+from allsight.engine.schedule import Cosine
+from allsight.models import UniPerceiver
+from allsight.tasks import VQA, Captioning, Classification, ImageTextRetrieval, MaskedLanguage
+
+_STEPS = 13_000
+_FIRST = _STEPS // 8
+"""Steps in which naming comes first: shape is to be seen before colour offers a short way round it."""
+
+
+def uni_perceiver_micro_world() -> RunConfig:
+    """Uni-Perceiver-micro on the language world: classes, captions, pairs, questions and masked words.
+
+    Its data are what `--language` adds to a world, and its tokenizer is written with them.
+
+    Command: allsight data world world --language 20000 && allsight train uni_perceiver_micro_world
+    data.root=world
+    Hardware: 2 CPU cores; about 45 minutes. Expected: no figure yet for the whole of it
+    (benchmarks/uniperceiver_world.py has the questions). Measured here: a part of it, see benchmarks/results.
+    Source: ours, after Uni-Perceiver (arXiv:2112.01522).
+    """
+    text: dict[str, Any] = {"tokenizer": "language/tokenizer.json", "size_px": 64}
+    return RunConfig(
+        name="uni_perceiver_micro_world",
+        model=UniPerceiver.Config.variant("micro"),
+        tasks=Mixture(
+            names=Classification.Config(
+                data="imagefolder:language/classes",
+                tokenizer="language/tokenizer.json",
+                share=((0, 1.2), (_FIRST, 1.2), (2 * _FIRST, 0.08)),
+                size_px=64,
+                crop="none",
+                eval_crop=1.0,
+                batch_size=32,
+            ),
+            captions=Captioning.Config(
+                data="coco_captions:language", share=0.42, max_tokens=16, batch_size=32, **text
+            ),
+            pairs=ImageTextRetrieval.Config(
+                data="webdataset:language/image_text",
+                share=((0, 0.12), (_STEPS // 2, 0.12), (_STEPS // 2 + _FIRST, 0.06)),
+                max_tokens=16,
+                label_smoothing=0.0,
+                batch_size=64,
+                group_size=64,
+                **text,
+            ),
+            questions=VQA.Config(data="coco_vqa:language", share=0.34, max_tokens=16, batch_size=32, **text),
+            words=MaskedLanguage.Config(
+                data="manifest:language",
+                with_image=True,
+                share=0.06,
+                max_tokens=16,
+                batch_size=32,
+                **text,
+            ),
+        ),
+        optim=AdamW.Config(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, clip_norm=1.0),
+        schedule=Cosine.Config(steps=_STEPS, warmup_steps=150),
+        eval=EvalConfig(every_steps=_STEPS // 4, max_samples=400, batch_size=64),
+    )
