@@ -72,9 +72,9 @@ def m3i_world() -> RunConfig:
     Nearest neighbours judge the features before the first step and after the last.
 
     Command: allsight demo (or: allsight train m3i_world data.root=world)
-    Hardware: 2 CPU cores; about a minute. Expected: no alarm, and predictions that know the mean and the place
-    of a cell; so few steps teach neighbours nothing yet (22 % before and after on seed 0, chance is 8 %).
-    Measured here: yes.
+    Hardware: 2 CPU cores; about a minute. Expected: no alarm, and predictions that know the mean and the
+    place of a cell; so few steps teach neighbours nothing yet (22 % before and after on seed 0, chance is
+    8 %). Measured here: yes.
     Source: ours.
     """
     micro = m3i_micro()
