@@ -9,7 +9,6 @@ from typing import Any
 
 from allsight.backbones import ViT
 from allsight.config import Mixture, replace
-from allsight.data.subsets import Subset
 from allsight.engine.config import RunConfig
 from allsight.models import M3I
 from allsight.models.m3i import cases
@@ -61,7 +60,7 @@ def second_stage() -> RunConfig:
 
 def full_10() -> RunConfig:
     """M3I that has only ever seen a tenth of the labels."""
-    return replace(full(), {"name": "full_10", "tasks.tiny20.labelled": Subset(share=0.1)})
+    return replace(full(), {"name": "full_10", "tasks.tiny20.labelled": 0.1})
 
 
 def full_vit() -> RunConfig:

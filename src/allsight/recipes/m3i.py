@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from allsight.backbones import InternImage, ViT
 from allsight.config import Mixture, replace
-from allsight.data.subsets import Subset
+from allsight.data.policies import Policy
 from allsight.engine.config import EvalConfig, ProbeConfig, RunConfig, StartConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.parameter_groups import Groups
@@ -108,8 +108,8 @@ def m3i_world_smoke() -> RunConfig:
 def m3i_micro_finetune() -> RunConfig:
     """Fine-tune the backbone of `m3i_micro` to classify, with a tenth of the labels and layer decay 0.75.
 
-    `tasks.tiny20.subset.share` says how many labels: 0.01, 0.1, or `null` for all. Without start.weights it
-    is the run from scratch to compare with. All numbers are ours [D].
+    `tasks.tiny20.policy.fraction` says how many labels: 0.01, 0.1, or 1 for all. Without start.weights it is
+    the run from scratch to compare with. All numbers are ours [D].
 
     Command: allsight train m3i_micro_finetune start.weights=runs/m3i_micro
     Hardware: one CPU core; about 3 minutes. Expected: above the same from scratch. Measured here: see
@@ -122,7 +122,7 @@ def m3i_micro_finetune() -> RunConfig:
         tasks=Mixture(
             tiny20=Classification.Config(
                 data="imagefolder:tiny_imagenet20",
-                subset=Subset(share=0.1),
+                policy=Policy(fraction=0.1),
                 size_px=64,
                 min_scale=0.3,
                 colour=0.2,

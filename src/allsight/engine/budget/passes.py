@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -74,11 +74,26 @@ def without_memory() -> Iterator[FakeTensorMode]:
         for name in kept:
             # Some starting values are drawn until they lie in a range, which needs contents.
             setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        # PyTorch's own copies the storage of such a tensor, of which there is none: what it writes over then
+        # is the memory of others.
+        FakeTensor.__deepcopy__ = _deep_copied  # type: ignore[attr-defined]
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
+        if "__deepcopy__" in vars(FakeTensor):
+            del FakeTensor.__deepcopy__  # type: ignore[attr-defined]
         for name, function in kept.items():
             setattr(nn.init, name, function)
+
+
+def _deep_copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of a tensor without contents, for `copy.deepcopy`."""
+    if id(tensor) not in memo:
+        copied = tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = copied
+    return memo[id(tensor)]
 
 
 def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskModel:
