@@ -46,9 +46,8 @@ def test_a_tenth_of_the_labels_is_that_of_fine_tuning(real_data):
     told = reader.sample_classes()
     assert np.flatnonzero(np.diff(told.offsets)).tolist() == few.tolist()
     assert np.bincount(told.labels).tolist() == [45] * 20
-    labels = batch_of(some, "train", [*few[:3].tolist(), *(i for i in range(40) if i not in few)]).targets[
-        "label"
-    ]
+    rows = [*few[:3].tolist(), *(i for i in range(40) if i not in few)]
+    labels = batch_of(some, "train", rows).targets["label"]
     assert (labels[:3] >= 0).all() and (labels[3:] == NOBODY_LABELLED).all()
     other = tiny_task(real_data, labelled=0.1, policy=Policy(fraction_seed=1)).reader("train")
     assert np.flatnonzero(np.diff(other.sample_classes().offsets)).tolist() != few.tolist()
