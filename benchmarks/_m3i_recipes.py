@@ -9,7 +9,6 @@ from typing import Any
 
 from allsight.backbones import ViT
 from allsight.config import Mixture, replace
-from allsight.data.subsets import Subset
 from allsight.engine.config import RunConfig
 from allsight.models import M3I
 from allsight.models.m3i import cases
@@ -21,7 +20,8 @@ VIT = ViT.Config.variant("micro")
 
 def full() -> RunConfig:
     """Both views and all labels: M3I."""
-    return replace(m3i_micro(), {"name": "full", "eval.max_samples": 100, "eval.pictures": 0})
+    settings = {"eval.max_samples": 100, "eval.pictures": 0, "checkpoint.every_steps": 200}
+    return replace(m3i_micro(), {"name": "full", **settings})
 
 
 def intra_inter() -> RunConfig:
@@ -60,7 +60,7 @@ def second_stage() -> RunConfig:
 
 def full_10() -> RunConfig:
     """M3I that has only ever seen a tenth of the labels."""
-    return replace(full(), {"name": "full_10", "tasks.tiny20.labelled": Subset(share=0.1)})
+    return replace(full(), {"name": "full_10", "tasks.tiny20.labelled": 0.1})
 
 
 def full_vit() -> RunConfig:

@@ -1,5 +1,7 @@
 """What is planned is what is measured."""
 
+import copy
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -70,6 +72,25 @@ def test_memory_of_a_pass_is_what_the_profiler_sees(name):
         fake = model_for_tasks(config.model, tasks).train()
         cost = pass_cost(fake, batch, precision="fp32", mode=mode)
     assert cost.peak_with_gradients - batch.inputs["image"].nbytes == pytest.approx(measured, rel=0.15)
+
+
+def test_what_has_no_memory_is_copied_without_touching_any(monkeypatch):
+    """Slow copies of weights are deep copies; PyTorch's would write over the memory of others."""
+
+    def of_storage(self, memo):
+        raise AssertionError("the storage of a tensor without memory was copied")
+
+    monkeypatch.setattr(torch.storage.TypedStorage, "_deepcopy", of_storage)
+    with without_memory():
+        layer = torch.nn.Linear(3, 2).requires_grad_(False)
+        tied = torch.nn.ModuleList([layer, layer, torch.nn.BatchNorm1d(2)])
+        copied = copy.deepcopy(tied)
+        assert copied[0].weight is copied[1].weight and copied[0].weight is not layer.weight
+        assert isinstance(copied[0].weight, torch.nn.Parameter) and copied[0].weight.shape == (2, 3)
+        assert not copied[0].weight.requires_grad and copied[2].weight.requires_grad
+        assert copied[2].running_mean is not tied[2].running_mean
+    monkeypatch.undo()
+    assert torch.equal(copy.deepcopy(torch.ones(2)), torch.ones(2))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])

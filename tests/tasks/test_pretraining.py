@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from allsight.config import ConfigError, Mixture, replace
-from allsight.data.subsets import Subset
+from allsight.data.policies import Policy, few_of
 from allsight.data.text import Tokenizer
 from allsight.engine.trainer import Trainer
 from allsight.recipes import m3i_micro
@@ -37,15 +37,20 @@ def test_a_batch_has_views_geometry_seeds_and_labels(real_data):
 
 
 def test_a_tenth_of_the_labels_is_that_of_fine_tuning(real_data):
-    some = tiny_task(real_data, labelled=Subset(share=0.1))
-    tuned = Classification.Config(data="imagefolder:tiny_imagenet20", subset=Subset(share=0.1))
-    few = tuned.build(name="few", root=real_data).reader("train")
-    assert len(few) == 900 and np.bincount(few.labels).tolist() == [45] * 20
-    reader, own = some.reader("train"), {few[i].id for i in range(3)}
-    assert len(reader) == 8996
-    places = [i for i in range(450) if reader[i].id in own]
-    labels = batch_of(some, "train", [*places, *(i for i in range(60) if i not in places)]).targets["label"]
-    assert len(places) == 3 and (labels[:3] >= 0).all() and (labels == NOBODY_LABELLED).sum() > 40
+    some = tiny_task(real_data, labelled=0.1)
+    reader = some.reader("train")
+    few = few_of(
+        Classification.Config(data=some.config.data).build(root=real_data).reader("train"), 0.1, seed=0
+    )
+    assert len(reader) == 8996 and len(few) == 900
+    told = reader.sample_classes()
+    assert np.flatnonzero(np.diff(told.offsets)).tolist() == few.tolist()
+    assert np.bincount(told.labels).tolist() == [45] * 20
+    rows = [*few[:3].tolist(), *(i for i in range(40) if i not in few)]
+    labels = batch_of(some, "train", rows).targets["label"]
+    assert (labels[:3] >= 0).all() and (labels[3:] == NOBODY_LABELLED).all()
+    other = tiny_task(real_data, labelled=0.1, policy=Policy(fraction_seed=1)).reader("train")
+    assert np.flatnonzero(np.diff(other.sample_classes().offsets)).tolist() != few.tolist()
     assert (batch_of(some, "val", range(20)).targets["label"] >= 0).all()
     none = tiny_task(real_data, labels="ignore")
     assert none.num_classes is None

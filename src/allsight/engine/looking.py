@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from allsight.config import ConfigError
 from allsight.data.text import Tokenizer
 from allsight.engine.config import ProbeConfig, RunConfig
 from allsight.engine.distributed import Ranks
-from allsight.engine.probing import Extraction, ProbeScore, probe, zero_shot
 from allsight.models.base import TaskModel
-from allsight.models.features import backbone_of
 from allsight.tasks.base import Task
+
+if TYPE_CHECKING:
+    from allsight.engine.probing import ProbeScore
 
 
 class Looks:
@@ -43,6 +45,12 @@ class Looks:
 
     def __call__(self, model: TaskModel) -> Iterator[tuple[ProbeScore, str]]:
         """What each probe finds, and what it was, in words. All ranks call this."""
+        if not self._asked:
+            return
+        # Only runs that ask for probes load them.
+        from allsight.engine.probing import Extraction, probe, zero_shot
+        from allsight.models.features import backbone_of
+
         for settings, task in self._asked:
             how = Extraction(
                 self._ranks.device,

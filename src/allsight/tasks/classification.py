@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from allsight.config import ConfigError
-from allsight.data.subsets import SomeSamples, Subset
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CenterCrop,
@@ -71,8 +70,6 @@ class Classification(AskableTask):
         """Where the data set keeps a picture's class: `auto`, `folder`, `prefix` or `file:NAME`."""
         leave_out: tuple[str, ...] = ()
         """Training samples whose name within the split begins with one of these are left out."""
-        subset: Subset = Subset()
-        """Training samples that are used, such as share=0.1 for a tenth of the labels of every class."""
         num_classes: int | None = Field(default=None, ge=1)
         """Number of classes; None takes the number of names that the data set (or the weights) brings."""
         size_px: int = Field(default=224, ge=1)
@@ -285,7 +282,7 @@ class Classification(AskableTask):
         if not data:
             return self
         plain = Classification.Config()
-        own = ("num_classes", "class_weights", "labels", "leave_out", "subset")
+        own = ("num_classes", "class_weights", "labels", "leave_out")
         settings = {"data": data, **{name: getattr(plain, name) for name in own}}
         return Classification(
             self.config.model_copy(update=settings), name=data.partition(":")[2] or data, root=self.root
@@ -297,10 +294,7 @@ class Classification(AskableTask):
             labels="" if config.labels == "auto" else config.labels,
             leave_out=training_ids(config.leave_out, config.train_split),
         )
-        reader = self.open_data(split, **options)
-        if split != "train" or config.subset.is_all:
-            return reader
-        return SomeSamples(reader, config.subset.rows(reader, path=f"config.tasks.{self.name}.subset"))
+        return self.open_data(split, **options)
 
     def _evaluation_crop(self) -> list[Transform]:
         size = self.config.size_px

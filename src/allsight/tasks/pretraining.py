@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from allsight.config import Config, ConfigError
-from allsight.data.subsets import SomeLabels, Subset
+from allsight.data.policies import few_of
+from allsight.data.some_labels import SomeLabels
 from allsight.data.text import Tokenizer
 from allsight.data.transforms import (
     CentralView,
@@ -84,8 +85,9 @@ class Pretraining(Task):
         """Side of a view."""
         labels: Literal["use", "ignore"] = "use"
         """Whether classes that the data set knows are targets."""
-        labelled: Subset = Subset()
-        """Training pictures whose classes are used; the others stay, without."""
+        labelled: float = Field(default=1.0, gt=0, le=1)
+        """Share of the training pictures whose classes are used, the same ones that `policy.fraction` picks;
+        the others stay, without."""
         tokenizer: str = ""
         """File (or folder) of the tokenizer for captions, from `data.root`; empty: captions are not used."""
         max_tokens: int = Field(default=77, ge=1)
@@ -231,6 +233,8 @@ class Pretraining(Task):
         config = self.config
         settings = Classification.Config(
             data=config.data,
+            train_split=config.train_split,
+            val_split=config.val_split,
             leave_out=config.leave_out,
             size_px=config.views[0].size_px or config.size_px,
             interpolation=config.interpolation,
@@ -241,10 +245,10 @@ class Pretraining(Task):
     def _open(self, split: Split) -> Any:
         config = self.config
         options = given_options(leave_out=training_ids(config.leave_out, config.train_split))
-        reader, labelled = self.open_data(split, **options), config.labelled
-        if split != "train" or labelled.is_all or config.labels == "ignore":
+        reader = self.open_data(split, **options)
+        if split != "train" or config.labelled == 1 or config.labels == "ignore":
             return reader
-        return SomeLabels(reader, labelled.rows(reader, path=f"config.tasks.{self.name}.labelled"))
+        return SomeLabels(reader, few_of(reader, config.labelled, seed=config.policy.fraction_seed))
 
 
 @dataclass(frozen=True)

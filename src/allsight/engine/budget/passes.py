@@ -88,21 +88,25 @@ def without_memory() -> Iterator[FakeTensorMode]:
         for name in kept:
             # Some starting values are drawn until they lie in a range, which needs contents.
             setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
-        # Slow copies of networks are made by copying; what has no contents has none to copy.
-        FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
+        # PyTorch's own copies the storage of such a tensor, of which there is none: what it writes over then
+        # is the memory of others.
+        FakeTensor.__deepcopy__ = _deep_copied  # type: ignore[attr-defined]
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
-        del FakeTensor.__deepcopy__
+        if "__deepcopy__" in vars(FakeTensor):
+            del FakeTensor.__deepcopy__  # type: ignore[attr-defined]
         for name, function in kept.items():
             setattr(nn.init, name, function)
 
 
-def _copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
+def _deep_copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of a tensor without contents, for `copy.deepcopy`."""
     if id(tensor) not in memo:
-        copied = torch.empty_like(tensor, requires_grad=False)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+        copied = tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = copied
     return memo[id(tensor)]
 
 
