@@ -141,7 +141,8 @@ def test_what_data_cost_is_noted_for_each_task_and_step(tmp_path):
     costs = {(e["step"], e["task"]): e["values"] for e in events if e["kind"] == "data"}
     assert set(costs) == drawn and len(drawn) >= 6
     for values in costs.values():
-        assert set(values) == {"samples", "read_s", "transform_s", "collate_s", "bytes", "wait_s"}
+        noted = {"samples", "read_s", "transform_s", "collate_s", "bytes", "wait_s", "texts_cut"}
+        assert set(values) == noted
         assert values["samples"] > 0 and values["bytes"] > 0
 
 
