@@ -86,6 +86,7 @@ def test_the_engine_names_no_task_and_no_kind_of_model():
             if isinstance(node, ast.ImportFrom) and node.module:
                 room = node.module.split(".")
                 if room[:2] in (["allsight", "tasks"], ["allsight", "models"]):
-                    # Scores and probes are no tasks, and what finds the backbone in any model is none.
-                    allowed = ["base"], ["metrics"], ["probes"], ["features"]
+                    # Scores, probes and the contract of tasks that can be asked are no tasks, and what finds
+                    # the backbone in any model is none.
+                    allowed = ["base"], ["metrics"], ["probes"], ["asking"], ["features"]
                     assert room[2:] in allowed, f"{file.name} imports {node.module}"
