@@ -234,6 +234,7 @@ program = torch.export.export(layer, (torch.randn(1, 6, 7, 8),))
 """
 
 
+@pytest.mark.slow
 def test_compiled_whole_it_gives_the_same_gradients():
     # In a process of its own: the shape checks of the test run and torch.compile do not get along.
     result = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)

@@ -85,6 +85,7 @@ def export_with_open_sizes(folder, suffix):
     return folder / f"net{suffix}"
 
 
+@pytest.mark.slow
 def test_a_program_with_open_sizes_gives_the_same_at_all_of_them(tmp_path):
     export_with_open_sizes(tmp_path, ".pt2")
 

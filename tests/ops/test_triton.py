@@ -43,6 +43,7 @@ def test_operator_is_right_in_the_interpreter(operator, pytestconfig, tmp_path):
     run_cases(f"{operator}.py", pytestconfig, tmp_path, TRITON_INTERPRET="1")
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_hopper(pytestconfig, tmp_path):
     run_cases("hopper.py", pytestconfig, tmp_path)
