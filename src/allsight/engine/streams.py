@@ -20,8 +20,18 @@ def stream_seed(seed: int, *place: str | int) -> int:
 
 @contextmanager
 def seeded(seed: int, *place: str | int, device: torch.device | None = None) -> Iterator[None]:
-    """Within, PyTorch's global generators start from this place's seed; afterwards they are as before."""
+    """Within, PyTorch's global generators start from this place's seed; afterwards they are as before.
+
+    Args:
+        device: A GPU's generator starts anew too; those of other devices are left alone.
+    """
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(stream_seed(seed, *place))
+        number = stream_seed(seed, *place)
+        # Not `torch.manual_seed`, which would also seed all other devices, for good, and takes a stack trace
+        # for each kind of device that is not there.
+        torch.default_generator.manual_seed(number)
+        for each in devices:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(number)
         yield
