@@ -106,13 +106,7 @@ class DCNv3(DeformableLayer):
 
     def reset_parameters(self) -> None:
         """Start as a plain average over the regular grid: zero offsets, equal weights, gates half open."""
-        for linear in (self.offset, self.mask, self.center_feature_scale):
-            if linear is not None:
-                nn.init.zeros_(linear.weight)
-                nn.init.zeros_(linear.bias)
-        for linear in (self.input_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        self._start(steering=(self.offset, self.mask), mixing=(self.input_proj, self.output_proj))
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         context = self._context(x)
@@ -124,19 +118,8 @@ class DCNv3(DeformableLayer):
 
     def sample(self, operands: Operands) -> Float[Tensor, "b ho wo _"]:
         """Call the operator; with weights of their own the points stay apart up to the output projection."""
-        geometry = self.geometry
         operator = dcnv3 if self.shared_weights else dcnv3_points
-        return operator(
-            *operands,
-            groups=geometry.groups,
-            kernel_size=geometry.kernel_size,
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            offset_scale=geometry.offset_scale,
-            remove_center=geometry.remove_center,
-            softmax=self.softmax,
-        )
+        return operator(*operands, **self.geometry.arguments(), softmax=self.softmax)
 
     @property
     def _value_projection(self) -> nn.Linear:
@@ -164,10 +147,7 @@ class DCNv3(DeformableLayer):
 
     def sampling_parts(self) -> dict[str, nn.Module]:
         """Return the layers that steer the sampling, which may want learning rates of their own."""
-        parts: dict[str, nn.Module] = {"offset": self.offset, "mask": self.mask}
-        if self.center_feature_scale is not None:
-            parts["center_feature_scale"] = self.center_feature_scale
-        return parts
+        return {"offset": self.offset, "mask": self.mask, **self._gates()}
 
     def _normalised(self, weights: Float[Tensor, "b ho wo g p"]) -> Float[Tensor, "b ho wo g p"]:
         return weights.softmax(-1) if self.softmax else weights
@@ -189,7 +169,7 @@ class DCNv3ForInference(OneProduct, DCNv3):
 
     def __init__(self, layer: DCNv3) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(copy.deepcopy(layer).__dict__, training=False)
+        vars(self).update(copy.deepcopy(vars(layer)), training=False)
         offset, mask = self.offset, self.mask
         del self.offset, self.mask
         self._predict_with(torch.cat([offset.weight, mask.weight]), torch.cat([offset.bias, mask.bias]))

@@ -88,22 +88,12 @@ class DCNv4(DeformableLayer):
 
     def reset_parameters(self) -> None:
         """Start with regular grids and zero weights, gates half open."""
-        for linear in (self.offset_mask, self.center_feature_scale):
-            if linear is not None:
-                nn.init.zeros_(linear.weight)
-                nn.init.zeros_(linear.bias)
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        self._start(steering=(self.offset_mask,), mixing=(self.value_proj, self.output_proj))
 
     def sampling_parts(self) -> dict[str, nn.Module]:
         """Return the layers that steer the sampling, which may want learning rates of their own."""
         predicting = nn.ModuleList([m for m in (self.offset_mask_dw, self.offset_mask) if m is not None])
-        parts: dict[str, nn.Module] = {"offset_and_mask": predicting}
-        if self.center_feature_scale is not None:
-            parts["center_feature_scale"] = self.center_feature_scale
-        return parts
+        return {"offset_and_mask": predicting, **self._gates()}
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         operands = self.operands(x)
@@ -114,17 +104,7 @@ class DCNv4(DeformableLayer):
 
     def sample(self, operands: Operands) -> Float[Tensor, "b ho wo c"]:
         """Call the operator."""
-        geometry = self.geometry
-        return dcnv4(
-            *operands,
-            groups=geometry.groups,
-            kernel_size=geometry.kernel_size,
-            stride=geometry.stride,
-            padding=geometry.padding,
-            dilation=geometry.dilation,
-            offset_scale=geometry.offset_scale,
-            remove_center=geometry.remove_center,
-        )
+        return dcnv4(*operands, **self.geometry.arguments())
 
     @property
     def _value_projection(self) -> nn.Linear:
@@ -174,6 +154,6 @@ class DCNv4ForInference(OneProduct, DCNv4):
 
     def __init__(self, layer: DCNv4) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(copy.deepcopy(layer).__dict__, training=False)
+        vars(self).update(copy.deepcopy(vars(layer)), training=False)
         self._predict_with(*self._in_order())
         del self.offset_mask

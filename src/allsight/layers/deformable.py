@@ -6,6 +6,8 @@ Letters: b batch, h w input map, ho wo output map, g groups, p points, c channel
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,7 +44,7 @@ class Operands(NamedTuple):
     mask: Float[Tensor, "b ho wo gp"]
 
 
-class DeformableLayer(nn.Module):
+class DeformableLayer(nn.Module, ABC):
     """Channels mixed by a linear layer, sampled where the input says, and mixed by another one.
 
     A subclass says what offsets and weights come from (`_context`, `_offset_and_mask`), how the weights are
@@ -80,28 +82,47 @@ class DeformableLayer(nn.Module):
             )
         self._dw_padding = dw_kernel_size // 2 - reach + padding
 
+    center_feature_scale: nn.Linear | None
+    """Predicts for each group how far its gate is open."""
+
     @property
+    @abstractmethod
     def _value_projection(self) -> nn.Linear:
         """The linear layer before the operator."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _context(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ho wo c"]:
         """What offsets, weights and gates are predicted from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _offset_and_mask(
         self, context: Float[Tensor, "b ho wo c"]
     ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
         """Predict offsets and weights, not normalised."""
-        raise NotImplementedError
 
     def _normalised(self, weights: Float[Tensor, "b ho wo g p"]) -> Float[Tensor, "b ho wo g p"]:
         """Return the weights as they count."""
         return weights
 
+    @abstractmethod
     def sample(self, operands: Operands) -> Float[Tensor, "b ho wo _"]:
         """Call the operator."""
-        raise NotImplementedError
+
+    def _start(self, *, steering: Iterable[nn.Linear], mixing: Iterable[nn.Linear]) -> None:
+        """Give what predicts offsets, weights and gates zeros, and what mixes channels random weights."""
+        for linear in (*steering, self.center_feature_scale):
+            if linear is not None:
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
+        for linear in mixing:
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def _gates(self) -> dict[str, nn.Module]:
+        """What predicts the gates, by its name."""
+        scale = self.center_feature_scale
+        return {} if scale is None else {"center_feature_scale": scale}
 
     def operands(self, x: Float[Tensor, "b h w c"]) -> Operands:
         """Return what `forward` gives the operator for this input."""

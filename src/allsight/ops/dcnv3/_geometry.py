@@ -104,6 +104,18 @@ class Geometry:
         pairs = (*self.kernel_size, *self.stride, *self.padding, *self.dilation)
         return (self.groups, *pairs, int(self.remove_center))
 
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a call with this pattern, as `allsight.ops.dcnv3` and `dcnv4` name them."""
+        return {
+            "groups": self.groups,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "offset_scale": self.offset_scale,
+            "remove_center": self.remove_center,
+        }
+
     @property
     def points(self) -> int:
         """Number of sampling points per output pixel and group."""
