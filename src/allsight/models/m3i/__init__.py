@@ -6,9 +6,10 @@
 from allsight.models.m3i.balancing import Balancer, Fixed, GradientMatching, Homoscedastic
 from allsight.models.m3i.decoders import Decoder, Dense, PerToken, Pooled
 from allsight.models.m3i.heads import Head
-from allsight.models.m3i.model import M3I, Explained, Mask, Mixer, MomentumSchedule
+from allsight.models.m3i.model import M3I, Explained
 from allsight.models.m3i.monitors import Watch
 from allsight.models.m3i.nets import Category, Frozen, Momentum, Online, Pixels, TargetNet, Text
+from allsight.models.m3i.options import Mask, Mixer, MomentumSchedule
 from allsight.models.m3i.posteriors import (
     Bernoulli,
     Boltzmann,

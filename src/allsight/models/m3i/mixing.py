@@ -31,7 +31,8 @@ def draw_owners(seeds: Int64[Tensor, " b"], grid: Grid, shares: Sequence[float])
     """
     counts = split_counts(grid[0] * grid[1], shares)
     order = _scores(seeds, grid[0] * grid[1]).argsort(dim=1, stable=True)
-    numbers = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(seeds.device)
+    each = [number for number, count in enumerate(counts) for _ in range(count)]
+    numbers = torch.tensor(each, device=seeds.device)
     return torch.empty_like(order).scatter_(1, order, numbers.expand(len(seeds), -1))
 
 
