@@ -6,7 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
 
 
 def run_ranks(script: Path, *arguments: str | Path, ranks: int = 2, timeout_s: float = 300) -> None:
@@ -37,3 +42,13 @@ def run_ranks(script: Path, *arguments: str | Path, ranks: int = 2, timeout_s: f
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0] * ranks, "\n".join(texts)[-4000:]
+
+
+def save_half(outcome: Callable[..., Any], rows: int, out: Path) -> None:
+    """In one of two ranks: save what `outcome(rows, share, group_ranks=2)` makes of its half of the rows."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    own = slice(rank * rows // 2, (rank + 1) * rows // 2)
+    torch.save(outcome(own, 0.5, group_ranks=2), out / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()

@@ -3,6 +3,7 @@
 A backend that the machine can use gets all tests that do not belong to one implementation.
 """
 
+import pytest
 import torch
 
 from allsight.ops import dcnv3, dcnv4, ms_deform_attn, status
@@ -35,6 +36,13 @@ _SMALL_CALLS = {"dcnv3": _call_dcn(dcnv3), "dcnv4": _call_dcn(dcnv4), "ms_deform
 def usable_backends(op):
     """Names of the backends that this machine can use for an operator."""
     return [name for name, state in status()[op].backends.items() if state.usable]
+
+
+def compiled_first(op):
+    """The usable backends for long tests; beside compiled kernels the reference belongs to the slow set."""
+    names = usable_backends(op)
+    is_slow = {"reference"} if "cpu" in names else set()
+    return [pytest.param(name, marks=pytest.mark.slow) if name in is_slow else name for name in names]
 
 
 def serving(op, *dtypes):

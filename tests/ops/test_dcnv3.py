@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.backends import TOLERANCES, most_exact, relative, serving, usable_backends
+from ops.backends import TOLERANCES, compiled_first, most_exact, relative, serving, usable_backends
 from ops.dcn_cases import official_options
 
 from allsight.ops import dcnv3
@@ -331,16 +331,7 @@ for missing in [n for n, s in status()["dcnv3"].backends.items() if not s.usable
 """
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        # Where there are compiled kernels, their graph is the one that counts.
-        pytest.param(name, marks=pytest.mark.slow)
-        if name == "reference" and "cpu" in usable_backends("dcnv3")
-        else name
-        for name in usable_backends("dcnv3")
-    ],
-)
+@pytest.mark.parametrize("backend", compiled_first("dcnv3"))
 def test_graph_can_be_compiled_whole_and_exported_for_any_batch_and_size(backend):
     # In a process of its own: the shape checks of the test run do not understand symbolic sizes.
     environment = {**os.environ, "ALLSIGHT_BACKEND": backend}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.backends import TOLERANCES, most_exact, relative, serving, usable_backends
+from ops.backends import TOLERANCES, compiled_first, most_exact, relative, serving, usable_backends
 
 from allsight.ops import ms_deform_attn
 
@@ -294,16 +294,7 @@ for missing in [n for n, s in status()["ms_deform_attn"].backends.items() if not
 """
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        # Where there are compiled kernels, their graph is the one that counts.
-        pytest.param(name, marks=pytest.mark.slow)
-        if name == "reference" and "cpu" in usable_backends("ms_deform_attn")
-        else name
-        for name in usable_backends("ms_deform_attn")
-    ],
-)
+@pytest.mark.parametrize("backend", compiled_first("ms_deform_attn"))
 def test_graph_can_be_compiled_whole_and_exported_for_any_batch_and_size(backend):
     # In a process of its own: the shape checks of the test run do not understand symbolic sizes.
     environment = {**os.environ, "ALLSIGHT_BACKEND": backend}

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from rank_processes import save_half
 from small import make
 
 from allsight.objectives import boltzmann_loss, num_ranks
@@ -93,14 +93,5 @@ def outcome(rows, share, *, group_ranks=1):
     return {"loss": total.detach(), "gradients": gradients, "queue": queue, "encoded": encoded[0]}
 
 
-def main(out: Path) -> None:
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    rows = slice(rank * ROWS // 2, (rank + 1) * ROWS // 2)
-    torch.save(outcome(rows, 0.5, group_ranks=2), out / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    save_half(outcome, ROWS, Path(sys.argv[1]))
