@@ -32,7 +32,7 @@ def cases() -> dict:
 
 def result_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Weights and averages."""
-    averages = {f"ema/{name}": tensor for name, tensor in trainer._ema.averages.items()}
+    averages = {f"ema/{name}": tensor for name, tensor in trainer._updater.ema.averages.items()}
     return {name: t.detach().clone() for name, t in trainer.model.state_dict().items()} | averages
 
 

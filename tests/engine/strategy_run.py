@@ -89,8 +89,8 @@ def strategy_runs(world, each=False):
 def result_of(trainer):
     """Weights and averages, whole on every rank."""
     found = dict(trainer.model.state_dict())
-    if trainer._ema is not None:
-        found |= {f"ema/{name}": tensor for name, tensor in trainer._ema.averages.items()}
+    if trainer._updater.ema is not None:
+        found |= {f"ema/{name}": tensor for name, tensor in trainer._updater.ema.averages.items()}
     return {
         name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().clone() for name, t in found.items()
     }

@@ -51,7 +51,7 @@ def test_float16_learns_as_float32_does():
 
 def test_an_overflow_skips_the_step_halves_the_scale_and_is_no_alarm(tmp_path):
     trainer = Trainer(replace(small_run(), {"precision": "fp16"}), folder=tmp_path / "run")
-    trainer._loss_scale.value = 2.0**22
+    trainer._updater.loss_scale.value = 2.0**22
     steps = iter(trainer)
     before = _weights(trainer)
     assert next(steps).skipped and all(torch.equal(t, before[n]) for n, t in _weights(trainer).items())
@@ -60,7 +60,7 @@ def test_an_overflow_skips_the_step_halves_the_scale_and_is_no_alarm(tmp_path):
     trainer.close()
     notes = [event["text"] for event in _events(tmp_path / "run", "note")]
     assert notes and all("overflowed float16" in text for text in notes)
-    assert trainer._loss_scale.value == 2.0 ** (22 - len(notes))
+    assert trainer._updater.loss_scale.value == 2.0 ** (22 - len(notes))
     assert not _events(tmp_path / "run", "alarm")
 
 
@@ -78,7 +78,7 @@ def test_the_scale_grows_after_many_clean_steps_and_is_kept_in_checkpoints(tmp_p
             break
     first.close()
     again = _trained(config, folder=tmp_path / "run", resume=True)
-    assert again._loss_scale.to_tensor().tolist() == whole._loss_scale.to_tensor().tolist()
+    assert again._updater.loss_scale.to_tensor().tolist() == whole._updater.loss_scale.to_tensor().tolist()
     assert all(torch.equal(t, _weights(whole)[name]) for name, t in _weights(again).items())
 
 

@@ -65,7 +65,7 @@ def test_each_parameter_moves_by_its_own_rate(pictures):
         assert names
         for name in names:
             torch.testing.assert_close(scaled[name], usual[name] * rate, rtol=1e-3, atol=2e-7)
-    groups = trainer._optimizer.param_groups
+    groups = trainer._updater.optimizer.param_groups
     assert len({group["lr"] / group["lr_scale"] for group in groups}) == 1
 
 
@@ -87,9 +87,9 @@ def test_a_run_with_many_groups_goes_on_bit_for_bit(pictures, tmp_path):
     again.close()
     ours, theirs = weights_of(again), weights_of(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert whole._ema is not None and again._ema is not None
-    for name, average in whole._ema.averages.items():
-        assert torch.equal(again._ema.averages[name], average), name
+    assert whole._updater.ema is not None and again._updater.ema is not None
+    for name, average in whole._updater.ema.averages.items():
+        assert torch.equal(again._updater.ema.averages[name], average), name
 
 
 def test_the_run_folder_says_who_gets_which_rate(pictures, tmp_path):
@@ -144,9 +144,9 @@ def test_a_run_starts_from_the_averages_of_another_run(pictures, tmp_path):
     trainer.fit()
     trainer.close()
     second = Trainer(classifier_run(pictures, start=StartConfig(weights=str(tmp_path / "first"))))
-    assert trainer._ema is not None
+    assert trainer._updater.ema is not None
     state = second.model.state_dict()
-    assert all(torch.equal(state[name], average) for name, average in trainer._ema.averages.items())
+    assert all(torch.equal(state[name], average) for name, average in trainer._updater.ema.averages.items())
 
 
 def test_a_run_that_goes_on_needs_its_first_weights_no_more(pictures, tmp_path):

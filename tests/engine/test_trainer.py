@@ -113,9 +113,10 @@ def test_a_step_that_is_not_finite_touches_nothing(poisoned, tmp_path):
             skipped += 1
             assert all(torch.equal(after[name], before[name]) for name in after)
             assert average is None or all(
-                torch.equal(a, b) for a, b in zip(average, trainer._ema.averages.values(), strict=True)
+                torch.equal(a, b)
+                for a, b in zip(average, trainer._updater.ema.averages.values(), strict=True)
             )
-        before, average = after, [tensor.clone() for tensor in trainer._ema.averages.values()]
+        before, average = after, [tensor.clone() for tensor in trainer._updater.ema.averages.values()]
     trainer.close()
     assert skipped >= 1
     assert all(bool(tensor.isfinite().all()) for tensor in weights_of(trainer).values())
@@ -195,8 +196,8 @@ def test_resume_continues_bit_for_bit(tmp_path, optim, cut):
     first.close()
     again = run(config, folder=tmp_path / "run", resume=True)
     assert_same_weights(whole, again, 0.0)
-    for name, average in whole._ema.averages.items():
-        assert torch.equal(average, again._ema.averages[name]), name
+    for name, average in whole._updater.ema.averages.items():
+        assert torch.equal(average, again._updater.ema.averages[name]), name
     restarts = [event for event in events_of(tmp_path / "run") if event["kind"] == "restart"]
     assert [event["values"]["from_step"] for event in restarts] == [cut]
 

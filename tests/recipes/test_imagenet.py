@@ -132,5 +132,5 @@ def test_each_trains_when_all_of_it_is_small(name, pictures):
     trainer = Trainer(replace(config, small))
     steps = list(trainer)
     assert len(steps) == 2 and all(math.isfinite(step.loss) and not step.skipped for step in steps)
-    assert trainer._ema is not None and trainer._ema.averages
+    assert trainer._updater.ema is not None and trainer._updater.ema.averages
     assert math.isfinite(trainer.evaluate()[f"{task}/top1"])

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from allsight.data.corrupt import Ledger
 from allsight.engine.distributed import Ranks
+from allsight.engine.evaluator import TaskScore
 from allsight.engine.events import EventLog
 from allsight.engine.profiler.clock import Phase
 from allsight.engine.step_report import Parts, StepReport, describe_fault
 from allsight.models.base import TaskModel
 from allsight.types import Batch, Costs, State, Step
+
+if TYPE_CHECKING:
+    from allsight.engine.probing import ProbeScore
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,34 @@ class Diary:
                 self._events.write("data", result.number, task=task, values=asdict(costs))
         for text in news:
             self._events.write("alarm", result.number, text=text)
+
+    def evaluated(self, number: int, scores: Mapping[str, TaskScore], *, text: str) -> dict[str, float]:
+        """Scores of tasks; returns `{"task/metric": value}`.
+
+        Args:
+            text: Which weights were judged.
+        """
+        metrics: dict[str, float] = {}
+        for task, score in scores.items():
+            metrics |= {f"{task}/{metric}": value for metric, value in score.values.items()}
+            extra = {"seconds": score.seconds, "samples": score.samples, "corrupt": len(score.corrupt)}
+            self._events.write("eval", number, task=task, values={**score.values, **extra}, text=text)
+            if score.problem:
+                problem = f"pictures for the report not kept: {score.problem}"
+                self._events.write("alarm", number, task=task, text=problem)
+            for bad in score.corrupt:
+                left_out = f"{bad.id}: {bad.reason}; left out of the score"
+                self._events.write("data", number, task=task, text=left_out)
+        return metrics
+
+    def norms(self, number: int, values: Mapping[str, float]) -> None:
+        """Norms of parts, where somebody looked."""
+        if values and self._ranks.is_first:
+            self._events.write("norms", number, values=values)
+
+    def probed(self, number: int, score: ProbeScore, text: str) -> None:
+        """What a probe of the features found."""
+        self._events.write("probe", number, task=score.task, values=score.noted(), text=text)
 
     def monitors(self, model: TaskModel, number: int) -> None:
         """What the model says about its training, and what it warns of."""

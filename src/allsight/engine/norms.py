@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,16 @@ class PartNorms:
     def parts(self) -> tuple[str, ...]:
         """Names of the parts, in the order of the model."""
         return tuple(self._parts)
+
+    @contextmanager
+    def around(self, looks: bool) -> Iterator[dict[str, float]]:
+        """Around an optimiser step: the dict it gives is filled when the step is done, if `looks`."""
+        values: dict[str, float] = {}
+        if looks:
+            self.before()
+        yield values
+        if looks:
+            values |= self.after()
 
     @torch.no_grad()
     def before(self) -> None:

@@ -18,25 +18,20 @@ from allsight.config import replace as replace_settings
 from allsight.data.loader import MetaDataloader
 from allsight.engine.agreement import check_same_data, check_same_run, together
 from allsight.engine.building import Built, build_run, rebuilt_plan
-from allsight.engine.clipping import Clipping
 from allsight.engine.config import RunConfig
 from allsight.engine.diary import Diary, Passes, StepResult
 from allsight.engine.distributed import join_ranks
-from allsight.engine.ema import WeightAverage
 from allsight.engine.evaluator import Evaluator
 from allsight.engine.events import EventLog, Listener
 from allsight.engine.looking import Looks
-from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
-from allsight.engine.norms import PartNorms
 from allsight.engine.out_of_memory import StepTooLarge, is_out_of_memory, lack_of_memory
-from allsight.engine.parallel import SHARDED, local_part, spread, total_norm
-from allsight.engine.parameter_groups import parameter_groups, parameter_table
+from allsight.engine.parallel import SHARDED, spread
+from allsight.engine.parameter_groups import parameter_table
 from allsight.engine.precision import Precision
-from allsight.engine.profiler import Profiler, check_profile
-from allsight.engine.profiler.clock import PeakMemory, StepClock
-from allsight.engine.profiler.utilisation import Utilisation
+from allsight.engine.profiler import check_profile
+from allsight.engine.profiler.meter import StepMeter
 from allsight.engine.resuming import Resume, find_beginning
 from allsight.engine.run_folder import create_run_folder, open_run_folder
 from allsight.engine.saving import Saving
@@ -44,6 +39,7 @@ from allsight.engine.starting import start_from
 from allsight.engine.step_report import StepReporter
 from allsight.engine.streams import seeded
 from allsight.engine.training_state import TrainingState
+from allsight.engine.updating import Updater
 from allsight.types import Batch, CheckpointError, Costs, Step
 
 
@@ -111,9 +107,8 @@ class Trainer:
         notes: list[str] = []
         if config.start.weights and is_new:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
-        self._schedule, self._plan, self._peak_lr = built.schedule, built.plan, built.peak_lr
+        self._plan = built.plan
         self._precision = Precision(config.precision, self.ranks.device)
-        self._is_sharded = config.parallel.strategy in SHARDED and self.ranks.world > 1
         self._parallel = spread(
             self.model,
             config.parallel,
@@ -123,19 +118,10 @@ class Trainer:
             precision=config.precision,
             reruns=config.train.recover_memory,
         )
-        optimiser = config.optim.build()
-        groups = optimiser.sort(self.model, parameter_groups(self.model, config.optim))
-        self._optimizer = optimiser.make(groups, self._peak_lr)
-        self._loss_scale = LossScale(enabled=config.precision == "fp16")
-        self._ema: WeightAverage | None = None
-        if config.optim.ema_decay is not None:
-            self._ema = WeightAverage(
-                self.model, decay=config.optim.ema_decay, warmup=config.optim.ema_warmup
-            )
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self._parameters = list(trained.values())
-        self._clip = Clipping(config.optim, trained)
-        self._norms = PartNorms(self.model)
+        is_sharded = config.parallel.strategy in SHARDED and self.ranks.world > 1
+        self._updater = Updater(
+            self.model, config, built.schedule, built.peak_lr, looks=self.ranks.is_first or is_sharded
+        )
         self._buffers = [b for b in self.model.buffers() if b.numel()]
         self._scales = LossScales(self.tasks, self.ranks)
         self._memory = TemporalMemory()
@@ -160,21 +146,17 @@ class Trainer:
             self.events.write("note", 0, text=note)
         self._state = TrainingState(
             self.model,
-            self._optimizer,
-            self._ema,
+            self._updater.optimizer,
+            self._updater.ema,
             self._memory,
             self._ledger,
             self.ranks,
             built.tokenizer,
-            self._loss_scale,
+            self._updater.loss_scale,
         )
         checkpoints = None if self.folder is None else self.folder / "checkpoints"
         self._saving = Saving(checkpoints, config.checkpoint, self.ranks, self.events)
-        self._clock, self._peak_memory = StepClock(self.ranks.device), PeakMemory(self.ranks.device)
-        self._profiler = Profiler(config.profile, self.folder, self.ranks, self.events)
-        self._utilisation: Utilisation | None = None
-        if self.folder is not None and self.ranks.is_first:
-            self._utilisation = Utilisation(config, self.tasks, self.ranks)
+        self._meter = StepMeter(config, self.tasks, self.folder, self.ranks, self.events)
         for note in beginning.notes:
             self.events.write("alarm", 0, text=note)
         if beginning.path is not None:
@@ -214,16 +196,8 @@ class Trainer:
         return self._last_metrics[1]
 
     def held_bytes(self) -> dict[str, int]:
-        """What this rank holds between steps: `parameters`, `gradients`, `optimiser`, `average`, in bytes."""
-        trained = _bytes(self._parameters)
-        moments = [t for entries in self._optimizer.state.values() for t in entries.values()]
-        average = [] if self._ema is None else list(self._ema.averages.values())
-        return {
-            "parameters": trained + _bytes([p for p in self.model.parameters() if not p.requires_grad]),
-            "gradients": trained,
-            "optimiser": _bytes([t for t in moments if isinstance(t, Tensor)]),
-            "average": _bytes(average),
-        }
+        """What this rank holds between steps; see `TrainingState.held_bytes`."""
+        return self._state.held_bytes()
 
     def save(self) -> bool:
         """Write a checkpoint now. What cannot be written raises no error but an alarm: training goes on.
@@ -261,27 +235,24 @@ class Trainer:
                 with self._parallel.evaluating():
                     self._look("at the start")
             while self.step < self.steps:
-                self._profiler.before(self.step)
+                self._meter.before(self.step)
                 if steps is None:
                     self._loader = self._make_loader()
                     steps = iter(self._loader)
-                with self._clock.phase("data"):
+                with self._meter.phase("data"):
                     step = next(steps)
                 result = self._try_step(step)
                 if result is None:
                     steps = None
                     continue
-                self._profiler.after(
-                    step.number, samples=sum(step.sizes[name] for name in step.tasks), wait_s=step.wait_s
-                )
-                result = self._with_utilisation(result, step)
+                result = self._meter.after(result, step)
                 metrics = self._after(result)
                 yield result if metrics is None else replace(result, metrics=metrics)
             self.events.write(
                 "system", self.step, values={"seconds": time.perf_counter() - begun}, text="finished"
             )
         finally:
-            self._profiler.close()
+            self._meter.close()
             if self._loader is not None:
                 self._loader.close()
                 self._loader = None
@@ -309,7 +280,7 @@ class Trainer:
         self._evaluator = Evaluator(config, self.tasks, self._precision, self.ranks, self.folder)
         assert self._loader is not None
         self._loader.close()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._updater.forget_gradients()
         gc.collect()
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -323,12 +294,9 @@ class Trainer:
 
     def _run_step(self, step: Step) -> StepResult:
         begun = time.perf_counter() - step.wait_s
-        lr = self._peak_lr * self._schedule.factor(step.number)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        self._optimizer.zero_grad(set_to_none=True)
+        lr = self._updater.begin(step.number)
         buffers = [buffer.clone() for buffer in self._buffers]
-        with self._clock.phase("exchange"):
+        with self._meter.phase("exchange"):
             totals = self._scales.global_counts(step)
             self._parallel.begin(step)
 
@@ -348,28 +316,30 @@ class Trainer:
                 raise StepTooLarge(text, here=passes is None)
         if passes is None:
             self._fail(problem)
-        with self._clock.phase("exchange"):
+        with self._meter.phase("exchange"):
             self._parallel.finish()
 
-        self._loss_scale.unscale(self._parameters)
-        norm = total_norm([p.grad for p in self._parameters if p.grad is not None])
-        with self._clock.phase("exchange"):
+        norm = self._updater.gradient_norm()
+        with self._meter.phase("exchange"):
             report = self._reporter.report(step, passes.parts, norm, stops=bool(self._stop_reason))
         self._stops = report.stops
         if report.is_finite:
-            with self._clock.phase("optimiser"):
-                self._update(step, norm)
+            with self._meter.phase("optimiser"):
+                norms = self._updater.update(step.number, norm)
+                self._diary.norms(step.number, norms)
+                self._diary.monitors(self.model, step.number)
+                self._updater.average(step.number)
             for batch, state in zip(passes.batches, passes.states, strict=True):
                 self._memory.keep(batch, state)
-            self._loss_scale.update(is_finite=True)
+            self._updater.loss_scale.update(is_finite=True)
             self._skipped_in_a_row = 0
         else:
             if buffers:
                 torch._foreach_copy_(self._buffers, buffers)
             self._memory.forget(passes.batches)
             self.model.after_skip()
-            if report.losses_are_finite and self._loss_scale.update(is_finite=False):
-                text = f"gradients overflowed float16: step skipped, {self._loss_scale}"
+            if report.losses_are_finite and self._updater.loss_scale.update(is_finite=False):
+                text = f"gradients overflowed float16: step skipped, {self._updater.loss_scale}"
                 self.events.write("note", step.number, text=text)
             else:
                 self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
@@ -392,8 +362,6 @@ class Trainer:
             samples={name: step.sizes[name] for name in step.tasks},
             costs={name: sum((b.costs for b in step.batches[name]), Costs()) for name in step.tasks},
             skipped=not report.is_finite,
-            split=self._clock.take(),
-            peak_bytes=self._peak_memory.take(),
         )
 
     def _run_passes(self, step: Step, totals: Mapping[tuple[str, str], float]) -> Passes:
@@ -401,13 +369,13 @@ class Trainer:
         passes = Passes([batch for name in step.tasks for batch in step.batches[name]])
         for position, batch in enumerate(passes.batches):
             with self._parallel.reducing(is_last=position == len(passes.batches) - 1):
-                with self._clock.phase("forward"):
+                with self._meter.phase("forward"):
                     losses, state = self._forward(step, batch)
                     shares = self._scales.shares(step, batch, list(losses), totals)
                     loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
                 weight = self._scales.weight(step, batch.task) * self._parallel.loss_factor
-                with self._clock.phase("backward"):
-                    (loss * (weight * self._loss_scale.value)).backward()
+                with self._meter.phase("backward"):
+                    (loss * (weight * self._updater.loss_scale.value)).backward()
             passes.states.append(state)
             for name, value in losses.items():
                 key = (batch.task, name)
@@ -415,35 +383,11 @@ class Trainer:
             passes.losses.append(loss.detach())
         return passes
 
-    def _update(self, step: Step, norm: Tensor) -> None:
-        """Change the weights by finite gradients of this norm, and what follows the weights."""
-        looks = _is_due(step.number, self.config.train.norms_every)
-        looks = looks and (self.ranks.is_first or self._is_sharded)
-        if looks:
-            self._norms.before()
-        self._clip(norm)
-        self._optimizer.step()
-        if looks:
-            values = self._norms.after()
-            if self.ranks.is_first:
-                self.events.write("norms", step.number, values=values)
-        self.model.after_step(step.number)
-        self._diary.monitors(self.model, step.number)
-        if self._ema is not None:
-            self._ema.update(step.number)
-
     def _lack(self, step: Step, *, advises: bool = True) -> str:
         """What to say of a lack of memory in the phase at hand."""
         batches = [batch for name in step.tasks for batch in step.batches[name]]
-        return lack_of_memory(
-            self._clock.stage,
-            step.number,
-            batches,
-            self.config,
-            self.tasks,
-            self.ranks,
-            advises=advises,
-        )
+        run = self.config, self.tasks, self.ranks
+        return lack_of_memory(self._meter.stage, step.number, batches, *run, advises=advises)
 
     def _make_loader(self) -> MetaDataloader:
         return MetaDataloader(
@@ -463,15 +407,6 @@ class Trainer:
         with seeded(self.config.seed, *place, device=self.ranks.device), self._precision.forward():
             outputs, state = self._parallel.forward(batch, state)
         return check_losses(task.loss(self._precision.widen(outputs), batch), task), state
-
-    def _with_utilisation(self, result: StepResult, step: Step) -> StepResult:
-        if self._utilisation is None:
-            return result
-        mfu = self._utilisation.of(step, result.seconds)
-        if self._utilisation.problem:
-            self.events.write("note", step.number, text=f"no MFU: {self._utilisation.problem}")
-            self._utilisation = None
-        return result if mfu is None else replace(result, mfu=mfu)
 
     def _after(self, result: StepResult) -> dict[str, float] | None:
         """Events, evaluation and checkpoint that follow a step; metrics if it was evaluated."""
@@ -506,34 +441,22 @@ class Trainer:
         self._fail(f"was to stop by {reason}, but no checkpoint could be written")
 
     def _evaluate(self) -> None:
-        use_ema = self._ema is not None and self.config.eval.weights != "raw"
+        ema = self._updater.ema if self.config.eval.weights != "raw" else None
+        weights = "raw" if ema is None else "ema"
         self.ranks.share_first(self._buffers)
         workforce = self._loader.workforce if self._loader is not None else None
-        averaged = self._ema.applied() if use_ema and self._ema is not None else nullcontext()
-        with averaged, self._parallel.evaluating():
+        with nullcontext() if ema is None else ema.applied(), self._parallel.evaluating():
             try:
                 scores = self._evaluator.evaluate(self.model, self.step, workforce=workforce)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._fail(lack_of_memory("evaluation", self.step, [], self.config, self.tasks, self.ranks))
-            self._look("ema" if use_ema else "raw")
-        metrics: dict[str, float] = {}
-        for name, score in scores.items():
-            metrics |= {f"{name}/{metric}": value for metric, value in score.values.items()}
-            extra = {"seconds": score.seconds, "samples": score.samples, "corrupt": len(score.corrupt)}
-            text = "ema" if use_ema else "raw"
-            self.events.write("eval", self.step, task=name, values={**score.values, **extra}, text=text)
-            if score.problem:
-                self.events.write(
-                    "alarm", self.step, task=name, text=f"pictures for the report not kept: {score.problem}"
-                )
-            for bad in score.corrupt:
-                self.events.write(
-                    "data", self.step, task=name, text=f"{bad.id}: {bad.reason}; left out of the score"
-                )
-            if score.excess:
-                self._fail(score.excess)
+            self._look(weights)
+        metrics = self._diary.evaluated(self.step, scores, text=weights)
+        excess = next((score.excess for score in scores.values() if score.excess), "")
+        if excess:
+            self._fail(excess)
         metrics["main"] = self._main_metric(metrics)
         self.events.write("eval", self.step, values={"main": metrics["main"]})
         self._last_metrics = (self.step, metrics)
@@ -541,9 +464,7 @@ class Trainer:
     def _look(self, weights: str) -> None:
         """Probe the features, if the run asks for it."""
         for score, what in self._looks(self.model):
-            self.events.write(
-                "probe", self.step, task=score.task, values=score.noted(), text=f"{what}, weights {weights}"
-            )
+            self._diary.probed(self.step, score, f"{what}, weights {weights}")
 
     def _main_metric(self, metrics: Mapping[str, float]) -> float:
         """Mean of the tasks' main metrics."""
@@ -577,7 +498,3 @@ class Trainer:
 
 def _is_due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(local_part(t.detach()).nbytes for t in tensors)

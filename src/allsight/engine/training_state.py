@@ -7,7 +7,7 @@ Order of data and all randomness follow from seed and step, so nothing of them i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from allsight.engine.distributed import Ranks
 from allsight.engine.ema import WeightAverage
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
+from allsight.engine.parallel import local_part
 from allsight.types import CheckpointError
 
 Value = TypeVar("Value")
@@ -63,6 +64,17 @@ class TrainingState:
             digits = bytearray.fromhex(self._tokenizer_hash)
             found["run/tokenizer"] = torch.frombuffer(digits, dtype=torch.uint8)
         return found
+
+    def held_bytes(self) -> dict[str, int]:
+        """What this rank holds between steps: `parameters`, `gradients`, `optimiser`, `average`, in bytes."""
+        trained = list(self._parameters.values())
+        moments = [entry for entries in self._optimizer.state.values() for entry in entries.values()]
+        return {
+            "parameters": _bytes(self._model.parameters()),
+            "gradients": _bytes(trained),
+            "optimiser": _bytes(entry for entry in moments if isinstance(entry, Tensor)),
+            "average": 0 if self._ema is None else _bytes(self._ema.averages.values()),
+        }
 
     def restore(self, path: Path) -> int:
         """Load a checkpoint into all parts; the number of steps done.
@@ -152,3 +164,7 @@ def _check_fit(own: Tensors, shapes: Mapping[str, torch.Size], where: str) -> No
 
 def _below(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(local_part(tensor.detach()).nbytes for tensor in tensors)

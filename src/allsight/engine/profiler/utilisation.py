@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 
+from allsight.config import ConfigError
 from allsight.engine.budget.machines import by_device_name
 from allsight.engine.budget.passes import build_without_memory, pass_cost, without_memory
 from allsight.engine.config import RunConfig
@@ -62,6 +63,9 @@ class Utilisation:
             with seeded(self._config.seed, "counting"), without_memory() as mode:
                 model = build_without_memory(self._config, self._tasks)
                 work = pass_cost(model, batch.to("cpu"), precision=precision, mode=mode).work
+        except ConfigError as error:
+            self.problem = str(error).removeprefix("plan: ")
+            return False
         except Exception as error:  # A model of the user's may not run without contents: no reason to stop.
             self.problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             return False
