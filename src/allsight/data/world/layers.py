@@ -46,24 +46,25 @@ class Layer:
 
 def windows_of(scene: Scene, toys: tuple[Toy, ...], shadows: bool = False) -> list[list[Window]]:
     """Where each part of each toy is seen, or its shadow on the ground."""
-    camera, points = scene.camera.matrix, []
-    sun_x, sun_y, sun_z = scene.sun.direction
-    for toy in toys:
-        cos, sin = math.cos(toy.turn_rad) * toy.scale_m, math.sin(toy.turn_rad) * toy.scale_m
-        # The shadow of a box is the hull of its corners pushed along the light onto the ground.
-        height = toy.scale_m
-        up = (-height * sun_x / sun_z, -height * sun_y / sun_z, 0.0) if shadows else (0.0, 0.0, height)
-        world_from_toy = np.array(
-            [
-                [cos, -sin, up[0], toy.x_m],
-                [sin, cos, up[1], toy.y_m],
-                [0.0, 0.0, up[2], 0.0],
-                [0.0, 0.0, 0.0, 1.0],
-            ]
-        )
-        points.append(shape(toy.shape).corners @ (camera @ world_from_toy).T)
-    if not points:
+    if not toys:
         return []
+    # The shadow of a box is the hull of its corners pushed along the light onto the ground.
+    sun_x, sun_y, sun_z = scene.sun.direction
+    up = (-sun_x / sun_z, -sun_y / sun_z, 0.0) if shadows else (0.0, 0.0, 1.0)
+    world_from_toy = []
+    for toy in toys:
+        height = toy.scale_m
+        cos, sin = math.cos(toy.turn_rad) * height, math.sin(toy.turn_rad) * height
+        world_from_toy.append(
+            (
+                (cos, -sin, up[0] * height, toy.x_m),
+                (sin, cos, up[1] * height, toy.y_m),
+                (0.0, 0.0, up[2] * height, 0.0),
+                (0.0, 0.0, 0.0, 1.0),
+            )
+        )
+    matrices = scene.camera.matrix @ np.array(world_from_toy)
+    points = [shape(toy.shape).corners @ matrix.T for toy, matrix in zip(toys, matrices, strict=True)]
     windows = iter(scene.camera.windows(np.concatenate(points).reshape(-1, 8, 3)))
     return [[next(windows) for _ in shape(toy.shape).parts] for toy in toys]
 
@@ -92,19 +93,17 @@ def look(scene: Scene, toy: Toy, windows: list[Window]) -> Layer:
     light = rays.stand.turned(scene.sun.direction)
     lit = _Light.of(scene.sun, light, rays.stand.eye)
     looks = (
-        lit.on(form.face_normals).take(codes, axis=1)
-        if form.has_faces
-        else np.zeros((3, *met.shape), np.float32)
+        lit.on(form.face_normals).take(codes, axis=1) if form.faces else np.zeros((3, *met.shape), np.float32)
     )
     normals = form.face_normals.take(codes, axis=1) if toy.texture == "dots" else None
     for part, code, place in zip(form.parts, form.codes, places, strict=False):
         if not isinstance(part.solid, Polyhedron):
             x, y, z = (values[place] for values in point)
-            of_part = np.stack(part.solid.normals((x, y, z)))
+            of_part = part.solid.normals((x, y, z))
             here = codes[place] == code
             np.copyto(looks[:, *place], lit.on(of_part), where=here)
             if normals is not None:
-                np.copyto(normals[:, *place], of_part, where=here)
+                np.copyto(normals[:, *place], np.stack(of_part), where=here)
     # Light from above falls off towards the ground, where the toy shades itself.
     direct, above, shine = looks
     above *= np.minimum(point[2] * 0.7 + 0.72, 1)
@@ -136,8 +135,12 @@ def _meet(
         return (met.view(np.uint8) if faces is None else (faces + np.uint8(1)) * met), t
     nearest = np.full(rays.shape, FAR, dtype=np.float32)
     codes = np.zeros(rays.shape, dtype=np.uint8)
+    near, spans = (form.faces.near(rays), iter(form.faces.spans)) if form.faces else (None, iter(()))
     for part, code, (rows, columns) in zip(form.parts, form.codes, places, strict=False):
-        t, faces = part.solid.hit(rays.window(rows.start, columns.start, rows.stop, columns.stop))
+        if near is not None and isinstance(part.solid, Polyhedron):
+            t, faces = near.of(next(spans), rows, columns).first()
+        else:
+            t, faces = part.solid.hit(rays.window(rows.start, columns.start, rows.stop, columns.stop))
         view = nearest[rows, columns]
         found = t < view
         np.copyto(view, t, where=found)
@@ -179,11 +182,11 @@ class _Light:
         x, y, z = (h / length for h in half)
         return cls(sun.direct, sun.ambient, toward, (x, y, z))
 
-    def on(self, normals: Float32[np.ndarray, " 3 *rest"]) -> Float32[np.ndarray, " 3 *rest"]:
+    def on(self, normals: Triple | Float32[np.ndarray, " 3 *rest"]) -> Float32[np.ndarray, " 3 *rest"]:
         """Light on surfaces from the sun, light from above, and the grey levels of a soft highlight."""
         nx, ny, nz = normals
         x, y, z = self.toward
-        out = np.empty(normals.shape, dtype=np.float32)
+        out: np.ndarray = np.empty((3, *nx.shape), dtype=np.float32)
         direct, above, shine = out
         np.maximum(nx * x + ny * y + nz * z, 0, out=direct)
         direct *= 1.25 * self.direct

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from allsight.data.world.hulls import Hulls
-from allsight.data.world.solids import Ellipsoid, Frustum, Point, Polyhedron, Solid
+from allsight.data.world.solids import Ellipsoid, Faces, Frustum, Point, Polyhedron, Solid
 from allsight.data.world.vocabulary import Rgb
 
 
@@ -96,9 +96,10 @@ class Shape:
         return table
 
     @cached_property
-    def has_faces(self) -> bool:
-        """Whether some part is flat."""
-        return any(isinstance(part.solid, Polyhedron) for part in self.parts)
+    def faces(self) -> Faces | None:
+        """Of the parts that are polyhedra; None if there are none."""
+        solids = [part.solid for part in self.parts if isinstance(part.solid, Polyhedron)]
+        return Faces(solids) if solids else None
 
     @cached_property
     def is_curved(self) -> bool:

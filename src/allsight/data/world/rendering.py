@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from allsight.data.order import keyed_bits
 from allsight.data.world.backdrop import draw_backdrop
 from allsight.data.world.layers import Layer, look, windows_of
 from allsight.data.world.options import World
@@ -151,7 +152,7 @@ def _assemble(scene: Scene, layers: list[Layer], instances: np.ndarray) -> Rende
 def _develop(scene: Scene, canvas: Float32[np.ndarray, "3 s s"]) -> UInt8[np.ndarray, "s s 3"]:
     """Add the camera's noise (triangular, from integers alone) and round; writes into the canvas."""
     if scene.noise:
-        draws = np.random.Philox(key=np.array([scene.noise_key, 1], dtype=np.uint64))
+        draws = keyed_bits(1 << 64 | scene.noise_key)
         raw = draws.random_raw(-(-canvas.size // 4)).astype("<u8", copy=False).view(np.uint8)
         noise = np.add(*raw[: 2 * canvas.size].reshape(2, *canvas.shape), dtype=np.uint16).astype(np.float32)
         noise -= 255
@@ -159,4 +160,4 @@ def _develop(scene: Scene, canvas: Float32[np.ndarray, "3 s s"]) -> UInt8[np.nda
         canvas += noise
     canvas += 0.5
     np.minimum(np.maximum(canvas, 0, out=canvas), 255, out=canvas)
-    return np.ascontiguousarray(canvas.astype(np.uint8).transpose(1, 2, 0))
+    return np.stack([*canvas.astype(np.uint8)], axis=-1)

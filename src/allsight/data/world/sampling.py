@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from allsight.data.order import keyed_bits
 from allsight.data.world.camera import Camera
 from allsight.data.world.options import World
 from allsight.data.world.scene import Place, Scene, Sun, Toy
@@ -31,8 +32,8 @@ class Draws:
         Raises:
             ValueError: No such split or stream.
         """
-        low = (_SPLIT_KEYS.index(split) << 62) | (_KEYS.index(stream) << 60) | index
-        self._rng = np.random.Generator(np.random.Philox(key=np.array([seed, low], dtype=np.uint64)))
+        place = (_SPLIT_KEYS.index(split) << 62) | (_KEYS.index(stream) << 60) | index
+        self._rng = np.random.Generator(keyed_bits(place << 64 | seed))
 
     def number(self, low: float, high: float) -> float:
         return round(low + (high - low) * float(self._rng.random()), 4)

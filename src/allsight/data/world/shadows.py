@@ -1,6 +1,6 @@
 """Shadows on the ground, with soft edges.
 
-Letters in shapes: s side of the picture.
+Letters in shapes: s side of the picture, h w a window of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def cast_shadows(scene: Scene, canvas: Float32[np.ndarray, "3 s s"]) -> None:
     edge = camera.project(0.0, place.wall_m, 0.0)[1] if place.wall_m else camera.horizon_px
     first, side = max(0, math.ceil(edge)), camera.size_px
     dark = np.zeros((side, side), dtype=np.float32)
+    edges: list[tuple[int, int, int, int]] = []
     toys = scene.toys + scene.stones
     for toy, windows in zip(toys, windows_of(scene, toys, shadows=True), strict=True):
         form, rays = shape(toy.shape), rays_at(scene, toy, 1)
@@ -42,14 +43,22 @@ def cast_shadows(scene: Scene, canvas: Float32[np.ndarray, "3 s s"]) -> None:
                 shade &= solid.stops((*near.ground(), 0.0), light)
             view = dark[top:bottom, left:right]
             np.maximum(view, shade, out=view)
-    for _ in range(1 + side // 96):
+            edges.append((top, left, side - bottom, side - right))
+    if not edges:
+        return
+    times = 1 + side // 96
+    # Nothing is dark farther away than the soft edge reaches.
+    top, left, below, beside = (max(0, min(edge) - times - 1) for edge in zip(*edges, strict=True))
+    window = slice(top, side - below), slice(left, side - beside)
+    dark = dark[window]
+    for _ in range(times):
         dark = _blur(dark)
     dark *= _LEFT - 1.0
     dark += 1.0
-    canvas *= dark
+    canvas[:, *window] *= dark
 
 
-def _blur(values: Float32[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"]:
+def _blur(values: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """Weights 1 2 1 along columns and rows; the border stays as it is."""
     out = values.copy()
     for first, middle, last in (

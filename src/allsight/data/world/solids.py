@@ -17,11 +17,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from itertools import combinations
+from itertools import accumulate, combinations, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float32, UInt8
 
 from allsight.data.world.rays import Rays
 
@@ -183,34 +183,7 @@ class Polyhedron:
         return (min(xs), min(ys), min(zs)), (max(xs), max(ys), max(zs))
 
     def hit(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
-        # All in 1 / t: nearness to a plane is linear in the direction, and a ray is inside while it is
-        # farther than all planes that the eye is outside of (it comes in by the farthest of these, the
-        # least near) and nearer than all others. A plane that a ray goes away from has a nearness below 0.
-        normals, heights = self._planes
-        gaps = heights - (normals * rays.stand.eye).sum(axis=1)
-        gaps[np.abs(gaps) < 1e-9] = 1e-9
-        columns, rows = rays.weighed(normals / gaps[:, None])
-        face = np.zeros(rays.shape, dtype=np.uint8)
-        coming = np.full(rays.shape, FAR, dtype=np.float32)
-        leaving = np.zeros(rays.shape, dtype=np.float32)
-        nearness, closer = np.empty_like(coming), np.empty(rays.shape, dtype=bool)
-        for number, gap in enumerate(gaps.tolist()):
-            np.add(columns[number], rows[number], out=nearness)
-            if gap > 0:
-                np.maximum(leaving, nearness, out=leaving)
-            else:
-                np.less(nearness, coming, out=closer)
-                np.copyto(coming, nearness, where=closer)
-                np.copyto(face, np.uint8(number), where=closer)
-        np.greater(coming, leaving, out=closer)
-        t = np.full(rays.shape, FAR, dtype=np.float32)
-        np.divide(np.float32(1), coming, out=t, where=closer)
-        return t, face
-
-    @cached_property
-    def _planes(self) -> tuple[Float64[np.ndarray, "k 3"], Float64[np.ndarray, " k"]]:
-        planes = np.array(self.planes, dtype=float)
-        return planes[:, :3].copy(), planes[:, 3].copy()
+        return Faces((self,)).near(rays).first()
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -233,6 +206,67 @@ class Polyhedron:
                 if all(abs(x * u + y * v + z * w) < 1 - 1e-9 for u, v, w in found):
                     found.append((x, y, z))
         return tuple(found)
+
+
+class Faces:
+    """The planes of some polyhedra of one object, for rays to meet all of them at once.
+
+    Attributes:
+        spans: Of each polyhedron, where its planes are.
+    """
+
+    def __init__(self, solids: Sequence[Polyhedron]) -> None:
+        planes = np.array([plane for solid in solids for plane in solid.planes], dtype=float)
+        self._normals, self._heights = planes[:, :3].copy(), planes[:, 3].copy()
+        ends = [0, *accumulate(len(solid.planes) for solid in solids)]
+        self.spans = [slice(first, after) for first, after in pairwise(ends)]
+
+    def near(self, rays: Rays) -> Nearness:
+        """How near the planes are to these rays."""
+        gaps = self._heights - (self._normals * rays.stand.eye).sum(axis=1)
+        gaps[np.abs(gaps) < 1e-9] = 1e-9
+        columns, rows = rays.weighed(self._normals / gaps[:, None])
+        return Nearness(columns, rows, (gaps > 0).tolist())
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """1 / t of planes along rays, which is linear in the direction: a part of columns and one of rows, to be
+    added. A plane that a ray goes away from has a nearness below 0.
+
+    Args:
+        within: Whether the eye is on the inner side of a plane.
+    """
+
+    columns: Float32[np.ndarray, "k 1 w"]
+    rows: Float32[np.ndarray, "k h 1"]
+    within: list[bool]
+
+    def of(self, planes: slice, rows: slice, columns: slice) -> Nearness:
+        """To some of the planes, along the rays of some rows and columns."""
+        return Nearness(self.columns[planes, :, columns], self.rows[planes, rows], self.within[planes])
+
+    def first(self) -> tuple[Float32[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+        """t of the first meeting with the polyhedron of all these planes, and the number of its face."""
+        # A ray is inside while it is farther than all planes that the eye is outside of (it comes in by the
+        # farthest of these, the least near) and nearer than all others.
+        shape = self.rows.shape[1], self.columns.shape[2]
+        face = np.zeros(shape, dtype=np.uint8)
+        coming = np.full(shape, FAR, dtype=np.float32)
+        leaving = np.zeros(shape, dtype=np.float32)
+        nearness, closer = np.empty_like(coming), np.empty(shape, dtype=bool)
+        for number, within in enumerate(self.within):
+            np.add(self.columns[number], self.rows[number], out=nearness)
+            if within:
+                np.maximum(leaving, nearness, out=leaving)
+            else:
+                np.less(nearness, coming, out=closer)
+                np.copyto(coming, nearness, where=closer)
+                np.copyto(face, np.uint8(number), where=closer)
+        np.greater(coming, leaving, out=closer)
+        t = np.full(shape, FAR, dtype=np.float32)
+        np.divide(np.float32(1), coming, out=t, where=closer)
+        return t, face
 
 
 @dataclass(frozen=True)

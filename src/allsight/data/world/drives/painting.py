@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
 from PIL import Image, ImageDraw
 
+from allsight.data.order import keyed_bits
 from allsight.data.world.drives.drive import Drive, Lens
 from allsight.data.world.drives.ground import hazed, paint_ground
 from allsight.data.world.drives.shells import Shells, houses, shells
@@ -227,7 +228,7 @@ def _noisy(
     """Add the camera's noise (triangular, from integers alone)."""
     if not drive.noise:
         return picture
-    key = np.array([drive.noise_key, frame * 64 + list(drive.rig).index(camera)], dtype=np.uint64)
-    raw = np.random.Philox(key=key).random_raw(-(-picture.size // 4)).astype("<u8", copy=False).view(np.uint8)
+    draws = keyed_bits((frame * 64 + list(drive.rig).index(camera)) << 64 | drive.noise_key)
+    raw = draws.random_raw(-(-picture.size // 4)).astype("<u8", copy=False).view(np.uint8)
     noise = np.add(*raw[: 2 * picture.size].reshape(2, *picture.shape), dtype=np.int32) - 255
     return np.clip(picture + (noise * drive.noise) // 255, 0, 255).astype(np.uint8)
