@@ -9,6 +9,7 @@ end of a 95 % bootstrap interval of it. The data is made ahead, so that only the
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from allsight.launch.bench.report import aligned
 from allsight.models import MultiHead
 from allsight.types import Batch
 
-TURNS, STEPS = 30, 10
+TURNS, STEPS = 60, 10
 
 
 def bare_loop(trainer: Trainer, batch: Batch) -> Iterator[float]:
@@ -64,6 +65,9 @@ def measure(
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     lines = [["batch", "step, ms", "engine / bare, median", "97.5 % bound", "bar of the bound"]]
     for batch_size, size_px, bar in ((4, 64, "< 1.10"), (16, 64, ""), (32, 96, "< 1.03")):

@@ -15,8 +15,8 @@ def clipped(weights, gradients, **settings):
     for name, weight in weights.items():
         parameters[name] = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
         parameters[name].grad = torch.tensor(gradients[name], dtype=torch.float64)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters.values()])
-    Clipping(SGD.Config(**settings), parameters)(norm)
+    found = [p.grad for p in parameters.values()]
+    Clipping(SGD.Config(**settings), parameters)(found, torch.nn.utils.get_total_norm(found))
     return {name: parameter.grad.tolist() for name, parameter in parameters.items()}
 
 
@@ -71,5 +71,6 @@ def test_parameters_without_gradient_are_passed_over():
     for settings in ({"clip_norm": 1.0}, {"clip_value": 1.0}, {"clip_adaptive": 1.0}):
         used, idle = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
         used.grad = torch.ones(2)
-        Clipping(SGD.Config(**settings), {"used": used, "idle": idle})(torch.tensor(2.0) ** 0.5)
+        clip = Clipping(SGD.Config(**settings), {"used": used, "idle": idle})
+        clip([used.grad], torch.tensor(2.0) ** 0.5)
         assert idle.grad is None

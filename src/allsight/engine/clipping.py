@@ -32,38 +32,36 @@ class Clipping:
     def __init__(self, config: Any, parameters: Mapping[str, nn.Parameter]) -> None:
         self._config = config
         spared = set(config.clip_adaptive_spares)
-        self._all = list(parameters.values())
         self._adaptive = [p for name, p in parameters.items() if spared.isdisjoint(name.split("."))]
 
     @torch.no_grad()
-    def __call__(self, norm: Tensor) -> None:
+    def __call__(self, gradients: Sequence[Tensor], norm: Tensor) -> None:
         """Bound the gradients where they are.
 
         Args:
+            gradients: Of the parameters, as far as they have one.
             norm: Of all gradients together, over all shards.
         """
         config = self._config
         if config.clip_norm is not None:
             # As torch.nn.utils.clip_grads_with_norm_, on what this rank holds.
             scale = torch.clamp(config.clip_norm / (norm + 1e-6), max=1.0)
-            for gradients in _by_device(self._all):
-                torch._foreach_mul_(gradients, scale.to(gradients[0].device))
+            for device, mine in _by_device(gradients).items():
+                torch._foreach_mul_(mine, scale.to(device))
         elif config.clip_value is not None:
-            for gradients in _by_device(self._all):
-                torch._foreach_clamp_max_(gradients, config.clip_value)
-                torch._foreach_clamp_min_(gradients, -config.clip_value)
+            for mine in _by_device(gradients).values():
+                torch._foreach_clamp_max_(mine, config.clip_value)
+                torch._foreach_clamp_min_(mine, -config.clip_value)
         elif config.clip_adaptive is not None:
             _clip_units([p for p in self._adaptive if p.grad is not None], config.clip_adaptive)
 
 
-def _by_device(parameters: Sequence[nn.Parameter]) -> list[list[Tensor]]:
-    """What this rank holds of the gradients, one list for each device."""
+def _by_device(gradients: Sequence[Tensor]) -> dict[torch.device, list[Tensor]]:
+    """What this rank holds of the gradients."""
     found: dict[torch.device, list[Tensor]] = {}
-    for parameter in parameters:
-        if parameter.grad is not None:
-            gradient = local_part(parameter.grad)
-            found.setdefault(gradient.device, []).append(gradient)
-    return list(found.values())
+    for gradient in map(local_part, gradients):
+        found.setdefault(gradient.device, []).append(gradient)
+    return found
 
 
 def _clip_units(parameters: Sequence[nn.Parameter], share: float) -> None:

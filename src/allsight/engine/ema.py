@@ -30,15 +30,16 @@ class WeightAverage:
         # The arithmetic is done on what this rank holds.
         self._average_list = [local_part(average) for average in self.averages.values()]
         self._parameter_list = [local_part(p.detach()) for p in self._parameters.values()]
+        pairs = zip(self._average_list, self._parameter_list, strict=True)
+        self._is_wider = any(average.dtype is not p.dtype for average, p in pairs)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights; `step` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        sources = [
-            p if p.dtype is a.dtype else p.to(a.dtype)
-            for p, a in zip(self._parameter_list, self._average_list, strict=True)
-        ]
+        sources = self._parameter_list
+        if self._is_wider:
+            sources = [p.to(a.dtype) for p, a in zip(sources, self._average_list, strict=True)]
         torch._foreach_lerp_(self._average_list, sources, 1 - decay)
 
     @contextmanager

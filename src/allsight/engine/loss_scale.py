@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from allsight.engine.parallel.shards import local_part
 
@@ -28,12 +28,11 @@ class LossScale:
         self._clean = 0
 
     @torch.no_grad()
-    def unscale(self, parameters: Iterable[nn.Parameter]) -> None:
+    def unscale(self, gradients: Iterable[Tensor]) -> None:
         """Give gradients their true size."""
         if self.enabled:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    local_part(parameter.grad).div_(self.value)
+            for gradient in gradients:
+                local_part(gradient).div_(self.value)
 
     def update(self, *, is_finite: bool) -> bool:
         """After a step; whether it was an overflow that a smaller scale answers."""

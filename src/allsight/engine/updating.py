@@ -36,6 +36,7 @@ class Updater:
             self.ema = WeightAverage(model, decay=optim.ema_decay, warmup=optim.ema_warmup)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._model, self._parameters = model, list(trained.values())
+        self._gradients: list[Tensor] = []
         self._clip, self._norms = Clipping(optim, trained), PartNorms(model)
         self._schedule, self._peak_lr = schedule, peak_lr
         self._norms_every = config.train.norms_every if looks else None
@@ -50,12 +51,15 @@ class Updater:
 
     def forget_gradients(self) -> None:
         """Give their memory back."""
+        self._gradients = []
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients over all shards; they are in the loss's own scale from here on."""
-        self.loss_scale.unscale(self._parameters)
-        return total_norm([p.grad for p in self._parameters if p.grad is not None])
+        # Asked for once: each `grad` makes a new Python object, a hundred of them 0.1 ms.
+        self._gradients = [gradient for p in self._parameters if (gradient := p.grad) is not None]
+        self.loss_scale.unscale(self._gradients)
+        return total_norm(self._gradients)
 
     def update(self, number: int, norm: Tensor) -> dict[str, float]:
         """Change the weights by finite gradients of this norm, and what the model ties to its weights.
@@ -66,7 +70,7 @@ class Updater:
         every = self._norms_every
         looks = every is not None and number % every == 0
         with self._norms.around(looks) as values:
-            self._clip(norm)
+            self._clip(self._gradients, norm)
             self.optimizer.step()
         self._model.after_step(number)
         return values
