@@ -114,6 +114,33 @@ def test_gradients_of_a_convolution_cost_twice_its_forward(groups):
     assert cost.work.flops == 2 * places * (3 * kernel + 2 * 8)
 
 
+def test_of_what_contents_pick_all_is_counted():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(12, 5, bias=False)
+
+        def forward(self, batch, state=None):
+            x = batch.inputs["image"].flatten(1)
+            picked = x[:, 0] > 0
+            return {"x": self.layer(x[picked]), "y": self.layer(x[picked.nonzero()[:, 0]])}, None
+
+    batch = Batch("a", ("x",) * 4, {"image": torch.zeros(4, 3, 2, 2)}, {"label": torch.zeros(4).long()})
+    with without_memory() as mode:
+        cost = pass_cost(Model(), batch, precision="fp32", mode=mode)
+    # Twice forward and the gradient of the weights; the input needs none.
+    assert cost.work.flops == 2 * 2 * (2 * 4 * 12 * 5)
+
+
+@pytest.mark.slow
+def test_pre_training_is_planned():
+    from allsight.recipes import find_config
+
+    config = replace(find_config("m3i_world")[0], {"model.targets.category.net.num_classes": 12})
+    plan = plan_run(config, gpus=1, kind="a100-40g")
+    assert plan.best is not None and plan.flops_per_step > 0
+
+
 def test_recomputation_takes_less_memory_and_more_arithmetic():
     plain = plan_run(_run(BACKBONES["internimage"]), gpus=1, kind="a100-40g")
     again = plan_run(_run(BACKBONES["internimage, recomputed"]), gpus=1, kind="a100-40g")

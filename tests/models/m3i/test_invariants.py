@@ -13,6 +13,7 @@ from allsight.models import M3I
 from allsight.models.m3i import Mixer, MomentumSchedule, cases
 from allsight.models.m3i.encoder import Encoder
 from allsight.models.m3i.mixing import (
+    count_random,
     draw_hidden,
     draw_hidden_rectangles,
     draw_owners,
@@ -72,7 +73,7 @@ def test_shares_other_than_halves_are_exact_and_nothing_is_no_share():
 
 
 def test_hidden_counts_are_exact_and_rectangles_hang_together():
-    assert draw_hidden(seeds(), (14, 14), 0.75).sum(1).eq(147).all()
+    assert draw_hidden(seeds(), (14, 14), 0.75).sum(1).eq(147).all() and count_random(196, 0.75) == 147
     hidden = draw_hidden_rectangles(seeds(), (14, 14), 118 / 196)
     assert hidden.sum(1).eq(118).all()
 
@@ -118,9 +119,10 @@ def test_a_mixed_pass_equals_masked_passes(pictures):
     encoder = Encoder(VIT)
     images = list(torch.randn(pictures, 3, 3, 16, 16))
     owners = draw_owners(seeds(3), (4, 4), (1.0,) * pictures)
-    together = encoder.mixed(images, owners, (4, 4), separate=True)
+    counts = split_counts(16, (1.0,) * pictures)
+    together = encoder.mixed(images, owners, (4, 4), counts, separate=True)
     for role, image in enumerate(images):
-        alone = encoder.masked(image, owners != role, drop=True)
+        alone = encoder.masked(image, owners != role, 16 - counts[role], drop=True)
         assert torch.equal(alone.cells, together[role].cells)
         assert torch.equal(alone.hidden, together[role].hidden)
         torch.testing.assert_close(alone.tokens, together[role].tokens, rtol=0, atol=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -198,6 +198,23 @@ def _flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
     return 0
 
 
+def _everywhere(tensor: Tensor) -> Tensor:
+    """`nonzero` of a tensor without any zero."""
+    return tensor.new_zeros((tensor.numel(), tensor.ndim), dtype=torch.int64)
+
+
+def _is_mask(index: Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _unmasked(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices with masks as the places that they pick."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        found += _everywhere(index).unbind(1) if index is not None and _is_mask(index) else [index]
+    return found
+
+
 class _Meter(TorchDispatchMode):
     """Counts FLOPs, traffic, and the memory of all tensors that live at once."""
 
@@ -210,6 +227,11 @@ class _Meter(TorchDispatchMode):
         self.operators: dict[tuple[int, int], int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.nonzero.default:
+            # What the contents pick: all there is, since rows that are left out cost less.
+            return _everywhere(args[0])
+        if func is torch.ops.aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+            args = (args[0], _unmasked(args[1]))
         out = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         new = sum(self._note(tensor) for tensor in made)

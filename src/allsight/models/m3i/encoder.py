@@ -5,6 +5,7 @@ Letters: b rows, p cells of the grid, t cells seen, n pictures, c channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -104,13 +105,17 @@ class Encoder(nn.Module):
         tokens = self._tokens(self.backbone.normalise(images))
         return Seen(tokens, _all_cells(tokens, grid), grid)
 
-    def masked(self, images: Shaped[Tensor, "b 3 h w"], hidden: Bool[Tensor, "b p"], *, drop: bool) -> Seen:
-        """A view of which cells are hidden, as many in each row.
+    def masked(
+        self, images: Shaped[Tensor, "b 3 h w"], hidden: Bool[Tensor, "b p"], count: int, *, drop: bool
+    ) -> Seen:
+        """A view of which cells are hidden.
 
         Args:
+            hidden: Which ones.
+            count: How many of each row: known from the settings, so that nobody has to look.
             drop: Leave hidden cells out (transformers), else show the mask token in their place.
         """
-        grid, count = self.grid_of(images), int(hidden[0].sum())
+        grid = self.grid_of(images)
         away = places_of(hidden, count)
         if isinstance(self.backbone, ViT):
             if drop:
@@ -130,6 +135,7 @@ class Encoder(nn.Module):
         pictures: list[Shaped[Tensor, "b 3 h w"]],
         owners: Int64[Tensor, "b p"],
         blocks: Grid,
+        counts: Sequence[int],
         *,
         separate: bool,
     ) -> list[Seen]:
@@ -139,10 +145,12 @@ class Encoder(nn.Module):
             pictures: The pictures in their roles.
             owners: Role that each block comes from.
             blocks: Grid of the blocks; a block holds whole cells.
+            counts: Blocks of each role, the same in every row.
             separate: Whether a transformer keeps the pictures apart.
         """
         grid = self.grid_of(pictures[0])
-        cells = to_cells(owners, blocks, grid[0] // blocks[0])
+        factor = grid[0] // blocks[0]
+        cells = to_cells(owners, blocks, factor)
         mixed = mix([self.backbone.normalise(picture) for picture in pictures], owners, blocks)
         summaries: list[Tensor | None] = [None] * len(pictures)
         if isinstance(self.backbone, ViT):
@@ -153,8 +161,7 @@ class Encoder(nn.Module):
             tokens = self._tokens(mixed)
         seen = []
         for role, summary in enumerate(summaries):
-            own = cells == role
-            count = int(own[0].sum())
+            own, count = cells == role, counts[role] * factor**2
             places = places_of(own, count)
             away = places_of(~own, own.shape[1] - count)
             seen.append(Seen(tokens.take_along_dim(places[..., None], 1), places, grid, away, summary))

@@ -53,23 +53,35 @@ def split_counts(total: int, shares: Sequence[float]) -> tuple[int, ...]:
 
 
 def draw_hidden(seeds: Int64[Tensor, " b"], grid: Grid, ratio: float) -> Bool[Tensor, "b p"]:
-    """Random blocks to hide, the same number in every row: all but floor(p (1 - ratio)) (as MAE counts)."""
+    """Random blocks to hide, `count_random` of them in every row."""
     total = grid[0] * grid[1]
     order = _scores(seeds, total).argsort(dim=1, stable=True)
-    hidden = torch.arange(total, device=seeds.device) >= int(total * (1 - ratio))
+    hidden = torch.arange(total, device=seeds.device) >= total - count_random(total, ratio)
     return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, hidden.expand(len(seeds), -1))
 
 
 def draw_hidden_rectangles(
     seeds: Int64[Tensor, " b"], grid: Grid, ratio: float, *, smallest: int = 16
 ) -> Bool[Tensor, "b p"]:
-    """Overlapping rectangles to hide, of at least `smallest` blocks while there is room; exact counts.
+    """Overlapping rectangles to hide, of at least `smallest` blocks while there is room; `count_rectangles`
+    blocks in every row.
 
     Source: BEiT, arXiv:2106.08254, algorithm 1; then single blocks are added or freed up to the count, as in
     OpenGVLab/Siamese-Image-Modeling.
     """
-    rows = [_rectangles(seed, grid, round(grid[0] * grid[1] * ratio), smallest) for seed in seeds.tolist()]
+    count = count_rectangles(grid[0] * grid[1], ratio)
+    rows = [_rectangles(seed, grid, count, smallest) for seed in seeds.tolist()]
     return torch.from_numpy(np.stack(rows)).to(seeds.device)
+
+
+def count_random(total: int, ratio: float) -> int:
+    """Blocks that `draw_hidden` hides: all but floor(p (1 - ratio)), as MAE counts."""
+    return total - int(total * (1 - ratio))
+
+
+def count_rectangles(total: int, ratio: float) -> int:
+    """Blocks that `draw_hidden_rectangles` hides."""
+    return round(total * ratio)
 
 
 def to_cells(blocks: Shaped[Tensor, "b p"], grid: Grid, factor: int) -> Shaped[Tensor, "b q"]:

@@ -20,7 +20,16 @@ from allsight.models.base import TaskModel, TaskOfModel
 from allsight.models.m3i.balancing import Balancer, Fixed
 from allsight.models.m3i.decoders import NOTHING_ASKED, Pooled
 from allsight.models.m3i.encoder import Encoder, NeckName, Seen
-from allsight.models.m3i.mixing import draw_hidden, draw_hidden_rectangles, draw_owners, mix, to_cells
+from allsight.models.m3i.mixing import (
+    count_random,
+    count_rectangles,
+    draw_hidden,
+    draw_hidden_rectangles,
+    draw_owners,
+    mix,
+    split_counts,
+    to_cells,
+)
 from allsight.models.m3i.monitors import (
     Pull,
     Watch,
@@ -143,7 +152,8 @@ class M3I(TaskModel):
         supervision = sorted({net.supervision for net in nets} - {"image"})
         self.watch: Watch = config.watch.build(list(self.targets), limits, supervision)
         self.steps: Tensor
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        # A constant: the planner, which runs models without memory, can read it too.
+        self.register_buffer("steps", torch.tensor(0))
         self._step: int | None = None
         self._run_steps: int | None = None
         self._was_due = False
@@ -350,14 +360,19 @@ class M3I(TaskModel):
             shares = mixer.shares or (1.0,) * mixer.pictures
             owners = draw_owners(seeds[players[0]], blocks, shares)
             pictures = [view.images[rows] for rows in players]
-            return self.encoder.mixed(pictures, owners, blocks, separate=mixer.attention == "separate")
+            counts = split_counts(blocks[0] * blocks[1], shares)
+            separate = mixer.attention == "separate"
+            return self.encoder.mixed(pictures, owners, blocks, counts, separate=separate)
         if mask.ratio == 0:
             return [self.encoder.whole(view.images)]
         blocks = self._blocks(view, mask.block_px, "mask")
-        draw = draw_hidden if mask.shape == "random" else draw_hidden_rectangles
+        draw, number = draw_hidden_rectangles, count_rectangles
+        if mask.shape == "random":
+            draw, number = draw_hidden, count_random
         factor = mask.block_px // self.encoder.stride
         hidden = to_cells(draw(seeds, blocks, mask.ratio), blocks, factor)
-        return [self.encoder.masked(view.images, hidden, drop=mask.how == "drop")]
+        count = number(blocks[0] * blocks[1], mask.ratio) * factor**2
+        return [self.encoder.masked(view.images, hidden, count, drop=mask.how == "drop")]
 
     def _blocks(self, view: View, block_px: int, what: str) -> Grid:
         height, width = view.images.shape[2:]

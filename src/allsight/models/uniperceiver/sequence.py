@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool
@@ -53,7 +54,7 @@ def lay_out(segments: Sequence[Segment], lengths: Sequence[int], read: int | Non
         assert read is not None
         parts.append(segments[read])
         counts.append(lengths[read])
-    starts = torch.tensor([0, *counts]).cumsum(0).tolist()  # of each part, not counting the first <SPE>
+    starts = [0, *accumulate(counts)]  # of each part, not counting the first <SPE>
     if read is None:
         span = (0, 1)
     else:

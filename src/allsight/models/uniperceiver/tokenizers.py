@@ -170,10 +170,13 @@ class VisionTokenizer(nn.Module):
         return sincos_grid(height, width, self.grid.shape[1], scale=scale).to(self.grid)
 
     def _frames(self, count: int) -> Float[Tensor, "f c"]:
-        first, free = 0, self.frames.num_embeddings - count
-        if self.training and self.random_frames and free:
-            first = int(torch.randint(free + 1, ()))
-        return self.frames.weight[first : first + count]
+        free = self.frames.num_embeddings - count
+        if not (self.training and self.random_frames and free):
+            return self.frames.weight[:count]
+        # Looked up, not sliced: nobody waits for the device to tell the number.
+        weight = self.frames.weight
+        first = torch.randint(free + 1, (1,), device=weight.device)
+        return self.frames(first + torch.arange(count, device=weight.device))
 
 
 def as_pixels(content: Shaped[Tensor, "*shape"], mean: Tensor, std: Tensor) -> Float[Tensor, "*shape"]:
