@@ -354,6 +354,8 @@ def test_the_demo_runs_again_and_its_commands_work_as_printed(
     monkeypatch.setattr(demonstration, "_RECIPE", "joint_smoke")
     monkeypatch.setattr(demonstration, "_WORLD", {"seed": 0, "size_px": 32, "train": 24, "val": 12})
     monkeypatch.setattr(demonstration, "_PRETRAINING_RECIPE", "m3i_world_smoke")
+    monkeypatch.setattr(demonstration, "_LANGUAGE_RECIPE", "uni_perceiver_world_smoke")
+    monkeypatch.setattr(demonstration, "_LANGUAGE", {"seed": 0, "train": 224, "val": 12, "pairs": 32})
     monkeypatch.setattr(demonstration, "_DRIVING_RECIPE", "bevformer_micro_smoke")
     drives = {"seed": 0, "train": 1, "val": 1, "frames": 2, "hw_px": (32, 64)}
     monkeypatch.setattr(demonstration, "_DRIVES", drives)
@@ -362,6 +364,7 @@ def test_the_demo_runs_again_and_its_commands_work_as_printed(
     first = capsys.readouterr().out
     assert "generated 72 pictures" in first and Path("runs/demo/report.html").is_file()
     assert "neighbours by its features find" in first
+    assert first.count("asked to describe ") == 3 and Path("runs/demo-language/report.html").is_file()
     page = Path("runs/demo-pretraining/report.html").read_text()
     with Image.open("runs/demo-pretraining/pretraining.png") as sheet:
         assert sheet.width > 7 * 128

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,10 @@ from allsight.cli.words import command
 _RECIPE = "joint_world"
 _WORLD = {"seed": 0, "size_px": 96, "train": 1500, "val": 240}
 _PRETRAINING_RECIPE = "m3i_world"
+_LANGUAGE_RECIPE = "uni_perceiver_world"
+_LANGUAGE = {"seed": 0, "train": 3000, "val": 300, "pairs": 32}
+_ASKED = 3
+"""Pictures that the generalist of the language stage is asked about."""
 _DRIVING_RECIPE = "bevformer_micro_demo"
 _DRIVES = {"seed": 0, "train": 12, "val": 2}
 
@@ -31,46 +37,56 @@ def demo(
     allsight demo
 
     The world lies in RUNS/demo-data, drives in RUNS/demo-drives; the next demo uses them again. Each demo has
-    run folders of its own: RUNS/demo, RUNS/demo-pretraining and RUNS/demo-driving, RUNS/demo-2 ...
+    run folders of its own: RUNS/demo, RUNS/demo-pretraining, RUNS/demo-language and RUNS/demo-driving,
+    RUNS/demo-2 ...
     """
-    from allsight.cli.running import print_results, train_with_progress
-    from allsight.config import replace
-    from allsight.recipes import find_config
     from allsight.view import write_report
 
     begun = time.perf_counter()
     data = runs / "demo-data"
     _provide_world(data, quiet=quiet)
     folder = _free_folder(runs / "demo")
-    recipe, _ = find_config(_RECIPE)
-    config = replace(recipe, {"name": folder.name, "data.root": str(data.resolve())})
-    print(f"training {', '.join(config.tasks)} jointly for {config.schedule.steps} steps in {folder}")
-    metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
-    print_results(metrics, folder)
-    report = write_report(folder)
-    pretrained = _pretrain(runs, folder.name, data, quiet=quiet)
-    driving = _drive(runs, folder.name, quiet=quiet)
+    _train(_RECIPE, folder, data, "training {tasks} jointly for {steps} steps in {folder}", quiet=quiet)
+    reports = [
+        write_report(folder),
+        _pretrain(runs, folder.name, data, quiet=quiet),
+        _describe(runs, folder.name, data, quiet=quiet),
+        _drive(runs, folder.name, quiet=quiet),
+    ]
     minutes = (time.perf_counter() - begun) / 60
-    print(f"the demo took {minutes:.1f} minutes; look at its reports: {report}, {pretrained}, {driving}")
+    print(f"the demo took {minutes:.1f} minutes; look at its reports: {', '.join(map(str, reports))}")
     print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
+
+
+def _train(recipe: str, folder: Path, data: Path, say: str, *, quiet: bool, **changes: Any) -> None:
+    """Train a recipe into a folder and print what it reached.
+
+    Args:
+        say: What is printed before, with {tasks}, {steps} and {folder}.
+        changes: Data of tasks, by their names.
+    """
+    from allsight.cli.running import print_results, train_with_progress
+    from allsight.config import replace
+    from allsight.recipes import find_config
+
+    places = {f"tasks.{task}.data": place for task, place in changes.items()}
+    settings = {"name": folder.name, "data.root": str(data.resolve()), **places}
+    config = replace(find_config(recipe)[0], settings)
+    print(say.format(tasks=", ".join(config.tasks), steps=config.schedule.steps, folder=folder))
+    words = ["demo", "--runs", str(folder.parent)]
+    print_results(train_with_progress(config, folder, words=words, quiet=quiet), folder)
 
 
 def _pretrain(runs: Path, name: str, data: Path, *, quiet: bool) -> Path:
     """The pre-training stage: views predict each other and a few labels; its report."""
-    from allsight.cli.running import print_results, train_with_progress
-    from allsight.config import replace
     from allsight.engine.predictor import load
-    from allsight.recipes import find_config
     from allsight.view import write_report
     from allsight.view.pretraining import FILE, draw_pretraining
     from allsight.view.record import read_run
 
     folder = _free_folder(runs / f"{name}-pretraining")
-    recipe, _ = find_config(_PRETRAINING_RECIPE)
-    config = replace(recipe, {"name": folder.name, "data.root": str(data.resolve())})
-    print(f"pre-training: two pictures in one input, {config.schedule.steps} steps in {folder}")
-    metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
-    print_results(metrics, folder)
+    say = "pre-training: two pictures in one input, {steps} steps in {folder}"
+    _train(_PRETRAINING_RECIPE, folder, data, say, quiet=quiet)
     first, *_, last = (event["values"]["top1"] for event in read_run(folder).probes)
     print(f"neighbours by its features find {last:.0%} of the toys, {first:.0%} before the first step")
     drawn = draw_pretraining(load(folder), folder / FILE)
@@ -78,11 +94,30 @@ def _pretrain(runs: Path, name: str, data: Path, *, quiet: bool) -> Path:
     return write_report(folder)
 
 
+def _describe(runs: Path, name: str, data: Path, *, quiet: bool) -> Path:
+    """The language stage: one encoder names and describes toys, and is asked about new ones; its report."""
+    from allsight.data.world.language import caption_of, read_pictures
+    from allsight.engine.predictor import load
+    from allsight.types.answers import TextAnswer
+    from allsight.view import write_report
+
+    _provide_language(data / "language", quiet=quiet)
+    folder = _free_folder(runs / f"{name}-language")
+    say = "language: one encoder names and describes toys, {steps} steps in {folder}"
+    _train(_LANGUAGE_RECIPE, folder, data, say, quiet=quiet)
+    generalist = load(folder)
+    pictures = sorted((data / "language" / "images" / "val").iterdir())
+    told = read_pictures(data / "language", "val")
+    for picture, (things, _) in islice(zip(pictures, told, strict=True), _ASKED):
+        answer = generalist.ask(picture, task="caption")
+        assert isinstance(answer, TextAnswer)
+        print(f"asked to describe {picture}: {answer.text}\n  there is: {caption_of(things)}")
+    return write_report(folder)
+
+
 def _drive(runs: Path, name: str, *, quiet: bool) -> Path:
     """The driving stage: cameras around a car to boxes and a map; its report."""
     from allsight.cli.driving import predict_drives
-    from allsight.cli.running import print_results, train_with_progress
-    from allsight.config import replace
     from allsight.engine.predictor import load
     from allsight.recipes import find_config
     from allsight.view import write_report
@@ -90,12 +125,9 @@ def _drive(runs: Path, name: str, *, quiet: bool) -> Path:
     data = runs / "demo-drives"
     _provide_drives(data, quiet=quiet)
     folder = _free_folder(runs / f"{name}-driving")
-    recipe, _ = find_config(_DRIVING_RECIPE)
-    places = {f"tasks.{task}.data": f"nuscenes:{data.name}" for task in recipe.tasks}
-    config = replace(recipe, {"name": folder.name, "data.root": str(runs.resolve()), **places})
-    print(f"driving: boxes and a map from six cameras, {config.schedule.steps} steps in {folder}")
-    metrics = train_with_progress(config, folder, words=["demo", "--runs", str(runs)], quiet=quiet)
-    print_results(metrics, folder)
+    say = "driving: boxes and a map from six cameras, {steps} steps in {folder}"
+    places = {task: f"nuscenes:{data.name}" for task in find_config(_DRIVING_RECIPE)[0].tasks}
+    _train(_DRIVING_RECIPE, folder, runs, say, quiet=quiet, **places)
     predict_drives(
         load(folder),
         f"nuscenes:{data}",
@@ -108,28 +140,6 @@ def _drive(runs: Path, name: str, *, quiet: bool) -> Path:
     )
     print(f"a drive as the model sees it: {folder / 'scene-0000.gif'}")
     return write_report(folder)
-
-
-def _provide_drives(folder: Path, *, quiet: bool) -> None:
-    """The demo's drives in `folder`, generated unless they are there already."""
-    from allsight.cli.words import Counter
-    from allsight.config import ConfigError
-    from allsight.data.world.drives import Drives, generate_drives
-    from allsight.launch.run import usable_cores
-
-    config = Drives.Config.variant("easy", **_DRIVES)
-    if _holds(folder, config, "drives.json"):
-        print(f"using the drives in {folder}")
-        return
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "drives.json").is_file():
-            raise ConfigError(f"{folder}: no drives of this demo; move it away or choose another --runs")
-        print(f"{folder} holds drives of other settings; replacing them")
-        shutil.rmtree(folder)
-    begun = time.perf_counter()
-    generate_drives(folder, config, workers=usable_cores(), on_progress=None if quiet else Counter("scenes"))
-    count = (config.train + config.val) * config.frames
-    print(f"generated {count} frames of six cameras in {time.perf_counter() - begun:.1f} s in {folder}")
 
 
 def _to_try(folder: Path, data: Path) -> list[str]:
@@ -156,33 +166,70 @@ def _to_try(folder: Path, data: Path) -> list[str]:
 
 
 def _provide_world(folder: Path, *, quiet: bool) -> None:
-    """The demo's world in `folder`, generated unless it is there already."""
-    from allsight.cli.words import Counter
     from allsight.config import build
     from allsight.data.world import World, generate_world
-    from allsight.launch.run import usable_cores
 
     config = build(World.Config, _WORLD)
-    if _holds(folder, config):
-        print(f"using the world in {folder}")
+    count = 2 * (config.train + config.val)
+    _provide(folder, "world", generate_world, config, "world.json", f"{count} pictures", quiet=quiet)
+
+
+def _provide_language(folder: Path, *, quiet: bool) -> None:
+    from allsight.config import build
+    from allsight.data.world.language import Language, generate_language
+
+    config = build(Language.Config, _LANGUAGE)
+    count = f"{config.train + config.val + config.pairs} pictures with texts"
+    _provide(folder, "language world", generate_language, config, "language.json", count, quiet=quiet)
+
+
+def _provide_drives(folder: Path, *, quiet: bool) -> None:
+    from allsight.data.world.drives import Drives, generate_drives
+
+    config = Drives.Config.variant("easy", **_DRIVES)
+    count = f"{(config.train + config.val) * config.frames} frames of six cameras"
+    _provide(folder, "drives", generate_drives, config, "drives.json", count, quiet=quiet)
+
+
+def _provide(
+    folder: Path,
+    what: str,
+    generate: Callable[..., Path],
+    config: Any,
+    mark: str,
+    count: str,
+    *,
+    quiet: bool,
+) -> None:
+    """Data of the demo in a folder, generated unless they are there already.
+
+    Args:
+        what: Their name, for messages.
+        mark: The file that tells their settings.
+        count: How much is generated, for messages.
+    """
+    from allsight.cli.words import Counter
+    from allsight.config import ConfigError
+    from allsight.launch.run import usable_cores
+
+    if _holds(folder / mark, config):
+        print(f"using the {what} in {folder}")
         return
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / "world.json").is_file():
-            from allsight.config import ConfigError
-
-            raise ConfigError(f"{folder}: not a world of this demo; move it away or choose another --runs")
-        print(f"{folder} holds a world of other settings; replacing it")
+        if not (folder / mark).is_file():
+            raise ConfigError(f"{folder}: no {what} of this demo; move it away or choose another --runs")
+        print(f"{folder} holds a {what} of other settings; replacing it")
         shutil.rmtree(folder)
     begun = time.perf_counter()
-    generate_world(folder, config, workers=usable_cores(), on_progress=None if quiet else Counter("pictures"))
-    count = 2 * (config.train + config.val)
-    print(f"generated {count} pictures in {time.perf_counter() - begun:.1f} s in {folder}")
+    progress = None if quiet else Counter(count.split()[1])
+    generate(folder, config, workers=usable_cores(), on_progress=progress)
+    print(f"generated {count} in {time.perf_counter() - begun:.1f} s in {folder}")
 
 
-def _holds(folder: Path, config: Any, file: str = "world.json") -> bool:
-    """Whether the finished data in `folder` is that of `config`."""
+def _holds(file: Path, config: Any) -> bool:
+    """Whether there are finished data whose settings, told by `file`, are these."""
     try:
-        written: Any = json.loads((folder / file).read_text(encoding="utf-8"))
+        written: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(written, dict) and written.get("options") == config.model_dump(mode="json")

@@ -71,6 +71,8 @@ RECIPES = {
     "uni_perceiver_moe_base_mix16": "allsight.recipes.uni_perceiver:uni_perceiver_moe_base_mix16",
     "uni_perceiver_moe_base_mix16_224": "allsight.recipes.uni_perceiver:uni_perceiver_moe_base_mix16_224",
     "uni_perceiver_micro_world": "allsight.recipes.language:uni_perceiver_micro_world",
+    "uni_perceiver_world": "allsight.recipes.language:uni_perceiver_world",
+    "uni_perceiver_world_smoke": "allsight.recipes.language:uni_perceiver_world_smoke",
 }
 """Name -> `module:function`. The functions can also be imported from here."""
 
