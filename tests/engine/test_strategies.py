@@ -94,10 +94,3 @@ def test_strategies_that_cannot_work_are_refused(changes, expected):
     model = Trainer(blocks_run()).model
     with pytest.raises(ConfigError, match=expected):
         spread(model, config, Ranks(0, 2))
-
-
-def test_deepspeed_is_refused_with_what_to_use_instead():
-    from blocks_run import blocks_run
-
-    with pytest.raises(ConfigError, match=r"parallel\.strategy: .*does not drive DeepSpeed.*fsdp"):
-        Trainer(replace(blocks_run(), {"parallel.strategy": "deepspeed"}))

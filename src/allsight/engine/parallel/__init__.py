@@ -28,9 +28,12 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
     config, layout, reruns = run.parallel, run.sampling.layout, run.train.recover_memory
     strategy = config.strategy
     if strategy == "deepspeed":
-        from allsight.engine.parallel.deepspeed import refuse_deepspeed
+        from allsight.engine.parallel.deepspeed import deepspeed_settings
+        from allsight.engine.parallel.deepspeed_engine import DeepSpeed, load_deepspeed
 
-        refuse_deepspeed()
+        if ranks.world > 1:
+            return DeepSpeed(model, deepspeed_settings(run, ranks.world), ranks)
+        load_deepspeed(ranks.device)
     if ranks.world == 1:
         return Parallel(model, ranks)
     if strategy == "single":

@@ -12,18 +12,6 @@ if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
 
 
-def refuse_deepspeed() -> None:
-    """Say in one line what to do instead: the training loop here does not drive DeepSpeed's engine yet.
-
-    Raises:
-        ConfigError: Always.
-    """
-    raise ConfigError(
-        "config.parallel.strategy: allsight train does not drive DeepSpeed; `allsight plan RECIPE "
-        "--deepspeed` prints the settings for a script of your own; fsdp shards the same things"
-    )
-
-
 def deepspeed_settings(config: RunConfig, world: int) -> dict[str, Any]:
     """The JSON that DeepSpeed is started with: `parallel.deepspeed.file`, or made from the run.
 
@@ -93,7 +81,10 @@ def _made(config: RunConfig, world: int) -> dict[str, Any]:
         "gradient_clipping": config.optim.clip_norm or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        # A dynamic scale, as `precision=fp16` has it elsewhere.
-        "fp16": {"enabled": config.precision == "fp16", "loss_scale": 0, "loss_scale_window": 2000},
-        "bf16": {"enabled": config.precision == "bf16"},
+        # Weights and what ranks send stay in float32, as under other strategies.
+        "torch_autocast": {
+            "enabled": config.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
     }
