@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from blocks_run import blocks_run
 
-from allsight.config import replace
+from allsight.config import ConfigError, replace
 from allsight.engine.optim import AdamW
 from allsight.engine.trainer import Trainer
 
@@ -19,19 +19,14 @@ STAGES = (0, 1, 2, 3)
 FEATURES = {
     "skipped step": {"tasks.a.poison": (3,), "optim.ema_decay": None},
     "bf16": {"precision": "bf16", "optim.ema_decay": None},
-    "several tasks a step": {
-        "sampling.layout": "mixed_batch",
-        "sampling.lanes": 4,
-        "tasks.a.batch_size": 16,
-        "tasks.b.batch_size": 16,
-        "optim.ema_decay": None,
-    },
+    "offload": {"parallel.deepspeed.offload": True, "optim.ema_decay": None},
 }
 
 
 def deepspeed_run(stage, **changes):
     """All layers used, in float32: accumulation, clipping that acts, a weight that the model clamps."""
     found = {
+        "tasks.b": None,
         "model.unused": False,
         # Stage 3 cannot shard what has no axes, and keeps no average.
         "model.scalar": stage != 3,
@@ -43,8 +38,6 @@ def deepspeed_run(stage, **changes):
         "parallel.deepspeed.stage": stage,
         "parallel.timeout_s": 60,
     }
-    if "tasks.b.batch_size" not in changes:
-        found["tasks.b"] = None
     return replace(replace(blocks_run(), found), changes)
 
 
@@ -53,8 +46,7 @@ def deepspeed_runs():
     runs = {f"stage {stage}": deepspeed_run(stage) for stage in STAGES}
     for feature, changes in FEATURES.items():
         for stage in STAGES[1:]:
-            if not (stage == 3 and "tasks.b.batch_size" in changes):
-                runs[f"stage {stage}, {feature}"] = deepspeed_run(stage, **changes)
+            runs[f"stage {stage}, {feature}"] = deepspeed_run(stage, **changes)
     return runs
 
 
@@ -67,9 +59,12 @@ def over_ranks(config, folder):
     """The same under DeepSpeed; with stage 3 no weight is too small to be parted."""
     found = {"parallel.strategy": "deepspeed"}
     if config.parallel.deepspeed.stage == 3:
-        file = folder / "zero3.json"
+        offload = {"device": "cpu"}
+        is_offloaded = config.parallel.deepspeed.offload
+        parts = {"offload_optimizer": offload, "offload_param": offload} if is_offloaded else {}
+        file = folder / ("zero3-offload.json" if is_offloaded else "zero3.json")
         file.write_text(
-            json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}})
+            json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, **parts}})
         )
         found["parallel.deepspeed.file"] = str(file)
     return replace(config, found)
@@ -108,6 +103,12 @@ def main(out: Path, names: list[str]) -> None:
     for name, config in deepspeed_runs().items():
         if not names or name in names:
             found[name] = outcome_of(over_ranks(config, out))
+    if not names or "unused" in names:
+        config = replace(over_ranks(deepspeed_run(1), out), {"model.unused": True})
+        try:
+            outcome_of(config)
+        except ConfigError as error:
+            found["unused"] = str(error)
     if not names or "resume" in names:
         for stage in STAGES:
             begin(over_ranks(resumed_run(stage), out), out / f"from-{stage}")

@@ -28,11 +28,13 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
     config, layout, reruns = run.parallel, run.sampling.layout, run.train.recover_memory
     strategy = config.strategy
     if strategy == "deepspeed":
-        from allsight.engine.parallel.deepspeed import deepspeed_settings
+        from allsight.engine.parallel.deepspeed import deepspeed_settings, refuse_for_deepspeed, stage_of
         from allsight.engine.parallel.deepspeed_engine import DeepSpeed, load_deepspeed
 
+        settings = deepspeed_settings(run, ranks.world)
+        refuse_for_deepspeed(run, stage_of(settings))
         if ranks.world > 1:
-            return DeepSpeed(model, deepspeed_settings(run, ranks.world), ranks)
+            return DeepSpeed(model, settings, ranks)
         load_deepspeed(ranks.device)
     if ranks.world == 1:
         return Parallel(model, ranks)

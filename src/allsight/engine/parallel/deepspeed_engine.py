@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel, Stepper
+from allsight.engine.parallel.deepspeed import stage_of
 from allsight.engine.parallel.deepspeed_zero import Zero, Zero3
 from allsight.engine.parallel.tensors import Formats, Tensors
 from allsight.models.base import TaskModel
@@ -27,8 +28,8 @@ _NOT_SENT = "ds_optim_param"
 class DeepSpeed(Parallel):
     """The bare model inside DeepSpeed's engine, which reduces, clips and updates; weights stay in float32.
 
-    DeepSpeed lays the weights of a parameter group end to end and updates them as one: layers that a step
-    does not use count as having zero gradients.
+    DeepSpeed lays the weights of a parameter group end to end and updates them as one, and sums at the end of
+    a step only gradients that its last micro-batch has touched. So every layer must be used in every one.
 
     Args:
         model: The bare model, with the same weights on all ranks.
@@ -41,7 +42,7 @@ class DeepSpeed(Parallel):
     def __init__(self, model: TaskModel, settings: dict[str, Any], ranks: Ranks) -> None:
         super().__init__(model, ranks)
         self._library = load_deepspeed(ranks.device)
-        self._stage = int(settings["zero_optimization"]["stage"])
+        self._stage = stage_of(settings)
         scalar = next((name for name, p in model.named_parameters() if p.ndim == 0), None)
         if self._stage == 3 and scalar is not None:
             raise ConfigError(
@@ -52,6 +53,8 @@ class DeepSpeed(Parallel):
         self._settings = settings if self._stage else {**settings, "gradient_clipping": 0.0}
         self._engine: Any = None
         self._zero: Zero | None = None
+        self._names = {parameter: name for name, parameter in self._trained().items()}
+        self._untouched: dict[nn.Parameter, str] = {}
 
     @property
     def loss_factor(self) -> float:
@@ -63,6 +66,8 @@ class DeepSpeed(Parallel):
             self._engine = self._library.initialize(
                 model=_Traversable(self.bare), optimizer=optimizer, config=self._settings
             )[0]
+        for parameter in self._names:
+            parameter.register_post_accumulate_grad_hook(self._touched)
         if self._stage > 0:
             self._zero = (Zero3 if self._stage == 3 else Zero)(self._library, self._engine, self.bare)
         return _Steps(self._engine, self._zero)
@@ -77,8 +82,16 @@ class DeepSpeed(Parallel):
         yield
 
     def backward(self, loss: Tensor) -> None:
+        self._untouched = dict(self._names)
         # Our losses are shares of the step's loss: they add up over micro-batches, too.
         self._engine.backward(loss, scale_wrt_gas=False)
+        if self._untouched:
+            names = list(self._untouched.values())
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ConfigError(
+                f"config.parallel.strategy: deepspeed needs every weight in every micro-batch, and "
+                f"{names[0]}{more} had no part in one; freeze what is not used, or set parallel.strategy=fsdp"
+            )
 
     def finish(self) -> None:
         """Nothing: the last backward has done it."""
@@ -132,6 +145,9 @@ class DeepSpeed(Parallel):
         targets |= {f"optim/{key}": torch.empty(shape, dtype=dtype) for key, (shape, dtype) in optim.items()}
         yield targets
         self._zero.restore(targets)
+
+    def _touched(self, parameter: Any) -> None:
+        self._untouched.pop(parameter, None)
 
     def held_bytes(self) -> dict[str, int]:
         return super().held_bytes() if self._zero is None else self._zero.held_bytes()
