@@ -29,12 +29,13 @@ class Blocks(TaskModel):
         depth: int = 3
         remat: bool = False
         unused: bool = True
+        scalar: bool = True
 
     def __init__(self, config, tasks) -> None:
         super().__init__(config, tasks)
         self.stem = nn.Linear(config.width, 7)
         self.steps = nn.ModuleList(Step(7) for _ in range(config.depth))
-        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.temperature = nn.Parameter(torch.ones(() if config.scalar else 1))
         self.unused = nn.Linear(3, 5) if config.unused else nn.Identity()
         self.heads = nn.ModuleDict({n: task.head((FeatureSpec(7, 1),)) for n, task in tasks.items()})
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))

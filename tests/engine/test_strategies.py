@@ -93,19 +93,4 @@ def test_strategies_that_cannot_work_are_refused(changes, expected):
     config = replace(blocks_run(), changes)
     model = Trainer(blocks_run()).model
     with pytest.raises(ConfigError, match=expected):
-        spread(
-            model,
-            config.parallel,
-            Ranks(0, 2),
-            layout=config.sampling.layout,
-            num_tasks=2,
-            precision=config.precision,
-            reruns=config.train.recover_memory,
-        )
-
-
-def test_deepspeed_is_refused_with_what_to_use_instead():
-    from blocks_run import blocks_run
-
-    with pytest.raises(ConfigError, match=r"parallel\.strategy: .*does not drive DeepSpeed.*fsdp"):
-        Trainer(replace(blocks_run(), {"parallel.strategy": "deepspeed"}))
+        spread(model, config, Ranks(0, 2))

@@ -59,6 +59,8 @@ class Optimiser(Configured):
             return self
 
     family: ClassVar[Family | None] = OPTIMISERS
+    elementwise: ClassVar[bool] = False
+    """Whether what becomes of a weight depends on no other weight, so that it may be cut anywhere."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -74,6 +76,8 @@ class Optimiser(Configured):
 
 class AdamW(Optimiser):
     """AdamW (Loshchilov & Hutter, arXiv:1711.05101)."""
+
+    elementwise: ClassVar[bool] = True
 
     class Config(Optimiser.Config):
         betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -91,6 +95,8 @@ class AdamW(Optimiser):
 
 class SGD(Optimiser):
     """Stochastic gradient descent with momentum."""
+
+    elementwise: ClassVar[bool] = True
 
     class Config(Optimiser.Config):
         momentum: float = Field(default=0.9, ge=0, lt=1)

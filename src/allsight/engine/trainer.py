@@ -109,18 +109,11 @@ class Trainer:
             notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._plan = built.plan
         self._precision = Precision(config.precision, self.ranks.device)
-        self._parallel = spread(
-            self.model,
-            config.parallel,
-            self.ranks,
-            layout=config.sampling.layout,
-            num_tasks=len(self.tasks),
-            precision=config.precision,
-            reruns=config.train.recover_memory,
-        )
+        self._num_parameters = sum(p.numel() for p in self.model.parameters())
+        self._parallel = spread(self.model, config, self.ranks)
         is_sharded = config.parallel.strategy in SHARDED and self.ranks.world > 1
         self._updater = Updater(
-            self.model, config, built.schedule, built.peak_lr, looks=self.ranks.is_first or is_sharded
+            self._parallel, config, built.schedule, built.peak_lr, looks=self.ranks.is_first or is_sharded
         )
         self._buffers = [b for b in self.model.buffers() if b.numel()]
         self._scales = LossScales(self.tasks, self.ranks)
@@ -145,8 +138,7 @@ class Trainer:
         for note in notes:
             self.events.write("note", 0, text=note)
         self._state = TrainingState(
-            self.model,
-            self._updater.optimizer,
+            self._parallel,
             self._updater.ema,
             self._memory,
             self._ledger,
@@ -375,7 +367,7 @@ class Trainer:
                     loss = torch.stack([losses[name] * shares[name] for name in losses]).sum()
                 weight = self._scales.weight(step, batch.task) * self._parallel.loss_factor
                 with self._meter.phase("backward"):
-                    (loss * (weight * self._updater.loss_scale.value)).backward()
+                    self._parallel.backward(loss * (weight * self._updater.loss_scale.value))
             passes.states.append(state)
             for name, value in losses.items():
                 key = (batch.task, name)
@@ -489,7 +481,7 @@ class Trainer:
 
     def _facts(self) -> dict[str, float | int]:
         return {
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": self._num_parameters,
             "steps": self.steps,
             "world_size": self.ranks.world,
             "threads": torch.get_num_threads(),

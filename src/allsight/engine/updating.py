@@ -9,33 +9,34 @@ from allsight.engine.config import RunConfig
 from allsight.engine.ema import WeightAverage
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.norms import PartNorms
-from allsight.engine.parallel import total_norm
+from allsight.engine.parallel import Parallel
 from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.schedule import Schedule
-from allsight.models.base import TaskModel
 
 
 class Updater:
     """Changes the weights of a model.
 
     Args:
-        model: Spread over the ranks already.
+        parallel: The model over the ranks; it takes the optimiser.
         peak_lr: What the schedule's factors multiply.
         looks: Whether this rank takes part in looking at norms of parts; where weights are sharded, all must.
     """
 
     def __init__(
-        self, model: TaskModel, config: RunConfig, schedule: Schedule, peak_lr: float, *, looks: bool
+        self, parallel: Parallel, config: RunConfig, schedule: Schedule, peak_lr: float, *, looks: bool
     ) -> None:
-        optim = config.optim
+        optim, model = config.optim, parallel.bare
         optimiser = optim.build()
-        self.optimizer = optimiser.make(optimiser.sort(model, parameter_groups(model, optim)), peak_lr)
+        made = optimiser.make(optimiser.sort(model, parameter_groups(model, optim)), peak_lr)
+        # Before anything keeps views of weights: an engine may move them.
+        self.optimizer = parallel.take(made)
         self.loss_scale = LossScale(enabled=config.precision == "fp16")
         self.ema: WeightAverage | None = None
         if optim.ema_decay is not None:
             self.ema = WeightAverage(model, decay=optim.ema_decay, warmup=optim.ema_warmup)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._model, self._parameters = model, list(trained.values())
+        self._parallel, self._parameters = parallel, list(trained.values())
         self._gradients: list[Tensor] = []
         self._clip, self._norms = Clipping(optim, trained), PartNorms(model)
         self._schedule, self._peak_lr = schedule, peak_lr
@@ -56,10 +57,9 @@ class Updater:
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients over all shards; they are in the loss's own scale from here on."""
-        # Asked for once: each `grad` makes a new Python object, a hundred of them 0.1 ms.
-        self._gradients = [gradient for p in self._parameters if (gradient := p.grad) is not None]
+        self._gradients = self._parallel.gradients(self._parameters)
         self.loss_scale.unscale(self._gradients)
-        return total_norm(self._gradients)
+        return self._parallel.gradient_norm(self._gradients)
 
     def update(self, number: int, norm: Tensor) -> dict[str, float]:
         """Change the weights by finite gradients of this norm, and what the model ties to its weights.
@@ -72,7 +72,8 @@ class Updater:
         with self._norms.around(looks) as values:
             self._clip(self._gradients, norm)
             self.optimizer.step()
-        self._model.after_step(number)
+        with self._parallel.changing():
+            self._parallel.bare.after_step(number)
         return values
 
     def average(self, number: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel
@@ -9,35 +11,31 @@ from allsight.engine.parallel.config import SHARDED, ParallelConfig
 from allsight.engine.parallel.shards import local_part, norms, total_norm
 from allsight.models.base import TaskModel
 
+if TYPE_CHECKING:
+    from allsight.engine.config import RunConfig
+
 __all__ = ["SHARDED", "Parallel", "ParallelConfig", "local_part", "norms", "spread", "total_norm"]
 
 
-def spread(
-    model: TaskModel,
-    config: ParallelConfig,
-    ranks: Ranks,
-    *,
-    layout: str,
-    num_tasks: int,
-    precision: str,
-    reruns: bool = False,
-) -> Parallel:
+def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
     """The model over the ranks, before the optimiser sees its parameters. With one rank it stays as it is.
 
     Args:
         model: The bare model, with the same weights on all ranks.
-        layout: `sampling.layout` of the run.
-        num_tasks: Tasks of the run.
-        precision: `precision` of the run.
-        reruns: A step may be given up and run again, so no rank may send gradients before all are through.
     Raises:
         ConfigError: The strategy does not fit the ranks, the layout or the tasks.
     """
+    config, layout, reruns = run.parallel, run.sampling.layout, run.train.recover_memory
     strategy = config.strategy
     if strategy == "deepspeed":
-        from allsight.engine.parallel.deepspeed import refuse_deepspeed
+        from allsight.engine.parallel.deepspeed import deepspeed_settings, refuse_for_deepspeed, stage_of
+        from allsight.engine.parallel.deepspeed_engine import DeepSpeed, load_deepspeed
 
-        refuse_deepspeed()
+        settings = deepspeed_settings(run, ranks.world)
+        refuse_for_deepspeed(run, stage_of(settings))
+        if ranks.world > 1:
+            return DeepSpeed(model, settings, ranks)
+        load_deepspeed(ranks.device)
     if ranks.world == 1:
         return Parallel(model, ranks)
     if strategy == "single":
@@ -55,13 +53,13 @@ def spread(
                 f"config.train.recover_memory: not with parallel.strategy={strategy}, whose ranks wait for "
                 "each other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
             )
-        return FullyShard(model, config.fsdp, ranks, hybrid=strategy == "hsdp", precision=precision)
+        return FullyShard(model, config.fsdp, ranks, hybrid=strategy == "hsdp", precision=run.precision)
     if layout == "mixed_lanes" or reruns:
         return Parallel(model, ranks)
-    if config.ddp.static_graph and num_tasks > 1:
+    if config.ddp.static_graph and len(run.tasks) > 1:
         raise ConfigError(
-            f"config.parallel.ddp.static_graph: {num_tasks} tasks use different layers from step to step; "
-            "leave it out"
+            f"config.parallel.ddp.static_graph: {len(run.tasks)} tasks use different layers from step "
+            "to step; leave it out"
         )
     from allsight.engine.parallel.ddp import DataParallel
 

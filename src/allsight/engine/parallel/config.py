@@ -59,7 +59,7 @@ class ParallelConfig(Config):
 
     strategy: Strategy = "single"
     """One process; whole copies (ddp); parts of everything (fsdp); parts within groups of ranks that each
-    hold a whole copy (hsdp); DeepSpeed's ZeRO (deepspeed: settings only)."""
+    hold a whole copy (hsdp); DeepSpeed's ZeRO (deepspeed)."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which ranks that wait for a missing one give up."""
     ddp: DDPConfig = DDPConfig()

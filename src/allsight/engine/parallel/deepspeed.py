@@ -12,18 +12,6 @@ if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
 
 
-def refuse_deepspeed() -> None:
-    """Say in one line what to do instead: the training loop here does not drive DeepSpeed's engine yet.
-
-    Raises:
-        ConfigError: Always.
-    """
-    raise ConfigError(
-        "config.parallel.strategy: allsight train does not drive DeepSpeed; `allsight plan RECIPE "
-        "--deepspeed` prints the settings for a script of your own; fsdp shards the same things"
-    )
-
-
 def deepspeed_settings(config: RunConfig, world: int) -> dict[str, Any]:
     """The JSON that DeepSpeed is started with: `parallel.deepspeed.file`, or made from the run.
 
@@ -45,19 +33,81 @@ def deepspeed_settings(config: RunConfig, world: int) -> dict[str, Any]:
         ) from error
     if not isinstance(given, dict):
         raise ConfigError(f"config.parallel.deepspeed.file: {file}: expected an object, got {given!r}")
-    for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
+    for key in (
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "torch_autocast",
+    ):
         if given.get(key, "auto") not in ("auto", made[key]):
             raise ConfigError(
                 f"config.parallel.deepspeed.file: {file}: {key} is {given[key]!r}, but the run says "
                 f'{made[key]!r}; leave it out, or write "auto"'
             )
+    if "optimizer" in given or "scheduler" in given:
+        raise ConfigError(
+            f"config.parallel.deepspeed.file: {file}: optimizer and scheduler are those of the run; "
+            "leave them out and set optim and schedule"
+        )
+    for key in ("bf16", "fp16"):
+        if isinstance(given.get(key), dict) and given[key].get("enabled"):
+            raise ConfigError(
+                f"config.parallel.deepspeed.file: {file}: {key} would round the weights, which stay in "
+                "float32; leave it out and set precision=bf16"
+            )
     auto = {key: value for key, value in made.items() if given.get(key) == "auto"}
-    return {"zero_allow_untested_optimizer": True, **given, **auto} | {
-        key: made[key] for key in _FROM_RUN if key not in given
-    }
+    fixed = {key: made[key] for key in ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")}
+    return {**fixed, **given, **auto} | {key: made[key] for key in _FROM_RUN if key not in given}
 
 
-_FROM_RUN = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+_FROM_RUN = (
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "zero_optimization",
+    "torch_autocast",
+)
+
+
+def stage_of(settings: dict[str, Any]) -> int:
+    """The ZeRO stage that DeepSpeed's settings ask for."""
+    return int(settings.get("zero_optimization", {}).get("stage", 0))
+
+
+def refuse_for_deepspeed(config: RunConfig, stage: int) -> None:
+    """Say what of a run the training loop cannot do with DeepSpeed.
+
+    Args:
+        stage: Of ZeRO.
+    Raises:
+        ConfigError: There is such a thing.
+    """
+    if len(config.tasks) > 1:
+        raise ConfigError(
+            "config.tasks: DeepSpeed loses gradients of layers that the last micro-batch of a step leaves "
+            f"out, so it cannot train {len(config.tasks)} tasks with a head each; set parallel.strategy=fsdp"
+        )
+    if config.sampling.layout == "mixed_lanes":
+        raise ConfigError(
+            "config.sampling.layout: DeepSpeed needs all ranks to run the same layers at once, which "
+            "mixed_lanes does not; set layout to one_task"
+        )
+    if config.train.recover_memory:
+        raise ConfigError(
+            "config.train.recover_memory: not with parallel.strategy=deepspeed, whose ranks wait for each "
+            "other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
+        )
+    if config.optim.ema_decay is not None and stage == 3:
+        raise ConfigError(
+            "config.optim.ema_decay: no average with DeepSpeed's stage 3, which holds no whole weights; set "
+            "parallel.deepspeed.stage=2, or parallel.strategy=fsdp, which shards the average, too"
+        )
+    optimiser = type(config.optim.build())
+    if stage and not optimiser.elementwise:
+        raise ConfigError(
+            f"config.optim.kind: {optimiser.__name__} may need whole matrices, and DeepSpeed lays all "
+            "weights end to end; set optim.kind=adamw, or parallel.strategy=fsdp"
+        )
 
 
 def _made(config: RunConfig, world: int) -> dict[str, Any]:
@@ -69,6 +119,11 @@ def _made(config: RunConfig, world: int) -> dict[str, Any]:
         )
     if config.precision == "fp64":
         raise ConfigError("config.precision: DeepSpeed has no fp64; set fp32, or parallel.strategy=fsdp")
+    if config.precision == "fp16":
+        raise ConfigError(
+            "config.precision: DeepSpeed would keep a loss scale of its own; set bf16, or "
+            "parallel.strategy=fsdp"
+        )
     for name in ("clip_value", "clip_adaptive"):
         if getattr(config.optim, name) is not None:
             raise ConfigError(f"config.optim.{name}: DeepSpeed clips by norm only; set optim.clip_norm")
@@ -93,7 +148,12 @@ def _made(config: RunConfig, world: int) -> dict[str, Any]:
         "gradient_clipping": config.optim.clip_norm or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        # A dynamic scale, as `precision=fp16` has it elsewhere.
-        "fp16": {"enabled": config.precision == "fp16", "loss_scale": 0, "loss_scale_window": 2000},
-        "bf16": {"enabled": config.precision == "bf16"},
+        # With offload, too, the optimiser is PyTorch's.
+        "zero_force_ds_cpu_optimizer": False,
+        # Weights and what ranks send stay in float32, as under other strategies.
+        "torch_autocast": {
+            "enabled": config.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
     }
