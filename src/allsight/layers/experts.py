@@ -70,7 +70,7 @@ class ExpertLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t c"], mix: Mix) -> Float[Tensor, "b t out"]:
         if isinstance(mix, TokenMix):
-            choices = mix.experts.flatten(0, 1), mix.gates.flatten(0, 1).to(x.dtype)
+            choices = mix.experts.flatten(0, 1), mix.gates.flatten(0, 1)
             flat = expert_dispatch(x.flatten(0, 1), self.weight.to(x.dtype), self.bias.to(x.dtype), *choices)
             return flat.unflatten(0, x.shape[:2])
         if mix.choice is None:
