@@ -113,7 +113,7 @@ def test_an_expert_that_nobody_chose_gets_no_gradient(chosen, device, close):
 
 
 def test_a_choice_without_weight_is_not_computed(device):
-    grad, x, weight, bias, experts, gates = Case(tokens=4, k=1).inputs(device)
+    _, x, weight, bias, experts, gates = Case(tokens=4, k=1).inputs(device)
     weight[1], bias[1] = math.nan, math.nan
     experts[:] = torch.tensor([0, 1, 2, 1], device=device)[:, None]
     gates[:] = torch.tensor([1.0, 0, 2, 0], device=device)[:, None]

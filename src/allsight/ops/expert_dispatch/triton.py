@@ -1,6 +1,6 @@
-"""Expert dispatch as Triton kernels: `forward` and `backward` of the operator, without dispatch and autograd.
+"""Expert dispatch as Triton kernels: `forward` and `backward` of the operator, without autograd.
 
-A choice is one expert of one token. Choices are sorted by expert, and cut into tiles that belong to one expert
+A choice is one expert of one token. Choices are sorted by expert, and cut into tiles of one expert
 each; a program multiplies a tile by a block of its expert's matrix. Results lie apart, one row a choice, and
 are then summed token by token, so that no two programs write to one place and every run gives the same bits.
 How many tiles there are is known on the device alone: the host never waits for it, and launches as many
@@ -129,7 +129,7 @@ def _gate_kernel(
     BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """grad_gates[choice] = x . laid + grad . bias, where laid is the gradient sent back through the expert."""
+    """grad_gates[choice] = x . laid + grad . bias; laid: the gradient sent back through the expert."""
     choice = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     valid = choice < choices
     token = (choice // K)[:, None]
@@ -245,7 +245,7 @@ def forward(
     experts: Int64[Tensor, "n k"],
     gates: Float[Tensor, "n k"],
 ) -> Float[Tensor, "n out"]:
-    """Compute `allsight.ops.expert_dispatch`; all tensors on one GPU, or anywhere under TRITON_INTERPRET=1."""
+    """Compute `allsight.ops.expert_dispatch`; on one GPU, or anywhere under TRITON_INTERPRET=1."""
     out = x.new_zeros(len(x), weight.shape[1])
     if experts.numel() == 0 or out.numel() == 0:
         return out
