@@ -36,7 +36,7 @@ def layer():
 
 
 def outcome(made, rank, *, k=2, tokens=(3, 4, 2, 5), liked=(), capacity=None, frozen=False):
-    """Output, and gradients of tokens and logits, of one rank; those of weights are summed up in the layer."""
+    """Output and gradients of tokens and logits of one rank; those of weights are summed up in the layer."""
     generator = torch.Generator().manual_seed(rank)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     x, logits = draw(1, tokens[rank], CHANNELS), draw(1, tokens[rank], EXPERTS)

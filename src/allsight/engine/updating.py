@@ -9,7 +9,7 @@ from allsight.engine.config import RunConfig
 from allsight.engine.ema import WeightAverage
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.norms import PartNorms
-from allsight.engine.parallel import total_norm
+from allsight.engine.parallel import sharded_apart, total_norm
 from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.schedule import Schedule
 from allsight.models.base import TaskModel
@@ -29,7 +29,8 @@ class Updater:
     ) -> None:
         optim = config.optim
         optimiser = optim.build()
-        self.optimizer = optimiser.make(optimiser.sort(model, parameter_groups(model, optim)), peak_lr)
+        groups = sharded_apart(optimiser.sort(model, parameter_groups(model, optim)))
+        self.optimizer = optimiser.make(groups, peak_lr)
         self.loss_scale = LossScale(enabled=config.precision == "fp16")
         self.ema: WeightAverage | None = None
         if optim.ema_decay is not None:

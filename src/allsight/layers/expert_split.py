@@ -50,7 +50,7 @@ def split_experts(model: nn.Module, mesh: DeviceMesh) -> tuple[ExpertLinear, ...
 
 @contextmanager
 def whole_experts(layers: tuple[ExpertLinear, ...]) -> Iterator[None]:
-    """Within, each rank holds all experts of layers that were split, and may use them alone, without gradients.
+    """Within, each rank holds all experts of split layers and may use them alone, without gradients.
 
     All ranks enter alike.
     """

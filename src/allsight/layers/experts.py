@@ -110,9 +110,9 @@ class ExpertLinear(nn.Module):
         weight, bias = (self.weight, self.bias) if self.gathered is None else self.gathered
         if self.group is None or self.gathered is not None:
             return expert_dispatch(x, weight.to(x.dtype), bias.to(x.dtype), experts, gates)
-        parts: list[Any] = [weight, bias]
-        own = (part.to_local().to(x.dtype) for part in parts)
-        return dispatch_over_ranks(x, *own, experts, gates, group=self.group)
+        split: list[Any] = [weight, bias]  # DTensors, by `split_experts`
+        w, b = (part.to_local().to(x.dtype) for part in split)
+        return dispatch_over_ranks(x, w, b, experts, gates, group=self.group)
 
     def extra_repr(self) -> str:
         experts, out, channels = self.weight.shape

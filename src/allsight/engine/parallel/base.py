@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from allsight.engine.distributed import Ranks
+from allsight.engine.parallel.experts import SplitExperts
+from allsight.engine.parallel.same_passes import check_same_passes
 from allsight.models.base import TaskModel
 from allsight.types import Batch, Outputs, State, Step
 
@@ -23,18 +25,30 @@ class Parallel:
 
     Args:
         model: The bare model, on its device, with the same weights on all ranks.
+        experts: Those of its experts that are split over ranks, if any.
     """
 
-    def __init__(self, model: TaskModel, ranks: Ranks) -> None:
-        self.bare, self.ranks = model, ranks
+    def __init__(self, model: TaskModel, ranks: Ranks, experts: SplitExperts | None = None) -> None:
+        self.bare, self.ranks, self.experts = model, ranks, experts
 
     @property
     def loss_factor(self) -> float:
         """PyTorch's reducers average over ranks; our losses are shares of the step's loss and must add up."""
         return 1.0
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a rank holds parts of parameters, so that all ranks must look at them together."""
+        return self.experts is not None
+
     def begin(self, step: Step) -> None:
-        """Before the first forward of a step."""
+        """Before the first forward of a step.
+
+        Raises:
+            RanksDisagree: Ranks are about to run different passes, and would speak of different things.
+        """
+        if self.experts is not None:
+            check_same_passes(step, self.ranks)
 
     def forward(self, batch: Batch, state: State) -> tuple[Outputs, State]:
         return self.bare(batch, state)
@@ -47,12 +61,17 @@ class Parallel:
     def finish(self) -> None:
         """After the last backward of the step."""
         if self.ranks.world > 1:
-            sum_gradients([p for p in self.bare.parameters() if p.requires_grad], self.ranks)
+            split = frozenset() if self.experts is None else self.experts.names
+            whole = [p for name, p in self.bare.named_parameters() if p.requires_grad and name not in split]
+            sum_gradients(whole, self.ranks)
+        if self.experts is not None:
+            self.experts.finish(self.loss_factor)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within, the bare model may be called by each rank as often as it likes, without gradients."""
-        yield
+        with nullcontext() if self.experts is None else self.experts.whole():
+            yield
 
 
 def sum_gradients(parameters: list[nn.Parameter], ranks: Ranks) -> None:

@@ -24,7 +24,7 @@ import triton.language as tl
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from allsight.ops._triton import computing_type, is_interpreted, on_device_of
+from allsight.ops._triton import computing_type, is_interpreted, on_device_of, power_of_two
 from allsight.ops._triton_sampling import TYPES
 
 # The least that a matrix unit takes, and as many rows and columns as keep a tile in registers.
@@ -222,7 +222,7 @@ class _Sorted:
     def of(cls, experts: Int64[Tensor, "n k"], num_experts: int, gates: Tensor | None = None) -> _Sorted:
         """Sort; with `gates`, choices whose gate is 0 are left out."""
         flat = experts.flatten()
-        rows = min(_MOST, max(_LEAST, triton.next_power_of_2(len(flat) // num_experts)))
+        rows = min(_MOST, max(_LEAST, power_of_two(len(flat) // num_experts)))
         if gates is not None:
             flat = flat.masked_fill(gates.flatten() == 0, num_experts)
         found, order = flat.sort(stable=True)
@@ -373,7 +373,7 @@ def _mix(laid: Tensor, bias: Tensor | None, experts: Tensor, gates: Tensor, out:
 
 
 def _block(channels: int) -> int:
-    return min(_MOST, max(_LEAST, triton.next_power_of_2(channels)))
+    return min(_MOST, max(_LEAST, power_of_two(channels)))
 
 
 def _operand(tensor: Tensor) -> tl.dtype:
