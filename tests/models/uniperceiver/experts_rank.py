@@ -37,7 +37,7 @@ def step(model, rank):
         outputs, _ = model(pairs(own.start, own.stop, task=task, group_ranks=2 if task == "pairs" else 1))
         losses.append(boltzmann_loss(outputs["logits"], outputs["labels"]))
         losses += outputs.get("penalties", {}).values()
-    sum(losses).backward()
+    torch.stack(losses).sum().backward()
     model.after_step(0)
     found = {}
     for name, parameter in model.named_parameters():
@@ -59,7 +59,8 @@ def main() -> None:
         assert len(layers) == (8 if name == "token" else 4)
         for expected, found in zip(step(whole, rank), step(split, rank), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-        whole.eval(), split.eval()
+        whole.eval()
+        split.eval()
         with whole_experts(layers), torch.no_grad():
             # Ranks write different numbers of texts.
             for seed in range(1 + rank):
