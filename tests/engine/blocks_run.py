@@ -55,10 +55,10 @@ class Blocks(TaskModel):
             self.temperature.clamp_(max=1.2)
 
 
-def blocks_run(**changes):
+def blocks_run(model=None, **changes):
     """As `small_run`: two tasks, SGD in float64 with momentum, clipping and average."""
     tasks = Mixture(
         a=Signs.Config(batch_size=8, length=45),
         b=Signs.Config(batch_size=8, length=21, share=0.5, reader_seed=7),
     )
-    return small_run(model=Blocks.Config(), tasks=tasks, **changes)
+    return small_run(model=model or Blocks.Config(), tasks=tasks, **changes)

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from blocks_run import blocks_run
+from expert_run import experts_run
 from torch.distributed.tensor import DTensor
 
 from allsight.config import replace
 from allsight.engine.optim import AdamW
-from allsight.engine.parallel.fsdp import RanksDisagree
+from allsight.engine.parallel.same_passes import RanksDisagree
 from allsight.engine.trainer import Trainer
 
 CUT = 6
@@ -53,6 +54,12 @@ OPTIONS = {
 """Options of strategies that change the way and not the result."""
 
 
+EXPERT_FEATURES = {
+    "several tasks a step": {**FEATURES["several tasks a step"], "train.norms_every": 2},
+    "adaptive clipping": FEATURES["adaptive clipping"],
+}
+"""For ranks that share experts."""
+
 FLOAT32 = "AdamW in float32"
 """Beside the exact runs, which alone show that nothing is left out: what users run, to the digits it has."""
 
@@ -78,6 +85,10 @@ def strategy_runs(world, each=False):
         name: (replace(blocks_run(), several), replace(blocks_run(), one))
         for name, (several, one) in found.items()
     }
+    for name, changes in {"all at once": ALL_AT_ONCE, **(EXPERT_FEATURES if each else {})}.items():
+        ranks = {"parallel.strategy": "ddp", "parallel.timeout_s": 60, "parallel.expert_ranks": 2}
+        one, several = replace(experts_run(), changes), replace(experts_run(), {**ranks, **changes})
+        runs[f"experts: {name}"] = several, one
     for strategy in STRATEGIES if each else ():
         changes = {"precision": "fp32", "checkpoint.every_steps": None}
         runs[f"{strategy}: {FLOAT32}"] = tuple(
@@ -107,10 +118,14 @@ def relative_gaps(actual, expected):
 
 def adam(strategy, world):
     """A run with state of the optimiser, for checkpoints that other strategies go on from."""
+    optim = AdamW.Config(lr=0.01, clip_norm=1.0, ema_decay=0.9)
+    if strategy == "experts":
+        shared = {"parallel.strategy": "ddp", "parallel.expert_ranks": 2} if world > 1 else {}
+        return replace(experts_run(optim=optim), {**shared, "checkpoint.every_steps": CUT})
     changes = {"parallel.strategy": strategy, "checkpoint.every_steps": CUT}
     if strategy == "hsdp":
         changes["parallel.fsdp.shard_ranks"] = max(1, world // 2)
-    return replace(blocks_run(optim=AdamW.Config(lr=0.01, clip_norm=1.0, ema_decay=0.9)), changes)
+    return replace(blocks_run(optim=optim), changes)
 
 
 def main(out: Path, *, each: bool) -> None:
@@ -124,7 +139,7 @@ def main(out: Path, *, each: bool) -> None:
         metrics[name] = trainer.fit()
         results[name] = result_of(trainer)
         trainer.close()
-    for strategy in STRATEGIES:
+    for strategy in (*STRATEGIES, "experts"):
         trainer = Trainer(adam(strategy, world), folder=out / strategy)
         for step in trainer:
             if step.number + 1 == CUT:
@@ -137,6 +152,10 @@ def main(out: Path, *, each: bool) -> None:
         trainer.fit()
         results[f"{strategy} after {before}"] = result_of(trainer)
         trainer.close()
+    trainer = Trainer(adam("experts", world), folder=out / "experts", resume=True)
+    trainer.fit()
+    results["experts after experts"] = result_of(trainer)
+    trainer.close()
     refusal = disagreement()
     if int(os.environ["RANK"]) == 0:
         saved = {"results": results, "metrics": metrics, "held": held, "refusal": refusal}

@@ -11,6 +11,7 @@ from allsight.config import ConfigError, replace
 from allsight.engine.trainer import Trainer
 
 pytestmark = pytest.mark.dist
+SHARED = {"parallel.strategy": "ddp", "parallel.expert_ranks": 2}
 WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
 
 
@@ -63,6 +64,16 @@ def test_one_process_goes_on_from_shards(strategies):
     _assert_equal(result_of(again), _one_process(adam("single", 1))[1])
 
 
+def test_experts_that_ranks_shared_go_on_on_any_number_of_ranks(strategies):
+    _, out, saved = strategies
+    expected = _one_process(adam("experts", 1))[1]
+    _assert_equal(saved["results"]["experts after experts"], expected)
+    again = Trainer(adam("experts", 1), folder=out / "experts", resume=True)
+    again.fit()
+    again.close()
+    _assert_equal(result_of(again), expected)
+
+
 def test_a_rank_holds_its_share_of_the_state(strategies):
     world, _, saved = strategies
     # Sizes that the ranks cannot share evenly are rounded up.
@@ -82,6 +93,10 @@ def test_ranks_with_different_tasks_are_refused_and_do_not_mix_weights(strategie
         ({"parallel.strategy": "fsdp", "train.recover_memory": True}, "recover_memory: not with"),
         ({"parallel.strategy": "fsdp", "parallel.fsdp.gather_half": True}, "fp64 has no half format"),
         ({"parallel.strategy": "hsdp", "parallel.fsdp.shard_ranks": 3}, "2 ranks do not form groups of 3"),
+        ({**SHARED, "parallel.expert_ranks": 3}, "expert_ranks: 2 ranks do not form groups of 3"),
+        ({**SHARED}, "expert_ranks: the model has no experts that tokens choose for themselves"),
+        ({**SHARED, "sampling.layout": "mixed_lanes"}, "expert_ranks: not with sampling.layout=mixed_lanes"),
+        ({**SHARED, "train.recover_memory": True}, r"expert_ranks: not with train\.recover_memory"),
     ],
 )
 def test_strategies_that_cannot_work_are_refused(changes, expected):
@@ -94,3 +109,19 @@ def test_strategies_that_cannot_work_are_refused(changes, expected):
     model = Trainer(blocks_run()).model
     with pytest.raises(ConfigError, match=expected):
         spread(model, config, Ranks(0, 2))
+
+
+def test_experts_that_ranks_cannot_share_evenly_are_refused():
+    from expert_run import Experts
+
+    from allsight.engine.distributed import Ranks
+    from allsight.engine.parallel.experts import SplitExperts
+
+    with pytest.raises(ConfigError, match="3 experts cannot be shared evenly by 2 ranks; expected a divisor"):
+        SplitExperts(Experts(Experts.Config(experts=3), {}), 2, Ranks(0, 2))
+
+
+@pytest.mark.parametrize("strategy", ["single", "fsdp"])
+def test_only_ddp_shares_experts(strategy):
+    with pytest.raises(ConfigError, match=f"expert_ranks=2 belongs to strategy=ddp, not {strategy}"):
+        replace(adam("single", 1), {"parallel.strategy": strategy, "parallel.expert_ranks": 2})

@@ -30,6 +30,22 @@ def test_cpu_agrees_with_reference(shape, dtype, tolerance):
         torch.testing.assert_close(found["cpu"][name], expected, rtol=tolerance, atol=tolerance, msg=name)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_gates_may_be_wider_than_tokens(backend):
+    given = inputs(dtype=torch.bfloat16)
+    exact = {name: t.detach().double() if t.is_floating_point() else t for name, t in given.items()}
+    wide = given["gates"].detach().float().requires_grad_()
+    y = expert_dispatch(**{**given, "gates": wide}, backend=backend)
+    y.sum().backward()
+    assert (y.dtype, wide.grad.dtype, given["x"].grad.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        torch.bfloat16,
+    )
+    expected = expert_dispatch(**exact, backend="reference")
+    torch.testing.assert_close(y.double(), expected, rtol=0.02, atol=0.05)
+
+
 def test_gradient_is_right():
     given = inputs(n=3)
     names = ("x", "weight", "bias", "gates")
@@ -54,3 +70,7 @@ def test_shapes_that_do_not_fit_are_named(without_shape_checks):
         expert_dispatch(**{**given, "gates": given["gates"][:, :1]})
     with pytest.raises(ValueError, match="experts: 2 a token, but there are 1"):
         expert_dispatch(**{**given, "weight": given["weight"][:1], "bias": given["bias"][:1]})
+    with pytest.raises(ValueError, match=r"weight: expected torch\.float64 like x, got torch\.float32"):
+        expert_dispatch(**{**given, "weight": given["weight"].float()})
+    with pytest.raises(ValueError, match="experts: expected on cpu like x, got meta"):
+        expert_dispatch(**{**given, "experts": given["experts"].to("meta")})

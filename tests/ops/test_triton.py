@@ -38,7 +38,7 @@ def run_cases(name, config, folder, **variables):
 
 
 @needs_triton
-@pytest.mark.parametrize("operator", ["dcnv3", "ms_deform_attn"])
+@pytest.mark.parametrize("operator", ["dcnv3", "expert_dispatch", "ms_deform_attn"])
 def test_operator_is_right_in_the_interpreter(operator, pytestconfig, tmp_path):
     run_cases(f"{operator}.py", pytestconfig, tmp_path, TRITON_INTERPRET="1")
 
@@ -51,7 +51,7 @@ def test_kernels_compile_for_hopper(pytestconfig, tmp_path):
 
 @pytest.mark.gpu
 @needs_triton
-@pytest.mark.parametrize("operator", ["dcnv3", "ms_deform_attn"])
+@pytest.mark.parametrize("operator", ["dcnv3", "expert_dispatch", "ms_deform_attn"])
 def test_operator_is_right_on_the_gpu(operator, pytestconfig, tmp_path):
     run_cases(f"{operator}.py", pytestconfig, tmp_path)
 

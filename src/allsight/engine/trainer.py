@@ -27,7 +27,7 @@ from allsight.engine.looking import Looks
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.multitask import LossScales, check_losses
 from allsight.engine.out_of_memory import StepTooLarge, is_out_of_memory, lack_of_memory
-from allsight.engine.parallel import SHARDED, spread
+from allsight.engine.parallel import spread
 from allsight.engine.parameter_groups import parameter_table
 from allsight.engine.precision import Precision
 from allsight.engine.profiler import check_profile
@@ -111,10 +111,8 @@ class Trainer:
         self._precision = Precision(config.precision, self.ranks.device)
         self._num_parameters = sum(p.numel() for p in self.model.parameters())
         self._parallel = spread(self.model, config, self.ranks)
-        is_sharded = config.parallel.strategy in SHARDED and self.ranks.world > 1
-        self._updater = Updater(
-            self._parallel, config, built.schedule, built.peak_lr, looks=self.ranks.is_first or is_sharded
-        )
+        looks = self.ranks.is_first or self._parallel.is_sharded
+        self._updater = Updater(self._parallel, config, built.schedule, built.peak_lr, looks=looks)
         self._buffers = [b for b in self.model.buffers() if b.numel()]
         self._scales = LossScales(self.tasks, self.ranks)
         self._memory = TemporalMemory()

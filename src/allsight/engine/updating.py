@@ -9,7 +9,7 @@ from allsight.engine.config import RunConfig
 from allsight.engine.ema import WeightAverage
 from allsight.engine.loss_scale import LossScale
 from allsight.engine.norms import PartNorms
-from allsight.engine.parallel import Parallel
+from allsight.engine.parallel import Parallel, sharded_apart
 from allsight.engine.parameter_groups import parameter_groups
 from allsight.engine.schedule import Schedule
 
@@ -28,9 +28,9 @@ class Updater:
     ) -> None:
         optim, model = config.optim, parallel.bare
         optimiser = optim.build()
-        made = optimiser.make(optimiser.sort(model, parameter_groups(model, optim)), peak_lr)
+        groups = sharded_apart(optimiser.sort(model, parameter_groups(model, optim)))
         # Before anything keeps views of weights: an engine may move them.
-        self.optimizer = parallel.take(made)
+        self.optimizer = parallel.take(optimiser.make(groups, peak_lr))
         self.loss_scale = LossScale(enabled=config.precision == "fp16")
         self.ema: WeightAverage | None = None
         if optim.ema_decay is not None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
+from allsight.layers.expert_exchange import dispatch_over_ranks
 from allsight.ops import expert_dispatch
 
 
@@ -57,12 +60,22 @@ class ExpertLinear(nn.Module):
         in_channels: Width of the input.
         out_channels: Width of the output.
         num_experts: How many.
+        per_token: Tokens choose for themselves, so that experts may be split over ranks (`split_experts`).
+
+    Attributes:
+        group: Ranks over which experts are split; None: all are here. Runs cannot share such experts.
+        gathered: All weights and biases, while a rank holds them in spite of the split.
 
     Source: Uni-Perceiver-MoE, arXiv:2206.04674.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, num_experts: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, num_experts: int, *, per_token: bool = False
+    ) -> None:
         super().__init__()
+        self.per_token = per_token
+        self.group: ProcessGroup | None = None
+        self.gathered: tuple[Tensor, Tensor] | None = None
         self.weight = nn.Parameter(torch.empty(num_experts, out_channels, in_channels))
         self.bias = nn.Parameter(torch.zeros(num_experts, out_channels))
         for weight in self.weight:
@@ -70,9 +83,10 @@ class ExpertLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t c"], mix: Mix) -> Float[Tensor, "b t out"]:
         if isinstance(mix, TokenMix):
-            choices = mix.experts.flatten(0, 1), mix.gates.flatten(0, 1).to(x.dtype)
-            flat = expert_dispatch(x.flatten(0, 1), self.weight.to(x.dtype), self.bias.to(x.dtype), *choices)
+            flat = self._dispatch(x.flatten(0, 1), mix.experts.flatten(0, 1), mix.gates.flatten(0, 1))
             return flat.unflatten(0, x.shape[:2])
+        if self.group is not None:
+            raise ValueError("ExpertLinear: experts split over ranks cannot be shared by runs of tokens")
         if mix.choice is None:
             weight, bias = self.merged(mix.gates)
         else:
@@ -89,6 +103,16 @@ class ExpertLinear(nn.Module):
         gates = gates.to(self.weight.dtype)
         # A product per expert: `einsum` would lay all of them out anew, which costs more than the sums.
         return (gates @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:]), gates @ self.bias
+
+    def _dispatch(
+        self, x: Float[Tensor, "n c"], experts: Int64[Tensor, "n k"], gates: Float[Tensor, "n k"]
+    ) -> Float[Tensor, "n out"]:
+        weight, bias = (self.weight, self.bias) if self.gathered is None else self.gathered
+        if self.group is None or self.gathered is not None:
+            return expert_dispatch(x, weight.to(x.dtype), bias.to(x.dtype), experts, gates)
+        split: list[Any] = [weight, bias]  # DTensors, by `split_experts`
+        w, b = (part.to_local().to(x.dtype) for part in split)
+        return dispatch_over_ranks(x, w, b, experts, gates, group=self.group)
 
     def extra_repr(self) -> str:
         experts, out, channels = self.weight.shape

@@ -32,6 +32,7 @@ def register(
     output: Callable[..., Sequence[Any]],
     outputs: int = 1,
     reference: Callable[..., Any],
+    indices: Sequence[str] = (),
     backends: Sequence[Literal["cpu", "triton"]] = ("cpu",),
 ) -> Operator:
     """Define `allsight::NAME` and `allsight::NAME_backward`, and the table of those who compute them.
@@ -50,6 +51,7 @@ def register(
         outputs: How many there are; several come as a tuple.
         reference: The plain PyTorch function `reference(*tensors, *rest)`, which serves every valid call and
             has PyTorch's own gradient.
+        indices: Those of the tensors that hold whole numbers, whatever type the others have.
         backends: Those who come before it, the preferred one first.
 
     Returns:
@@ -117,7 +119,8 @@ def register(
         return None if call[0].is_cpu else f"{tensors[0]} is on {call[0].device}"
 
     def refused_by_triton(*call: Any) -> str | None:
-        return _triton.refuses(*call[:count])
+        given = zip(tensors, call, strict=False)
+        return _triton.refuses(*(tensor for tensor_name, tensor in given if tensor_name not in indices))
 
     rows = {
         "cpu": Implementation("cpu", on("cpu"), _native.about(), _native.unusable, refused_by_cpu),

@@ -112,7 +112,7 @@ class Tile:
             lanes = 16 // value.element_size()
         else:
             lanes = 4 if task == "backward" and _adds_vectors(value.device) else 1
-        width, depth = _power_of_two(channels), _power_of_two(points)
+        width, depth = power_of_two(channels), power_of_two(points)
         rows = min(_MOST_ROWS, max(1, _MOST_ELEMENTS // max(width, depth)))
         if task != "forward":
             rows = min(rows, max(1, _MOST_WARPS * 32 * lanes // width))
@@ -234,5 +234,6 @@ def _largest(tensor: Tensor) -> Tensor:
     return torch.linalg.vector_norm(tensor, torch.inf, dim=dims).to(torch.float64)
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """The smallest one that is no less."""
     return 1 << (number - 1).bit_length()

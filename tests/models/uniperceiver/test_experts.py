@@ -1,8 +1,11 @@
 """Conditional mixtures: who gets which experts, merging, growing, and how attributes end a conflict."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from rank_processes import run_ranks
 from small import caption, experts, make, picture, text
 
 from allsight.config import ConfigError
@@ -237,3 +240,9 @@ def test_experts_end_a_conflict_only_where_attributes_differ(without_shape_check
     accuracy, cosine = learn_conflict(different)
     assert min(accuracy) >= 0.98
     assert abs(cosine) <= 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_ranks_that_share_experts_train_and_answer_as_those_that_hold_all():
+    run_ranks(Path(__file__).with_name("experts_rank.py"))

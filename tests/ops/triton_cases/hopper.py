@@ -13,6 +13,7 @@ from triton.runtime.jit import JITFunction
 
 from allsight.ops.dcnv3 import triton as dcnv3
 from allsight.ops.dcnv3._geometry import Geometry
+from allsight.ops.expert_dispatch import triton as expert_dispatch
 from allsight.ops.ms_deform_attn import triton as ms_deform_attn
 
 
@@ -97,3 +98,25 @@ def test_kernel_compiles_and_moves_whole_vectors(run, task, dtype, compiled, tmp
     # Two blocks of 256 threads at least share a multiprocessor, and nothing is spilled.
     assert usage["REG"] <= 128
     assert usage["LOCAL"] == usage["STACK"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_products_of_experts_compile_and_use_matrix_units(dtype, compiled, tmp_path):
+    x, weight = torch.zeros(4096, 768, dtype=dtype), torch.zeros(8, 3072, 768, dtype=dtype)
+    choices = torch.arange(8192).view(4096, 2) % 8, torch.ones(4096, 2)
+    call = x, weight, torch.zeros(8, 3072, dtype=dtype), *choices
+    expert_dispatch.forward(*call)
+    expert_dispatch.backward(torch.zeros(4096, 3072, dtype=dtype), *call)
+    assert [kernel.metadata.name for kernel in compiled] == [
+        "_product_kernel",
+        "_mix_kernel",
+        "_product_kernel",
+        "_mix_kernel",
+        "_gate_kernel",
+        "_weight_kernel",
+    ]
+    for kernel in compiled:
+        usage = resources(kernel, tmp_path)
+        assert usage["LOCAL"] == usage["STACK"] == 0, kernel.metadata.name
+        if dtype.itemsize == 2 and kernel.metadata.name in ("_product_kernel", "_weight_kernel"):
+            assert "mma" in kernel.asm["ptx"]

@@ -8,13 +8,22 @@ from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel
 from allsight.engine.parallel.config import SHARDED, ParallelConfig
-from allsight.engine.parallel.shards import local_part, norms, total_norm
+from allsight.engine.parallel.shards import local_part, norms, sharded_apart, total_norm
 from allsight.models.base import TaskModel
 
 if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
 
-__all__ = ["SHARDED", "Parallel", "ParallelConfig", "local_part", "norms", "spread", "total_norm"]
+__all__ = [
+    "SHARDED",
+    "Parallel",
+    "ParallelConfig",
+    "local_part",
+    "norms",
+    "sharded_apart",
+    "spread",
+    "total_norm",
+]
 
 
 def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
@@ -54,7 +63,21 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
                 "each other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
             )
         return FullyShard(model, config.fsdp, ranks, hybrid=strategy == "hsdp", precision=run.precision)
-    if layout == "mixed_lanes" or reruns:
+    experts = None
+    if config.expert_ranks > 1:
+        for is_set, setting in (
+            (layout == "mixed_lanes", "sampling.layout=mixed_lanes"),
+            (reruns, "train.recover_memory"),
+        ):
+            if is_set:
+                raise ConfigError(
+                    f"config.parallel.expert_ranks: not with {setting}: ranks exchange tokens in the "
+                    "middle of a pass, so all must run the same ones; leave one of the two out"
+                )
+        from allsight.engine.parallel.experts import SplitExperts
+
+        experts = SplitExperts(model, config.expert_ranks, ranks)
+    elif layout == "mixed_lanes" or reruns:
         return Parallel(model, ranks)
     if config.ddp.static_graph and len(run.tasks) > 1:
         raise ConfigError(
@@ -63,4 +86,4 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
         )
     from allsight.engine.parallel.ddp import DataParallel
 
-    return DataParallel(model, config.ddp, ranks)
+    return DataParallel(model, config.ddp, ranks, experts)

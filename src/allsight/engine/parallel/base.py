@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from allsight.engine.distributed import Ranks
+from allsight.engine.parallel.experts import SplitExperts
+from allsight.engine.parallel.same_passes import check_same_passes
 from allsight.engine.parallel.shards import local_part, total_norm
 from allsight.engine.parallel.tensors import Formats, Tensors, make_room, optimizer_tensors
 from allsight.models.base import TaskModel
@@ -38,10 +40,11 @@ class Parallel:
 
     Args:
         model: The bare model, on its device, with the same weights on all ranks.
+        experts: Those of its experts that are split over ranks, if any.
     """
 
-    def __init__(self, model: TaskModel, ranks: Ranks) -> None:
-        self.bare, self.ranks = model, ranks
+    def __init__(self, model: TaskModel, ranks: Ranks, experts: SplitExperts | None = None) -> None:
+        self.bare, self.ranks, self.experts = model, ranks, experts
         self._optimizer: torch.optim.Optimizer | None = None
 
     def take(self, optimizer: torch.optim.Optimizer) -> Stepper:
@@ -58,8 +61,19 @@ class Parallel:
         """PyTorch's reducers average over ranks; our losses are shares of the step's loss and must add up."""
         return 1.0
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a rank holds parts of parameters, so that all ranks must look at them together."""
+        return self.experts is not None
+
     def begin(self, step: Step) -> None:
-        """Before the first forward of a step."""
+        """Before the first forward of a step.
+
+        Raises:
+            RanksDisagree: Ranks are about to run different passes, and would speak of different things.
+        """
+        if self.experts is not None:
+            check_same_passes(step, self.ranks)
 
     def forward(self, batch: Batch, state: State) -> tuple[Outputs, State]:
         return self.bare(batch, state)
@@ -76,7 +90,11 @@ class Parallel:
     def finish(self) -> None:
         """After the last backward of the step."""
         if self.ranks.world > 1:
-            sum_gradients([p for p in self.bare.parameters() if p.requires_grad], self.ranks)
+            split = frozenset() if self.experts is None else self.experts.names
+            whole = [p for name, p in self.bare.named_parameters() if p.requires_grad and name not in split]
+            sum_gradients(whole, self.ranks)
+        if self.experts is not None:
+            self.experts.finish(self.loss_factor)
 
     def gradients(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """Those of the step, for the caller to scale and bound; none where an engine does it by itself."""
@@ -99,7 +117,8 @@ class Parallel:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within, the bare model may be called by each rank as often as it likes, without gradients."""
-        yield
+        with nullcontext() if self.experts is None else self.experts.whole():
+            yield
 
     def weight_shapes(self) -> dict[str, torch.Size]:
         """Name -> whole shape of each weight and buffer."""

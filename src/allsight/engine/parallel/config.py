@@ -60,6 +60,9 @@ class ParallelConfig(Config):
     strategy: Strategy = "single"
     """One process; whole copies (ddp); parts of everything (fsdp); parts within groups of ranks that each
     hold a whole copy (hsdp); DeepSpeed's ZeRO (deepspeed)."""
+    expert_ranks: int = Field(default=1, ge=1)
+    """For ddp: ranks that share the experts that tokens choose for themselves, each holding as many of them;
+    tokens travel to the rank of their expert."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which ranks that wait for a missing one give up."""
     ddp: DDPConfig = DDPConfig()
@@ -71,5 +74,10 @@ class ParallelConfig(Config):
         if self.fsdp.shard_ranks is not None and self.strategy != "hsdp":
             raise ValueError(
                 f"fsdp.shard_ranks={self.fsdp.shard_ranks} belongs to strategy=hsdp, not {self.strategy}"
+            )
+        if self.expert_ranks > 1 and self.strategy != "ddp":
+            more = "; it shards experts as all else" if self.strategy in SHARDED else ""
+            raise ValueError(
+                f"expert_ranks={self.expert_ranks} belongs to strategy=ddp, not {self.strategy}{more}"
             )
         return self

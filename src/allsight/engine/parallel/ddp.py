@@ -14,6 +14,7 @@ from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel
 from allsight.engine.parallel.config import DDPConfig
+from allsight.engine.parallel.experts import SplitExperts
 from allsight.models.base import TaskModel
 from allsight.types import Batch, Outputs, State
 
@@ -29,8 +30,12 @@ _HOOKS = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_c
 class DataParallel(Parallel):
     """PyTorch's DistributedDataParallel; gradients are reduced once a step, on its last backward."""
 
-    def __init__(self, model: TaskModel, config: DDPConfig, ranks: Ranks) -> None:
-        super().__init__(model, ranks)
+    def __init__(
+        self, model: TaskModel, config: DDPConfig, ranks: Ranks, experts: SplitExperts | None = None
+    ) -> None:
+        super().__init__(model, ranks, experts)
+        if experts is not None:
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, experts.names)
         # Tasks differ in the heads they use. Buffers are shared when weights are used, not each step.
         self._module = DistributedDataParallel(
             model,
@@ -65,4 +70,6 @@ class DataParallel(Parallel):
                 yield
 
     def finish(self) -> None:
-        """Nothing: the last backward has done it."""
+        """Of all but split experts the last backward has done it."""
+        if self.experts is not None:
+            self.experts.finish(self.loss_factor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,14 +22,11 @@ from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel, sum_gradients
 from allsight.engine.parallel.config import FSDPConfig
+from allsight.engine.parallel.same_passes import check_same_passes
 from allsight.engine.precision import HALF
 from allsight.layers.blocks import blocks_of
 from allsight.models.base import TaskModel
 from allsight.types import Step
-
-
-class RanksDisagree(RuntimeError):
-    """Ranks were about to run different layers in one step, which would mix shards of weights."""
 
 
 class FullyShard(Parallel):
@@ -75,24 +71,12 @@ class FullyShard(Parallel):
     def loss_factor(self) -> float:
         return float(self.ranks.world)
 
-    def begin(self, step: Step) -> None:
-        """Check that all ranks are about to run the same passes.
+    @property
+    def is_sharded(self) -> bool:
+        return True
 
-        Raises:
-            RanksDisagree: They are not.
-        """
-        passes = [name for name in step.tasks for _ in step.batches[name]]
-        # Twenty bits, so that sums of squares over ranks are exact. Only equal numbers have no variance.
-        mark = zlib.crc32("\n".join(passes).encode()) & 0xFFFFF
-        sums = self.ranks.sum(torch.tensor([mark, mark**2], dtype=torch.float64))
-        world = self.ranks.world
-        if sums.tolist() != [mark * world, mark**2 * world]:
-            found = self.ranks.gather(passes)
-            raise RanksDisagree(
-                f"step {step.number}: ranks run different passes ("
-                + "; ".join(f"rank {rank}: {', '.join(names)}" for rank, names in enumerate(found))
-                + "); sharded weights would mix: use sampling.layout=one_task, or parallel.strategy=ddp"
-            )
+    def begin(self, step: Step) -> None:
+        check_same_passes(step, self.ranks)
 
     @contextmanager
     def reducing(self, is_last: bool) -> Iterator[None]:

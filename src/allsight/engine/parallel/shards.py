@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,20 @@ from torch.distributed.tensor import DTensor, Shard
 def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, as a plain tensor with the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_apart(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parameter groups of an optimiser in which every parameter is sharded or none is.
+
+    PyTorch's optimisers change the parameters of a group together, and cannot do so with both kinds at once.
+    """
+    found = []
+    for group in groups:
+        for kind in (True, False):
+            chosen = [p for p in group["params"] if isinstance(p, DTensor) == kind]
+            if chosen:
+                found.append({**group, "params": chosen})
+    return found
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -61,7 +61,7 @@ class Block(nn.Module):
         super().__init__()
         linear: LinearMaker = nn.Linear
         if experts is not None:
-            linear = partial(ExpertLinear, num_experts=experts.count)
+            linear = partial(ExpertLinear, num_experts=experts.count, per_token=experts.looks_at_data)
         self.norm1 = nn.LayerNorm(channels, eps=NORM_EPS)
         self.attn = SelfAttention(channels, heads=heads, linear=linear)
         self.norm2 = nn.LayerNorm(channels, eps=NORM_EPS)

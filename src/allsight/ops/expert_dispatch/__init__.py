@@ -7,6 +7,7 @@ from torch import Tensor
 
 from allsight.ops._dispatch import Backend
 from allsight.ops._registration import register
+from allsight.ops._rows import check_devices
 from allsight.ops.expert_dispatch.reference import expert_dispatch_reference
 
 _NAME = "expert_dispatch"
@@ -19,6 +20,8 @@ EXPERT_DISPATCH = register(
     unpack=lambda: (),
     output=lambda x, weight, *rest: (x.shape[0], weight.shape[1]),
     reference=expert_dispatch_reference,
+    indices=("experts",),
+    backends=("cpu", "triton"),
 )
 
 
@@ -38,14 +41,14 @@ def expert_dispatch(
         weight: One matrix an expert, as in `torch.nn.Linear`.
         bias: One shift an expert.
         experts: Which experts each token gets, different ones; 0..e - 1.
-        gates: How much of each; 0 where a choice found no room.
+        gates: How much of each; 0 where a choice found no room. May be in a wider type than the rest.
         backend: Implementation; "auto" follows `use_backend`, then ALLSIGHT_BACKEND, else the fastest usable.
 
     Returns:
         The mixed results, in the type of `x`.
 
     Raises:
-        ValueError: A shape does not fit, or the backend asked for cannot serve the call.
+        ValueError: A shape, type or device does not fit, or the backend asked for cannot serve the call.
     """
     num_experts, _, channels = weight.shape
     for name, found, expected in (
@@ -58,6 +61,10 @@ def expert_dispatch(
             raise ValueError(f"{_NAME}: {name}: expected {tuple(expected)}, got {tuple(found)}")
     if experts.shape[1] > num_experts:
         raise ValueError(f"{_NAME}: experts: {experts.shape[1]} a token, but there are {num_experts}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor.dtype != x.dtype:
+            raise ValueError(f"{_NAME}: {name}: expected {x.dtype} like x, got {tensor.dtype}")
+    check_devices(_NAME, "x", x, weight=weight, bias=bias, experts=experts, gates=gates)
     return EXPERT_DISPATCH.run(backend, x, weight, bias, experts, gates)
 
 

@@ -15,7 +15,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor, gates: Ten
     """Compute `allsight.ops.expert_dispatch`."""
     out = x.new_zeros(len(x), weight.shape[1])
     for expert, rows, gate in _groups(experts, gates, len(weight)):
-        out.index_add_(0, rows, gate[:, None] * torch.addmm(bias[expert], x[rows], weight[expert].T))
+        mixed = gate[:, None] * torch.addmm(bias[expert], x[rows], weight[expert].T)
+        out.index_add_(0, rows, mixed.to(out.dtype))
     return out
 
 
@@ -27,10 +28,11 @@ def backward(
     grad_gates = torch.zeros_like(gates)
     for slot in range(experts.shape[1]):
         choice = experts[:, slot]
-        for expert, rows, gate in _groups(choice[:, None], torch.ones_like(gates[:, :1]), len(weight)):
+        for expert, rows, _ in _groups(choice[:, None], torch.ones_like(gates[:, :1]), len(weight)):
             given, own = grad[rows], x[rows]
-            grad_gates[rows, slot] = (given * torch.addmm(bias[expert], own, weight[expert].T)).sum(1)
-            given = given * gates[rows, slot, None] * gate[:, None]
+            through = (given * torch.addmm(bias[expert], own, weight[expert].T)).sum(1)
+            grad_gates[rows, slot] = through.to(gates.dtype)
+            given = (given * gates[rows, slot, None]).to(x.dtype)
             grad_x.index_add_(0, rows, given @ weight[expert])
             grad_weight[expert] += given.T @ own
             grad_bias[expert] += given.sum(0)

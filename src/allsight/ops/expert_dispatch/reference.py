@@ -17,4 +17,4 @@ def expert_dispatch_reference(
     """Compute `allsight.ops.expert_dispatch`."""
     everything = torch.einsum("nc,eoc->neo", x, weight) + bias
     chosen = everything.gather(1, experts[:, :, None].expand(-1, -1, everything.shape[2]))
-    return (gates[:, :, None] * chosen).sum(1)
+    return (gates[:, :, None] * chosen).sum(1).to(x.dtype)
