@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +98,50 @@ def test_a_run_that_exists_is_refused_with_the_remedy(
     assert line == f"{folder}: a run of this name exists; go on with it by --resume, or choose another --name"
     (Path("runs") / "file").write_text("")
     assert "runs/file: a run of this name exists" in fault(["train", "joint_world", "--name", "file"], capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data pack imagefolder:{world}/imagefolder {file}",
+        "data world {file}/below --pictures 12",
+        "bench ops --quick --out {file}",
+        "export internimage_micro_tiny20 {file}/net.pt2 --weights random",
+    ],
+)
+def test_a_file_where_a_folder_is_to_be_is_named(
+    words: str, world: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    line = fault([word.format(world=world, file=file) for word in words.split()], capsys)
+    assert f"{file}: exists and is not a folder; name another, or move it away" in line
+    assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("verb", ["inspect", "scan"])
+def test_a_relative_path_that_is_nowhere_is_named(
+    verb: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALLSIGHT_DATA", raising=False)
+    line = fault(["data", verb, "nowhere"], capsys)
+    assert line == f"nowhere: no such file or folder (looked in {tmp_path}; ALLSIGHT_DATA is not set)"
+
+
+def test_recipes_that_helps_name_exist() -> None:
+    from typer.main import get_command
+
+    from allsight.cli.app import app
+    from allsight.recipes import names
+
+    pending: list[tuple[str, Any]] = [("", get_command(app))]
+    while pending:
+        path, command = pending.pop()
+        pending += [(f"{path} {name}", sub) for name, sub in getattr(command, "commands", {}).items()]
+        verbs = r"(?:train|plan|eval|predict|export|config|ask)"
+        for named in re.findall(rf"allsight {verbs} ([a-z][a-z0-9_]*)(?=[ \n]|$)", command.help or ""):
+            assert named in names(), f"{path}: {named}"
 
 
 def test_a_missing_data_root_is_named(

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -265,6 +266,30 @@ def test_report_is_one_file_and_can_compare(trained: Path, tmp_path: Path, capsy
     assert main(["report", str(trained), "--out", str(out), "--compare", str(trained)]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert out.read_text().startswith("<!doctype html>") or out.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("presses", "said"),
+    [(1, "stopped at step 3 by signal SIGINT, saved"), (2, "stopped at step 2; go on with")],
+)
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(
+    presses: int, said: str, world: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allsight.engine.trainer import Trainer
+
+    def fit_until_pressed(self: Trainer) -> dict[str, float]:
+        for step in self:
+            if step.number == 1:
+                for _ in range(presses):
+                    signal.raise_signal(signal.SIGINT)
+        return {}
+
+    monkeypatch.setattr(Trainer, "fit", fit_until_pressed)
+    words = ["train", "joint_smoke", f"data.root={world}", "checkpoint.every_steps=4", "--quiet"]
+    assert main([*words, "--runs", str(tmp_path)]) == 130
+    error = capfd.readouterr().err
+    assert said in error and "Ctrl-C again stops at once" in error
+    assert (tmp_path / "joint_smoke/checkpoints/step-00000003/COMPLETE").is_file() == (presses == 1)
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(

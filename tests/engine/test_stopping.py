@@ -89,6 +89,25 @@ def test_signals_ask_and_are_given_back(number):
     assert signal.getsignal(number) is before
 
 
+def test_the_first_ctrl_c_asks_and_the_second_stops_at_once():
+    before, heard = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), stopping_on_signals(heard.append):
+        signal.raise_signal(signal.SIGINT)
+        assert heard == ["signal SIGINT"]
+        signal.raise_signal(signal.SIGINT)
+    assert heard == ["signal SIGINT"] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_job_that_ignores_ctrl_c_goes_on_ignoring_it():
+    before, heard = signal.signal(signal.SIGINT, signal.SIG_IGN), []
+    try:
+        with stopping_on_signals(heard.append):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == []
+
+
 def test_processes_forked_meanwhile_end_by_the_signal():
     with stopping_on_signals(lambda reason: None):
         child = os.fork()

@@ -54,6 +54,8 @@ def ops(
     if quick and only:
         raise typer.BadParameter("--quick chooses the cases itself; leave out --only")
     check_backend()
+    if out is not None and out.exists() and not out.is_dir():  # Said before minutes pass.
+        raise typer.BadParameter(f"--out {out}: exists and is not a folder; name another, or move it away")
     results = bench_ops(
         QUICK if quick else only or (), pairs=pairs, threads=threads, on_progress=Counter("steps")
     )

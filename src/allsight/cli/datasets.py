@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -82,7 +83,10 @@ def world(
     )
     total, seconds = 2 * (config.train + config.val), time.perf_counter() - begun
     more = "" if spoken is None else f", {spoken.train + spoken.val + spoken.pairs} with texts"
-    print(f"{out}: {total} pictures of {size} px{more} in {seconds:.1f} s; use it with data.root={out}")
+    print(
+        f"{out}: {total} pictures of {size} px{more} in {seconds:.1f} s; use it with "
+        f"{shlex.quote(f'data.root={out}')}"
+    )
 
 
 @app.command("drives")
@@ -125,7 +129,10 @@ def drives(
         out, config, workers=processes or usable_cores(), on_progress=None if quiet else Counter("scenes")
     )
     total, seconds = (config.train + config.val) * config.frames, time.perf_counter() - begun
-    print(f"{out}: {total} frames of 6 cameras in {seconds:.1f} s; use it with data=nuscenes:{out}")
+    print(
+        f"{out}: {total} frames of 6 cameras in {seconds:.1f} s; use it with "
+        f"{shlex.quote(f'data=nuscenes:{out}')}"
+    )
 
 
 @app.command("tokenizer")

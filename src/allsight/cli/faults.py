@@ -69,6 +69,10 @@ def _of_system(error: OSError) -> Fault | None:
                 f"(`train` with --resume)"
             ),
         )
+    if isinstance(error, FileExistsError) and error.filename is not None:
+        return Fault(
+            2, _of_rank(f"{error.filename}: exists and is not a folder; name another, or move it away")
+        )
     mendable = FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
     if isinstance(error, mendable) and error.filename is not None:
         said = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()

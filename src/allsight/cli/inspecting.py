@@ -21,7 +21,7 @@ from allsight.cli.words import (
 )
 
 if TYPE_CHECKING:
-    from allsight.data.inspection import SplitSurvey
+    from allsight.data.inspection import SplitSurvey, Survey
     from allsight.data.readers import Candidate, NamedReader
 
 _MOST_SHOWN = 15
@@ -58,12 +58,18 @@ def inspect(
 
     candidate, others, readers = _open(data, options, split)
     result = survey(readers, limit=limit, processes=processes)
-    if picture is not None:
-        picture.write_bytes(draw.encode_png(mosaic(readers[0])))
     if as_json:
         found = {"format": candidate.format, "reason": candidate.reason}
         print_json({**found, "others": [other.format for other in others], **result.to_json()})
-        return
+    else:
+        _print_survey(candidate, others, result)
+    if picture is not None:  # Last, so that a place that cannot be written costs nothing else.
+        picture.write_bytes(draw.encode_png(mosaic(readers[0])))
+        if not as_json:
+            print(f"picture     {picture} (split {readers[0].split})")
+
+
+def _print_survey(candidate: Candidate, others: list[Candidate], result: Survey) -> None:
     print(f"format      {candidate.format}: {candidate.reason}")
     if others:
         print(f"also fits   {', '.join(f'{other.format}:' for other in others)}")
@@ -71,8 +77,6 @@ def inspect(
         _print_split(name, part)
     for pair, shared in result.overlaps.items():
         print(f"! {len(shared)} pictures are in both {pair}, such as {shared[0][0]} and {shared[0][1]}")
-    if picture is not None:
-        print(f"picture     {picture} (split {readers[0].split})")
 
 
 def scan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -82,7 +83,7 @@ def pack(
     if verify:
         samples = verify_place(out, processes=workers, progress=None if quiet else Counter("shards verified"))
         print(f"{out}: {samples} samples read back, all as they were written")
-    print(f"use it with data=webdataset:{out.absolute()}")
+    print(f"use it with {shlex.quote(f'data=webdataset:{out.absolute()}')}")
 
 
 def index(

@@ -35,7 +35,7 @@ def plan(
     """Say what a run would take: memory for each strategy, time of a step, length of the schedule.
 
     \b
-    allsight plan internimage_h_22k_640 --gpus 64 --kind h100-80g
+    allsight plan internimage_h_in1k_640 --gpus 64 --kind h100-80g
     allsight plan my_recipes.py:giant parallel.fsdp.gather_half=true --gpus 1024 --samples joint=427000000
     allsight plan internimage_h_in1k_640 --gpus 64 --search
 

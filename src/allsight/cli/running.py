@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +133,7 @@ def train_with_progress(
     Raises:
         RunFailed: The run stopped itself, or its last checkpoint could not be written.
         RunStopped: A signal said that time is up; the run is saved.
+        KeyboardInterrupt: Ctrl-C; saved after the first, what was saved before stays after the second.
     """
     from allsight.engine.joining import RanksMissing
     from allsight.engine.trainer import RunFailed, RunStopped, Trainer
@@ -141,10 +144,20 @@ def train_with_progress(
     trainer = Trainer(config, folder=folder, resume=resume, command=["allsight", *words])
     for note in notes:
         trainer.events.write("note", trainer.step, text=note)
+    interrupted = False
+
+    def ask_to_stop(reason: str) -> None:
+        nonlocal interrupted
+        if reason == f"signal {signal.SIGINT.name}":
+            interrupted = True
+            if trainer.ranks.is_first:  # By the system's call, since a handler may come amid any print.
+                os.write(2, b"\nending the step and saving; Ctrl-C again stops at once\n")
+        trainer.ask_to_stop(reason)
+
     try:
         silent = quiet or not trainer.ranks.is_first
         with (
-            stopping_on_signals(trainer.ask_to_stop),
+            stopping_on_signals(ask_to_stop),
             Progress(steps=trainer.steps, tasks=list(trainer.tasks), silent=silent) as progress,
         ):
             trainer.listeners.append(progress)
@@ -152,6 +165,9 @@ def train_with_progress(
         if trainer.saved_step != trainer.step:
             raise RunFailed(_lost(trainer, folder))
     except (RunStopped, RanksMissing) as error:
+        if interrupted and isinstance(error, RunStopped):
+            print(f"{error}; {_how_to_go_on(folder)}", file=sys.stderr)
+            raise KeyboardInterrupt from None
         raise type(error)(f"{error}; {_how_to_go_on(folder)}") from None
     except KeyboardInterrupt:
         print(f"stopped at step {trainer.step}; {_how_to_go_on(folder)}", file=sys.stderr)

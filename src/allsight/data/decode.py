@@ -175,6 +175,8 @@ def _read_path(path: Path, max_pixels: int) -> Image:
         data = path.read_bytes()
     except FileNotFoundError:
         raise _refused(str(path), f"no such file (looked in {Path.cwd()})") from None
+    except IsADirectoryError:
+        raise _refused(str(path), f"is a folder; expected a picture, such as {path / '*.jpg'}") from None
     except OSError as error:
         raise _refused(str(path), f"cannot be read: {error.strerror or error}") from error
     return decode_picture(data, str(path), max_pixels=max_pixels)

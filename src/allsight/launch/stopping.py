@@ -17,6 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 def stopping_on_signals(ask: Callable[[str], None]) -> Iterator[None]:
     """Within, a signal calls `ask` with its name and stops nothing by itself.
 
+    So does the first Ctrl-C (SIGINT); the next one does what it did before, which stops at once.
     Processes forked meanwhile (data workers) still end by it. Outside the main thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -26,12 +27,18 @@ def stopping_on_signals(ask: Callable[[str], None]) -> Iterator[None]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         if os.getpid() == own:
+            if number == signal.SIGINT:
+                signal.signal(number, before[signal.SIGINT])
             ask(f"signal {signal.Signals(number).name}")
         else:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if callable(signal.getsignal(signal.SIGINT)):  # Jobs in the background ignore it, and go on doing so.
+        before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    for number in before:
+        signal.signal(number, hear)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 from allsight.types.errors import CheckpointError
@@ -29,7 +30,8 @@ def files_of_weights(folder: Path) -> list[Path]:
         return _listed(index)
     if (folder / "resolved.yaml").is_file():
         raise CheckpointError(
-            f"{folder}: a run folder of allsight; `allsight weights export {folder} OUT` makes a file of it"
+            f"{folder}: a run folder of allsight; `allsight weights export {shlex.quote(str(folder))} OUT` "
+            "makes a file of it"
         )
     found = _deepspeed(folder)
     if found is not None:

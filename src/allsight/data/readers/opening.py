@@ -96,6 +96,10 @@ def candidates_of(data: str, root: Path | str | None = None) -> tuple[Path | str
         ConfigError, DataError: As `open_reader`; several formats are no error.
     """
     format, place = format_and_place(data)
+    local = Path(place).expanduser()
+    rootless = root is None and not os.environ.get("ALLSIGHT_DATA")
+    if rootless and not (is_url(place) or "{" in place or local.is_absolute() or local.exists()):
+        raise DataError(f"{place}: no such file or folder (looked in {Path.cwd()}; ALLSIGHT_DATA is not set)")
     path = Path(place) if root is None and Path(place).exists() else placed(data, format, place, root)
     if isinstance(path, str) or not path.exists():
         return path, [Candidate(format, "shards, which are not listed before they are read", ("train",))]

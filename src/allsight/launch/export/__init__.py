@@ -97,9 +97,9 @@ def export(
         onnx_file.check_opset(opset)
         for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
             onnx_file.needed(package)
+    out.parent.mkdir(parents=True, exist_ok=True)
     subject = subject_of(source, task=task, part=part, input=input, size=size)
     program = programs.trace(subject, dynamic=dynamic)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
         written = Path(folder) / out.name
         if chosen == "onnx":
