@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jaxtyping
 import pytest
 import torch
 
@@ -154,6 +155,17 @@ def test_uint8_is_normalised_and_floating_point_is_taken_as_it_is():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"images: expected uint8 or floating point, got torch.int32"):
         model(bytes_.int())
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32, 3), (3, 32, 32), (1, 3, 0, 32)])
+def test_pictures_of_other_shapes_are_refused_in_a_line(shape, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(
+        ValueError, match=r"images: expected \[b, 3, h, w\] of one pixel at least, channels first"
+    ):
+        network()(torch.zeros(shape))
+    with pytest.raises(TypeError, match=r"images: expected a tensor .* got ndarray"):
+        network()(torch.zeros(shape).numpy())
 
 
 def test_each_picture_of_a_batch_is_computed_alone():

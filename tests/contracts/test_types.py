@@ -208,6 +208,8 @@ def test_class_scores_list_the_likeliest_first_and_the_lower_index_on_ties():
     scores = np.array([0.2, 0.4, 0.4], dtype=np.float32)
     assert [name for name, _ in ClassScores("a", "t", scores, ("x", "y", "z")).top(2)] == ["y", "z"]
     assert ClassScores("a", "t", scores).top(1)[0][0] == "class 1"
+    with pytest.raises(ValueError, match="top: k: expected at least 1, got -1"):
+        ClassScores("a", "t", scores).top(-1)
     assert ClassScores("a", "t", scores).to_json()["top"][0] == ["class 1", pytest.approx(0.4)]
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -116,3 +119,37 @@ def test_processes_forked_meanwhile_end_by_the_signal():
             os._exit(0)
         _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from allsight.engine.distributed import join_ranks
+from allsight.engine.run_folder import hold_run_folder
+hold = hold_run_folder(Path(sys.argv[1]), resume=False, ranks=join_ranks("single", 60.0, "cpu"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_does_not_train_into_the_same_folder(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        for resume in (False, "if saved"):
+            with pytest.raises(ConfigError, match=f"{folder}: another process is training in it; wait"):
+                Trainer(small_run(), folder=folder, resume=resume)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        other.kill()
+    trainer = Trainer(small_run(), folder=folder)
+    trainer.close()
+
+
+def test_a_run_that_another_process_made_meanwhile_is_not_written_over(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    Trainer(small_run(), folder=folder).close()
+    before = (folder / "resolved.yaml").read_bytes()
+    monkeypatch.setattr("allsight.engine.trainer.open_run_folder", lambda *args, **options: None)
+    with pytest.raises(ConfigError, match="a run of this name exists"):
+        Trainer(small_run(seed=1), folder=folder)
+    assert (folder / "resolved.yaml").read_bytes() == before

@@ -262,6 +262,19 @@ def test_calls_that_do_not_fit_name_the_argument(changes, message, without_shape
         ms_deform_attn(**call | changes)
 
 
+@pytest.mark.parametrize("name", ["value", "sampling_locations", "attention_weights"])
+def test_what_is_no_tensor_of_floats_is_a_type_error(name, without_shape_checks):
+    value, locations, weights = random_inputs(0, 2, SHAPES, 3, 2, 7, 2, torch.float32)
+    call = dict(value=value, spatial_shapes=SHAPES, sampling_locations=locations, attention_weights=weights)
+    for wrong, got in (
+        (None, "NoneType"),
+        (call[name].numpy(), "ndarray"),
+        (call[name].int(), "torch.int32"),
+    ):
+        with pytest.raises(TypeError, match=f"ms_deform_attn: {name}: expected .*, got {got}"):
+            ms_deform_attn(**call | {name: wrong})
+
+
 EXPORT = """
 import torch
 from allsight.ops import ms_deform_attn, status, use_backend

@@ -125,8 +125,17 @@ class Backbone(ForInference, Configured):
         """Turn uint8 RGB into normalised floating point of the parameters' type; pass floating point through.
 
         Raises:
-            ValueError: Integers other than uint8, whose range nobody knows.
+            TypeError: No tensor.
+            ValueError: Not [b, 3, h, w] with a pixel at least, or integers other than uint8, whose range
+                nobody knows.
         """
+        if not isinstance(images, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"images: expected a tensor [b, 3, h, w], got {type(images).__name__}")
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+            raise ValueError(
+                "images: expected [b, 3, h, w] of one pixel at least, channels first, "
+                f"got {tuple(images.shape)}"
+            )
         if images.is_floating_point():
             return images
         if images.dtype != torch.uint8:

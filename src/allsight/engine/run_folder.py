@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +20,15 @@ import torch
 from allsight import ops
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, replace
 from allsight.data.text import Tokenizer
+from allsight.engine.agreement import together
 from allsight.engine.config import FORMAT, RunConfig, check_format
 from allsight.engine.distributed import Ranks
 from allsight.engine.resuming import Resume, changes_since
 from allsight.tasks.base import Task
 from allsight.types import CheckpointError
+
+_LOCK = ".lock"
+"""Held by the first rank as long as it trains."""
 
 
 def open_run_folder(folder: Path, config: RunConfig, *, resume: Resume, ranks: Ranks) -> None:
@@ -41,11 +47,49 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: Resume, ranks: R
             problem = f"{folder}: there is no run to resume (no resolved.yaml)"
         elif resume and has_run:
             problem = _other_run(folder, config)
-        elif folder.exists() and any(folder.iterdir()) and not is_begun:
-            problem = f"{folder}: a run of this name exists; resume it with --resume or choose another --name"
+        elif folder.exists() and any(path.name != _LOCK for path in folder.iterdir()) and not is_begun:
+            problem = _taken(folder)
     problem = ranks.gather(problem)[0]
     if problem:
         raise ConfigError(problem)
+
+
+def hold_run_folder(folder: Path | None, *, resume: Resume, ranks: Ranks) -> ExitStack:
+    """Keep other runs from training into `folder` until what is returned is closed, or this process ends.
+
+    Two that begin at once have both found it empty; whoever comes second is refused here, before it writes.
+
+    Raises:
+        ConfigError: Another process holds it, or has made a run of it meanwhile; said on all ranks.
+    """
+    hold = ExitStack()
+    with together(ranks):
+        if folder is not None and ranks.is_first:
+            _hold(folder, hold, is_resumed=bool(resume))
+    return hold
+
+
+def _hold(folder: Path, hold: ExitStack, *, is_resumed: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    held = hold.enter_context((folder / _LOCK).open("ab"))
+    try:
+        # Of the kind that children do not inherit: workers may outlive a killed run by a moment.
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        hold.close()
+        raise ConfigError(
+            f"{folder}: another process is training in it; wait for it, stop it, or choose another --name"
+        ) from None
+    except OSError:
+        # Some network disks know no locks.
+        pass
+    if not is_resumed and (folder / "resolved.yaml").is_file():
+        hold.close()
+        raise ConfigError(_taken(folder))
+
+
+def _taken(folder: Path) -> str:
+    return f"{folder}: a run of this name exists; resume it with --resume or choose another --name"
 
 
 def _other_run(folder: Path, config: RunConfig) -> str:

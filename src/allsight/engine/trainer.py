@@ -33,7 +33,7 @@ from allsight.engine.precision import Precision
 from allsight.engine.profiler import check_profile
 from allsight.engine.profiler.meter import StepMeter
 from allsight.engine.resuming import Resume, find_beginning
-from allsight.engine.run_folder import create_run_folder, open_run_folder
+from allsight.engine.run_folder import create_run_folder, hold_run_folder, open_run_folder
 from allsight.engine.saving import Saving
 from allsight.engine.starting import start_from
 from allsight.engine.step_report import StepReporter
@@ -126,6 +126,7 @@ class Trainer:
         self._stop_reason, self._stops = "", False
         self._last_metrics: tuple[int, dict[str, float]] | None = None
         self._loader: MetaDataloader | None = None
+        self._hold = hold_run_folder(self.folder, resume=resume, ranks=self.ranks)
         if self.folder is not None and is_new and self.ranks.is_first:
             table = parameter_table(self.model, config.optim)
             create_run_folder(self.folder, config, self.tasks, built.tokenizer, table.to_json(), command)
@@ -215,6 +216,7 @@ class Trainer:
             self._loader.close()
         self._saving.close()
         self.events.close()
+        self._hold.close()
 
     def _steps(self) -> Iterator[StepResult]:
         begun = time.perf_counter()

@@ -45,7 +45,13 @@ class ClassScores(Answer):
     classes: tuple[str, ...] = ()
 
     def top(self, k: int = 1) -> list[tuple[str, float]]:
-        """The `k` likeliest classes with their probabilities, best first."""
+        """The `k` likeliest classes with their probabilities, best first.
+
+        Raises:
+            ValueError: `k` is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f"top: k: expected at least 1, got {k}")
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(class_name(int(i), self.classes), float(self.scores[i])) for i in order]
 

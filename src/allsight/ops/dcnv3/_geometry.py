@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allsight.ops._tensors import check_tensors
+
 Pair = tuple[int, int]
 
 _known: dict[tuple[Any, ...], Geometry] = {}
@@ -141,8 +143,10 @@ class Geometry:
         """Check the tensors against the pattern.
 
         Raises:
+            TypeError: One is no tensor of floating-point numbers.
             ValueError: A shape or device does not fit; the message names argument, expected and got.
         """
+        check_tensors(self.operator, value=value, offset=offset, mask=mask)
         if value.ndim != 4:
             raise ValueError(f"{self.operator}: value: expected [b, h, w, c], got shape {tuple(value.shape)}")
         batch, height, width, channels = value.shape

@@ -8,6 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from allsight.ops._tensors import check_tensors
+
 Shapes = tuple[tuple[int, int], ...]
 
 
@@ -49,8 +51,10 @@ def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> 
     """Check the tensors of a call against each other and against the sizes of the levels.
 
     Raises:
+        TypeError: One is no tensor of floating-point numbers.
         ValueError: A shape or device does not fit; the message names argument, expected and got.
     """
+    check_tensors("ms_deform_attn", value=value, sampling_locations=locations, attention_weights=weights)
     if value.ndim != 4:
         raise ValueError(f"ms_deform_attn: value: expected [b, s, m, d], got shape {tuple(value.shape)}")
     batch, pixels, heads, _ = value.shape
