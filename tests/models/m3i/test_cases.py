@@ -116,9 +116,9 @@ def hidden_cells(model, batch, view=0):
     encoder = model.encoder
     original = encoder.masked
 
-    def spy(images, hidden, *, drop):
+    def spy(images, hidden, count, *, drop):
         seen["hidden"] = hidden
-        return original(images, hidden, drop=drop)
+        return original(images, hidden, count, drop=drop)
 
     encoder.masked = spy
     try:
