@@ -75,7 +75,7 @@ def uni_perceiver_world() -> RunConfig:
 
     Command: allsight demo (or: allsight data world world --language 3000 && allsight train
     uni_perceiver_world data.root=world)
-    Hardware: 2 CPU cores; a minute or two. Expected: sizes, colours and places of descriptions are often
+    Hardware: 2 CPU cores; a minute or two. Expected: some sizes, colours and places of descriptions are
     right, names hardly ever: these take thousands of steps. Measured here: yes.
     Source: ours, after Uni-Perceiver (arXiv:2112.01522).
     """
