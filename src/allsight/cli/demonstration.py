@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,19 +58,28 @@ def demo(
     print("\n".join(["five commands to try next:", *(f"  {line}" for line in _to_try(folder, data))]))
 
 
-def _train(recipe: str, folder: Path, data: Path, say: str, *, quiet: bool, **changes: Any) -> None:
+def _train(
+    recipe: str,
+    folder: Path,
+    root: Path,
+    say: str,
+    *,
+    quiet: bool,
+    data: Mapping[str, str] | None = None,
+) -> None:
     """Train a recipe into a folder and print what it reached.
 
     Args:
+        root: Where the data are.
         say: What is printed before, with {tasks}, {steps} and {folder}.
-        changes: Data of tasks, by their names.
+        data: Task -> its data, where the recipe names others.
     """
     from allsight.cli.running import print_results, train_with_progress
     from allsight.config import replace
     from allsight.recipes import find_config
 
-    places = {f"tasks.{task}.data": place for task, place in changes.items()}
-    settings = {"name": folder.name, "data.root": str(data.resolve()), **places}
+    places = {f"tasks.{task}.data": place for task, place in (data or {}).items()}
+    settings = {"name": folder.name, "data.root": str(root.resolve()), **places}
     config = replace(find_config(recipe)[0], settings)
     print(say.format(tasks=", ".join(config.tasks), steps=config.schedule.steps, folder=folder))
     words = ["demo", "--runs", str(folder.parent)]
@@ -127,7 +136,7 @@ def _drive(runs: Path, name: str, *, quiet: bool) -> Path:
     folder = _free_folder(runs / f"{name}-driving")
     say = "driving: boxes and a map from six cameras, {steps} steps in {folder}"
     places = {task: f"nuscenes:{data.name}" for task in find_config(_DRIVING_RECIPE)[0].tasks}
-    _train(_DRIVING_RECIPE, folder, runs, say, quiet=quiet, **places)
+    _train(_DRIVING_RECIPE, folder, runs, say, quiet=quiet, data=places)
     predict_drives(
         load(folder),
         f"nuscenes:{data}",
@@ -171,7 +180,9 @@ def _provide_world(folder: Path, *, quiet: bool) -> None:
 
     config = build(World.Config, _WORLD)
     count = 2 * (config.train + config.val)
-    _provide(folder, "world", generate_world, config, "world.json", f"{count} pictures", quiet=quiet)
+    _provide(
+        folder, "world", generate_world, config, "world.json", f"{count} pictures", "pictures", quiet=quiet
+    )
 
 
 def _provide_language(folder: Path, *, quiet: bool) -> None:
@@ -180,7 +191,8 @@ def _provide_language(folder: Path, *, quiet: bool) -> None:
 
     config = build(Language.Config, _LANGUAGE)
     count = f"{config.train + config.val + config.pairs} pictures with texts"
-    _provide(folder, "language world", generate_language, config, "language.json", count, quiet=quiet)
+    what, mark = "language world", "language.json"
+    _provide(folder, what, generate_language, config, mark, count, "pictures", quiet=quiet)
 
 
 def _provide_drives(folder: Path, *, quiet: bool) -> None:
@@ -188,7 +200,8 @@ def _provide_drives(folder: Path, *, quiet: bool) -> None:
 
     config = Drives.Config.variant("easy", **_DRIVES)
     count = f"{(config.train + config.val) * config.frames} frames of six cameras"
-    _provide(folder, "drives", generate_drives, config, "drives.json", count, quiet=quiet)
+    what, mark = "set of drives", "drives.json"
+    _provide(folder, what, generate_drives, config, mark, count, "scenes", quiet=quiet)
 
 
 def _provide(
@@ -198,6 +211,7 @@ def _provide(
     config: Any,
     mark: str,
     count: str,
+    unit: str,
     *,
     quiet: bool,
 ) -> None:
@@ -207,6 +221,7 @@ def _provide(
         what: Their name, for messages.
         mark: The file that tells their settings.
         count: How much is generated, for messages.
+        unit: What progress counts.
     """
     from allsight.cli.words import Counter
     from allsight.config import ConfigError
@@ -221,8 +236,7 @@ def _provide(
         print(f"{folder} holds a {what} of other settings; replacing it")
         shutil.rmtree(folder)
     begun = time.perf_counter()
-    progress = None if quiet else Counter(count.split()[1])
-    generate(folder, config, workers=usable_cores(), on_progress=progress)
+    generate(folder, config, workers=usable_cores(), on_progress=None if quiet else Counter(unit))
     print(f"generated {count} in {time.perf_counter() - begun:.1f} s in {folder}")
 
 

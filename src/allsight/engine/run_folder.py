@@ -19,6 +19,7 @@ import torch
 
 from allsight import ops
 from allsight.config import ConfigError, build, dump, dump_yaml, parse_yaml, replace
+from allsight.data.locks import take
 from allsight.data.text import Tokenizer
 from allsight.engine.agreement import together
 from allsight.engine.config import FORMAT, RunConfig, check_format
@@ -73,19 +74,16 @@ def _hold(folder: Path, hold: ExitStack, *, is_resumed: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held = hold.enter_context((folder / _LOCK).open("ab"))
     try:
-        # Of the kind that children do not inherit: workers may outlive a killed run by a moment.
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        hold.close()
-        raise ConfigError(
+        refused = (
             f"{folder}: another process is training in it; wait for it, stop it, or choose another --name"
-        ) from None
-    except OSError:
-        # Some network disks know no locks.
-        pass
-    if not is_resumed and (folder / "resolved.yaml").is_file():
+        )
+        # The process's own: a notebook may resume what it has interrupted.
+        take(held, refused, lock=fcntl.lockf)
+        if not is_resumed and (folder / "resolved.yaml").is_file():
+            raise ConfigError(_taken(folder))
+    except BaseException:
         hold.close()
-        raise ConfigError(_taken(folder))
+        raise
 
 
 def _taken(folder: Path) -> str:

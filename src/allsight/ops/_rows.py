@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from allsight.ops import _native
+from allsight.ops._tensors import check_tensors
 
 
 def check_vectors(operator: str, channels: int, of: str, **vectors: Tensor | None) -> None:
@@ -35,6 +36,8 @@ def check_devices(operator: str, of: str, like: Tensor, **tensors: Tensor | None
 
 def check_addition(operator: str, residual: Tensor, branch: Tensor, **vectors: Tensor | None) -> None:
     """Refuse a branch that cannot be added to `residual`, and vectors that are not of its channels."""
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    check_tensors(operator, residual=residual, branch=branch, **given)
     if residual.ndim < 1 or residual.shape[-1] < 1:
         raise ValueError(
             f"{operator}: residual: expected [..., c] with c >= 1, got shape {tuple(residual.shape)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from allsight.config import ConfigError
+from allsight.data.locks import take
 from allsight.data.readers import NamedReader, open_reader
 from allsight.data.shards.catalogue import Catalogue, catalogue_name, index_name
 from allsight.data.shards.checking import tar_crc32
@@ -121,14 +121,7 @@ def _alone(out: Path) -> Iterator[None]:
     """Keep a second pack out of the folder. The system lets go when the process ends, however it does."""
     handle = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ConfigError(f"{out}: another pack is writing into it; wait for it, or stop it") from None
-    except OSError:
-        # Some network disks know no locks.
-        pass
-    try:
+        take(handle, f"{out}: another pack is writing into it; wait for it, or stop it")
         yield
     finally:
         os.close(handle)

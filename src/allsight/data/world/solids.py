@@ -183,7 +183,11 @@ class Polyhedron:
         return (min(xs), min(ys), min(zs)), (max(xs), max(ys), max(zs))
 
     def hit(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
-        return Faces((self,)).near(rays).first()
+        return self._faces.near(rays).first()
+
+    @cached_property
+    def _faces(self) -> Faces:
+        return Faces((self,))
 
     @property
     def knobs(self) -> tuple[Knob, ...]:

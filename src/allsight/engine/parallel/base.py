@@ -141,7 +141,7 @@ class Parallel:
         """
         if self._optimizer is not None:
             make_room(self._optimizer, self._trained(), optim)
-        yield Parallel.tensors(self)
+        yield self.tensors()
 
     def held_bytes(self) -> dict[str, int]:
         """What this rank holds between steps: `parameters`, `gradients`, `optimiser`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from allsight.ops._dispatch import Backend
 from allsight.ops._registration import register
 from allsight.ops._rows import check_devices
+from allsight.ops._tensors import check_tensors
 from allsight.ops.expert_dispatch.reference import expert_dispatch_reference
 
 _NAME = "expert_dispatch"
@@ -48,8 +50,13 @@ def expert_dispatch(
         The mixed results, in the type of `x`.
 
     Raises:
+        TypeError: One is no tensor of floating-point numbers, or `experts` none of int64.
         ValueError: A shape, type or device does not fit, or the backend asked for cannot serve the call.
     """
+    check_tensors(_NAME, x=x, weight=weight, bias=bias, gates=gates)
+    kind = getattr(experts, "dtype", type(experts).__name__)
+    if kind != torch.int64:
+        raise TypeError(f"{_NAME}: experts: expected a tensor of int64, got {kind}")
     num_experts, _, channels = weight.shape
     for name, found, expected in (
         ("x", x.shape[1:], (channels,)),
