@@ -1,6 +1,6 @@
 """What does a clip cost beside its JPEGs: one sample of 3 frames of 6 cameras, decoded and augmented?
 
-    python benchmarks/clip_speed.py [--recipe bevformer_tiny_nuscenes] [--height 900] [--width 1600]
+    python benchmarks/clip_speed.py [--recipe bevformer_tiny_nuscenes] [--height 576] [--width 1024]
 
 The sample is what a recipe's task gets in training: pictures, boxes and matrices of the frame and of the two
 before it, brought to the recipe's size, with its augmentation. Bare decoding is `decode_picture` of the same
@@ -31,8 +31,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", default="bevformer_tiny_nuscenes")
-    parser.add_argument("--height", type=int, default=900)
-    parser.add_argument("--width", type=int, default=1600)
+    parser.add_argument("--height", type=int, default=576)
+    parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()

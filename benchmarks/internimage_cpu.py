@@ -73,7 +73,8 @@ def running_on(way: str) -> Iterator[None]:
 
 
 def _official(value: Tensor, offset: Tensor, mask: Tensor, **options: Any) -> Tensor:
-    plain = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "remove_center": False}
+    plain = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+    plain |= {"remove_center": False}
     assert all(options[name] == setting for name, setting in plain.items()), options
     chosen = {name: options[name] for name in ("groups", "softmax", "offset_scale")}
     return official_dcnv3(value, offset, mask, **chosen)

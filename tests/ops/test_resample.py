@@ -1,7 +1,5 @@
 """Pictures resized by the compiled kernel: the numbers of the formula, on every instruction set."""
 
-import ctypes
-
 import numpy as np
 import pytest
 import torch
@@ -37,16 +35,6 @@ def expected(pixels, hw_px):
 
     rows = rounded(np.einsum("yh,hwc->ywc", down, pixels.astype(np.int64)))
     return rounded(np.einsum("xw,ywc->yxc", across, rows)).astype(np.uint8)
-
-
-@pytest.fixture(params=getattr(_native._LIBRARY, "isas", ()))
-def instruction_set(request):
-    assert not isinstance(_native._LIBRARY, str)
-    library = ctypes.CDLL(_native._LIBRARY.path)
-    before = _native._LIBRARY.isa
-    assert library.allsight_use_isa(request.param.encode())
-    yield request.param
-    library.allsight_use_isa(before.encode())
 
 
 SIZES = [

@@ -19,7 +19,7 @@ LIBRARY_VARIABLE = "ALLSIGHT_CPU_LIBRARY"
 """Environment variable with the path of another build of the library, such as one with sanitizers."""
 MOST_PIXELS = 2**31 - 8
 """Pixels of one image are counted in 32 bits; values in 64."""
-_ABI_VERSION = 3
+_ABI_VERSION = 4
 _FOLDER = Path(__file__).parent
 _NAMES = ("liballsight_ops.so", "liballsight_ops.dylib")
 _BUILD_NOTE = _FOLDER / "not_built.txt"
@@ -81,6 +81,14 @@ class ResampleCall(_Call):
     _fields_ = _fields("height width out_height out_width row_step", "", "pixels out")
 
 
+class RecolourCall(_Call):
+    """`struct allsight_recolour`."""
+
+    _fields_ = _fields(
+        "count shift first_factor turn saturation last_factor red green blue", "", "pixels out"
+    )
+
+
 class _Library:
     """The opened library."""
 
@@ -104,7 +112,10 @@ class _Library:
                 "layer_norm_add_forward",
             )
             for dtype, suffix in ((torch.float32, "f32"), (torch.float64, "f64"))
-        } | {("resample", torch.uint8): library.allsight_resample_u8}
+        } | {
+            ("resample", torch.uint8): library.allsight_resample_u8,
+            ("recolour", torch.uint8): library.allsight_recolour_u8,
+        }
         self.isas: tuple[str, ...] = tuple(library.allsight_isas().decode().split())
         self.has_threads = bool(library.allsight_has_threads())
         wish = os.environ.get(ISA_VARIABLE)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image as PillowImage
 from torch import Tensor
 
@@ -117,12 +117,21 @@ def turn(degrees: float, height: int, width: int) -> Affine:
 
 def to_pillow(image: Image, id: str) -> PillowImage.Image:
     """The picture for Pillow's operations, which know uint8 only."""
+    return PillowImage.fromarray(np.ascontiguousarray(bytes_of(image, id).permute(1, 2, 0).numpy()))
+
+
+def bytes_of(image: Image, id: str) -> UInt8[Tensor, "3 h w"]:
+    """The pixels of a picture that is not normalised yet.
+
+    Raises:
+        ValueError: It is.
+    """
     if image.pixels.dtype is not torch.uint8:
         raise ValueError(
             f"sample {id!r}: this transform needs uint8 pixels, got {image.pixels.dtype}; put it before "
             "normalisation, or leave it out for floating-point inputs"
         )
-    return PillowImage.fromarray(np.ascontiguousarray(image.pixels.permute(1, 2, 0).numpy()))
+    return image.pixels
 
 
 def with_pixels(image: Image, picture: PillowImage.Image) -> Image:

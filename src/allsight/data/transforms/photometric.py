@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image as PillowImage
 from PIL import ImageFilter, ImageOps
 
-from allsight.data.transforms.affine import to_pillow, with_pixels
+from allsight.data.transforms.affine import bytes_of, to_pillow, with_pixels
 from allsight.data.transforms.carry import apply
 from allsight.data.transforms.compose import Transform
+from allsight.ops.recolour import Recolouring, recolour
 from allsight.types import Sample
 
 
@@ -104,27 +103,14 @@ class PhotometricDistortion:
         amounts = (2 * rng.random(4) - 1) * (self.brightness, self.contrast, self.saturation, self.hue_deg)
         happens, contrast_first = rng.random(5) < 0.5, bool(rng.random() < 0.5)
         order = rng.permutation(3)
-        picture = to_pillow(sample.image, sample.id)
-        if happens[0]:
-            picture = _by_value(picture, lambda value: value + amounts[0])
-        if happens[1] and contrast_first:
-            picture = _by_value(picture, lambda value: value * (1 + amounts[1]))
-        if happens[2] or happens[3]:
-            hue, saturation, value = picture.convert("HSV").split()
-            if happens[2]:
-                saturation = _by_value(saturation, lambda value: value * (1 + amounts[2]))
-            if happens[3]:
-                step = round(amounts[3] / 360 * 256)
-                hue = hue.point([(level + step) % 256 for level in range(256)])
-            picture = PillowImage.merge("HSV", (hue, saturation, value)).convert("RGB")
-        if happens[1] and not contrast_first:
-            picture = _by_value(picture, lambda value: value * (1 + amounts[1]))
-        if happens[4]:
-            bands = picture.split()
-            picture = PillowImage.merge("RGB", [bands[n] for n in order.tolist()])
-        return apply(sample, lambda image: with_pixels(image, picture))
-
-
-def _by_value(picture: PillowImage.Image, change: Callable[[np.ndarray], np.ndarray]) -> PillowImage.Image:
-    table = np.rint(change(np.arange(256.0))).clip(0, 255).astype(int).tolist()
-    return picture.point(table * len(picture.getbands()))
+        change = Recolouring(
+            brightness=float(amounts[0]) if happens[0] else 0.0,
+            contrast=1 + float(amounts[1]) if happens[1] else 1.0,
+            saturation=1 + float(amounts[2]) if happens[2] else 1.0,
+            hue_deg=float(amounts[3]) if happens[3] else 0.0,
+            contrast_first=contrast_first,
+            order=tuple(order.tolist()) if happens[4] else (0, 1, 2),
+        )
+        return apply(
+            sample, lambda image: replace(image, pixels=recolour(bytes_of(image, sample.id), change))
+        )

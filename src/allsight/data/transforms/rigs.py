@@ -165,11 +165,13 @@ class GridMask:
             (np.arange(side) + int(draw * period)) % period >= kept
             for side, draw in zip((height, width), draws[1:], strict=True)
         )
-        wiped = torch.from_numpy(rows[:, None] & columns[None])
-        fill = torch.tensor(FILL, dtype=image.pixels.dtype)[:, None, None]
-        if image.pixels.is_floating_point():
-            fill = torch.zeros_like(fill)
-        return replace(image, pixels=torch.where(wiped, fill, image.pixels))
+        pixels = image.pixels.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+        lines = pixels.numpy().reshape(height, 3 * width)
+        fill = np.tile(np.array((0, 0, 0) if pixels.is_floating_point() else FILL, lines.dtype), width)
+        wiped = np.repeat(columns, 3)
+        for row in np.flatnonzero(rows):  # line by line: many times quicker than to index both axes
+            np.copyto(lines[row], fill, where=wiped)
+        return replace(image, pixels=pixels.permute(2, 0, 1))
 
 
 @dataclass(frozen=True)

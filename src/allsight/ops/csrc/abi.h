@@ -77,6 +77,18 @@ struct allsight_resample {
     void *out;                     // [out_height, out_width, 3]
 };
 
+// A picture of three bytes a pixel in other colours: see ops/recolour.py. Shifts are in 1/128 of a level, factors in
+// 2^-14, the turn around the circle of hues in 2^-14 of a sixth of it.
+struct allsight_recolour {
+    int64_t count;                     // pixels
+    int64_t shift, first_factor;       // on all values, in this order, before hue and saturation
+    int64_t turn, saturation;
+    int64_t last_factor;               // on all values, afterwards
+    int64_t red, green, blue;          // which changed channel each one becomes
+    const void *pixels;                // [count, 3]
+    void *out;
+};
+
 // Version of this interface; Python refuses a library that says another one.
 int allsight_abi_version(void);
 // The instruction sets this library was built with and this processor has, best first: "avx512 avx2 generic".
@@ -102,5 +114,6 @@ int allsight_add_layer_norm_forward_f64(const allsight_add_layer_norm *);
 int allsight_layer_norm_add_forward_f32(const allsight_add_layer_norm *);
 int allsight_layer_norm_add_forward_f64(const allsight_add_layer_norm *);
 int allsight_resample_u8(const allsight_resample *);
+int allsight_recolour_u8(const allsight_recolour *);
 }
 #pragma GCC visibility pop

@@ -56,6 +56,15 @@ template <class T> struct Dcnv3 {
         }
     }
 
+    // The rows of a map that an output row is the first to read, if its offsets are small; all of them at the start.
+    ALLSIGHT_INLINE void fetch_rows(const T *map, int64_t row, bool is_first) const {
+        constexpr int64_t reach = 4;
+        const int64_t end = call.origin_h + row * call.stride_h + reach;
+        const int64_t start = is_first || row == 0 ? end - 2 * reach : end - call.stride_h;
+        const auto inside = [&](int64_t y) { return y < 0 ? 0 : y < call.height ? y : call.height; };
+        fetch(map + inside(start) * call.width * channels, map + inside(end) * call.width * channels);
+    }
+
     // The taps of all groups in the order `place_points` reads them: n of x, then n of y.
     void fill_lattice(T *lattice, int64_t count) const {
         constexpr int n = kLanes<T>;
@@ -93,6 +102,7 @@ ALLSIGHT_APART void dcnv3_forward_of(const Dcnv3<T> op, const Dcnv3Scratch<T> sc
     for (int64_t unit = first; unit < end; ++unit) {
         const int64_t batch = unit / call.rows, row = unit % call.rows;
         const T *image = op.value + op.image(batch);
+        op.fetch_rows(image, row, unit == first);
         for (int64_t column = 0; column < call.columns; ++column) {
             const int64_t pixel = op.pixel(batch, row, column);
             op.template place_points<false>(at, scratch.lattice, pixel, row, column, 0, call.groups);

@@ -5,6 +5,7 @@
 #include "dcnv3.h"
 #include "depthwise_norm_act.h"
 #include "ms_deform_attn.h"
+#include "recolour.h"
 #include "resample.h"
 
 namespace allsight {
@@ -21,6 +22,7 @@ const Kernels kernels = {
     {add_layer_norm_forward<float>, add_layer_norm_forward<double>},
     {layer_norm_add_forward<float>, layer_norm_add_forward<double>},
     resample_u8,
+    recolour_u8,
 };
 
 } // namespace ALLSIGHT_ISA

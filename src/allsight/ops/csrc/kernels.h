@@ -22,6 +22,7 @@ struct Kernels {
     Typed<allsight_depthwise_norm_act> depthwise_norm_act_forward;
     Typed<allsight_add_layer_norm> add_layer_norm_forward, layer_norm_add_forward;
     int (*resample_u8)(const allsight_resample &, const Taps &rows, const Taps &columns);
+    int (*recolour_u8)(const allsight_recolour &);
 };
 
 } // namespace allsight

@@ -94,7 +94,7 @@ void run_on_threads(int64_t threads, void (*work)(void *, int64_t, int64_t), voi
 
 extern "C" {
 
-int allsight_abi_version(void) { return 3; }
+int allsight_abi_version(void) { return 4; }
 
 const char *allsight_isas(void) {
     static const std::string names = [] {
@@ -139,4 +139,6 @@ int allsight_resample_u8(const allsight_resample *c) {
         return ALLSIGHT_NO_MEMORY;
     }
 }
+
+int allsight_recolour_u8(const allsight_recolour *c) { return allsight::chosen().recolour_u8(*c); }
 }

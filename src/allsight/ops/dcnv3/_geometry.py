@@ -124,6 +124,12 @@ class Geometry:
         return self.kernel_size[0] * self.kernel_size[1] - int(self.remove_center)
 
     @property
+    def extent(self) -> Pair:
+        """Input pixels from the first kernel point to the last, both included."""
+        (dilation_h, dilation_w), (rows, columns) = self.dilation, self.kernel_size
+        return dilation_h * (rows - 1) + 1, dilation_w * (columns - 1) + 1
+
+    @property
     def reach(self) -> Pair:
         """Distance from the first to the middle kernel point in input pixels (h of the paper's sheet)."""
         height, width = (d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
@@ -131,13 +137,8 @@ class Geometry:
 
     def output_size(self, height: int, width: int) -> Pair:
         """Size of the output map for an input map of the given size (may be < 1 when nothing fits)."""
-        rows, columns = (
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, p, d, k, s in zip(
-                (height, width), self.padding, self.dilation, self.kernel_size, self.stride, strict=True
-            )
-        )
-        return rows, columns
+        (pad_h, pad_w), (stride_h, stride_w), (tall, wide) = self.padding, self.stride, self.extent
+        return (height + 2 * pad_h - tall) // stride_h + 1, (width + 2 * pad_w - wide) // stride_w + 1
 
     def check(self, value: Tensor, offset: Tensor, mask: Tensor) -> None:
         """Check the tensors against the pattern.
@@ -161,18 +162,19 @@ class Geometry:
                 f"than kernel_size {self.kernel_size} with dilation {self.dilation}"
             )
         values = self.groups * self.points
+        device, is_cpu = value.get_device(), value.is_cpu
         for name, tensor, last, meaning in (
             ("offset", offset, 2 * values, "groups*points*2"),
             ("mask", mask, values, "groups*points"),
         ):
             expected = (batch, rows, columns, last)
-            if tuple(tensor.shape) != expected:
+            if tensor.shape != expected:
                 raise ValueError(
                     f"{self.operator}: {name}: expected shape {expected} [b, ho, wo, {meaning}], "
                     f"got {tuple(tensor.shape)}"
                 )
             # Asking for the devices themselves costs more than the rest of these checks.
-            if tensor.get_device() != value.get_device() or tensor.is_cpu != value.is_cpu:
+            if tensor.get_device() != device or tensor.is_cpu != is_cpu:
                 raise ValueError(
                     f"{self.operator}: {name}: expected on {value.device} like value, got {tensor.device}"
                 )

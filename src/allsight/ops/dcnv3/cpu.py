@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,8 @@ def forward(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, sof
     """Compute `allsight.ops.dcnv3`; types may differ, the output has that of `value`."""
     dtype, value_type = _native.compute_type(value, offset, mask), value.dtype
     value, offset, mask = _native.dense(value, dtype), _rows(offset, dtype), _rows(mask, dtype)
-    out = torch.empty((*offset.shape[:3], value.shape[3]), dtype=dtype)
-    call = _call(value, offset, mask, geometry, softmax)
+    call, shape = _call(value, offset, mask, geometry, softmax)
+    out = torch.empty(shape, dtype=dtype)
     call.out = out.data_ptr()
     _native.run("dcnv3_forward", call, dtype)
     return out if dtype is value_type else out.to(value_type)
@@ -31,7 +32,7 @@ def backward(
     given = _native.dense(value, dtype), _rows(offset, dtype), _rows(mask, dtype)
     grad = _native.dense(grad, dtype)
     grads = tuple(torch.empty(tensor.shape, dtype=dtype) for tensor in given)
-    call = _call(*given, geometry, softmax)
+    call, _ = _call(*given, geometry, softmax)
     call.grad_out = grad.data_ptr()
     call.grad_value, call.grad_offset, call.grad_mask = (tensor.data_ptr() for tensor in grads)
     _native.run("dcnv3_backward", call, dtype)
@@ -40,8 +41,8 @@ def backward(
 
 def _call(
     value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, softmax: bool
-) -> _native.Dcnv3Call:
-    """The arguments of a call, without outputs and gradients."""
+) -> tuple[_native.Dcnv3Call, Sequence[int]]:
+    """The arguments of a call, without outputs and gradients, and the shape of its output."""
     steps = offset.stride(2), mask.stride(2)
     key = (geometry, softmax, value.shape, value.dtype, steps)
     sizes = _sizes.get(key)
@@ -57,15 +58,16 @@ def _call(
         integers = (batch, height, width, groups, channels // groups, *output, geometry.points)
         call = _native.Dcnv3Call(*integers, *geometry.stride, *origin, *steps, softmax)
         call.offset_scale, call.taps = geometry.offset_scale, _taps(geometry, value.dtype).data_ptr()
-        sizes = _sizes[key] = bytes(call)
-    call = _native.Dcnv3Call.from_buffer_copy(sizes)
+        sizes = _sizes[key] = bytes(call), (batch, *output, channels)
+    packed, shape = sizes
+    call = _native.Dcnv3Call.from_buffer_copy(packed)
     call.threads = torch.get_num_threads()
     call.value, call.offset, call.mask = value.data_ptr(), offset.data_ptr(), mask.data_ptr()
-    return call
+    return call, shape
 
 
 # What does not change between calls of one layer, ready to be copied.
-_sizes: dict[tuple[Any, ...], bytes] = {}
+_sizes: dict[tuple[Any, ...], tuple[bytes, Sequence[int]]] = {}
 _MOST_SIZES = 4096
 
 

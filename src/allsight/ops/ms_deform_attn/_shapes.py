@@ -71,7 +71,8 @@ def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> 
             f"ms_deform_attn: sampling_locations: expected [b, q, m, l, p, 2], "
             f"got shape {tuple(locations.shape)}"
         )
-    queries, points = locations.shape[1], locations.shape[4]
+    _, queries, _, _, points, _ = locations.shape
+    device, is_cpu = value.get_device(), value.is_cpu
     for name, tensor, last, meaning in (
         ("sampling_locations", locations, (points, 2), "[b, q, m, l, p, 2]"),
         ("attention_weights", weights, (points,), "[b, q, m, l, p]"),
@@ -81,7 +82,8 @@ def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> 
             raise ValueError(
                 f"ms_deform_attn: {name}: expected shape {expected} {meaning}, got {tuple(tensor.shape)}"
             )
-        if tensor.device != value.device:
+        # Asking for the devices themselves costs more than the rest of these checks.
+        if tensor.get_device() != device or tensor.is_cpu != is_cpu:
             raise ValueError(
                 f"ms_deform_attn: {name}: expected on {value.device} like value, got {tensor.device}"
             )
