@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -44,16 +46,42 @@ def report_peak(work: Callable[[], object]) -> None:
 
 
 def allocated_by(work: Callable[[], object]) -> int:
-    """Highest sum of all allocations and releases during the work."""
+    """Highest sum of all allocations and releases during the work.
+
+    A copy that gloo makes of a message is often released by gloo's own thread, where the profiler does not
+    look. So of what was allocated while a message was sent and is not seen to be released, the end of the
+    sending counts as the release.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         work()
     assert trace.profiler is not None and trace.profiler.kineto_results is not None
-    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = sorted(_memory_events(trace.profiler.kineto_results.experimental_event_tree(), None))
+    changes: list[tuple[int, int]] = []
+    there: dict[int, tuple[int, int | None]] = {}
+    for at_ns, place, size, sent_ns in events:
+        known = there.pop(place, None)
+        if size > 0 and known is not None:
+            # Its place was given away once more, so it had been released.
+            changes.append((known[1] or at_ns, -known[0]))
+        changes.append((at_ns, size))
+        if size > 0:
+            there[place] = size, sent_ns
+    changes += [(sent_ns, -size) for size, sent_ns in there.values() if sent_ns is not None]
     total = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
+    for _, size in sorted(changes, key=lambda change: change[0]):
+        total += size
         highest = max(highest, total)
     return highest
+
+
+def _memory_events(events: Sequence[Any], sent_ns: int | None) -> Iterator[tuple[int, int, int, int | None]]:
+    """(time, address, bytes, end of the message it belongs to) of each allocation; releases are negative."""
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            fields = event.extra_fields
+            yield event.start_time_ns, fields.ptr, fields.alloc_size, sent_ns
+        is_message = event.name.startswith(("c10d::", "gloo:"))
+        yield from _memory_events(event.children, event.end_time_ns if is_message else sent_ns)
 
 
 def mib(count: float) -> str:

@@ -87,6 +87,7 @@ def main() -> None:
                 gpus=1 if strategy == "single" else 2,
                 kind="h100-80g",
                 strategies=[config.parallel.strategy],
+                copies=True,
             )
             (choice,) = plan.choices
             assert choice.accumulate == 1

@@ -36,6 +36,9 @@ class Experts(TaskModel):
         self.steps = nn.ModuleList(Chosen(4, config.experts) for _ in range(2))
         self.heads = nn.ModuleDict({n: task.head((FeatureSpec(4, 1),)) for n, task in tasks.items()})
 
+    def blocks_in_order(self):
+        return list(self.steps)
+
     def forward(self, batch, state=None):
         x = self.stem(batch.inputs["vector"].to(self.stem.weight.dtype)).unflatten(1, (3, 4))
         for step in self.steps:

@@ -86,9 +86,12 @@ def strategy_runs(world, each=False):
         for name, (several, one) in found.items()
     }
     for name, changes in {"all at once": ALL_AT_ONCE, **(EXPERT_FEATURES if each else {})}.items():
-        ranks = {"parallel.strategy": "ddp", "parallel.timeout_s": 60, "parallel.expert_ranks": 2}
-        one, several = replace(experts_run(), changes), replace(experts_run(), {**ranks, **changes})
-        runs[f"experts: {name}"] = several, one
+        for strategy in STRATEGIES if world > 2 else STRATEGIES[:2]:
+            ranks = {"parallel.strategy": strategy, "parallel.timeout_s": 60, "parallel.expert_ranks": 2}
+            if strategy == "hsdp":
+                ranks["parallel.fsdp.shard_ranks"] = world // 2
+            one, several = replace(experts_run(), changes), replace(experts_run(), {**ranks, **changes})
+            runs[f"{strategy}, experts: {name}"] = several, one
     for strategy in STRATEGIES if each else ():
         changes = {"precision": "fp32", "checkpoint.every_steps": None}
         runs[f"{strategy}: {FLOAT32}"] = tuple(
@@ -152,7 +155,8 @@ def main(out: Path, *, each: bool) -> None:
         trainer.fit()
         results[f"{strategy} after {before}"] = result_of(trainer)
         trainer.close()
-    trainer = Trainer(adam("experts", world), folder=out / "experts", resume=True)
+    fsdp = replace(adam("experts", world), {"parallel.strategy": "fsdp"})
+    trainer = Trainer(fsdp, folder=out / "experts", resume=True)
     trainer.fit()
     results["experts after experts"] = result_of(trainer)
     trainer.close()

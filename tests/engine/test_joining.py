@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -134,3 +137,28 @@ def test_this_machine_knows_itself() -> None:
     assert is_own_address("127.0.0.1") and not is_own_address("192.0.2.1")
     assert interface_towards("127.0.0.1") == "lo"
     assert interface_towards("no.such.host.invalid") is None
+
+
+_LEAVING = """
+import atexit
+import sys
+import torch
+import torch.distributed as dist
+from allsight.engine.distributed import _start_group
+from allsight.engine.joining import Place
+from allsight.engine.network import free_port
+
+atexit.register(lambda: print(dist.is_initialized()))
+_start_group(Place(0, 1, "127.0.0.1", free_port(), hosts=True), torch.device("cpu"), 20.0)
+print(dist.is_initialized())
+sys.exit("refused")
+"""
+
+
+def test_groups_end_before_python_does_also_after_a_refusal() -> None:
+    """Threads of a group that still run when Python is taken down abort the process now and then."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVING], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.split(), done.stderr.strip(), done.returncode) == (["True", "False"], "refused", 1)

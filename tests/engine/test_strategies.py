@@ -97,6 +97,10 @@ def test_ranks_with_different_tasks_are_refused_and_do_not_mix_weights(strategie
         ({**SHARED}, "expert_ranks: the model has no experts that tokens choose for themselves"),
         ({**SHARED, "sampling.layout": "mixed_lanes"}, "expert_ranks: not with sampling.layout=mixed_lanes"),
         ({**SHARED, "train.recover_memory": True}, r"expert_ranks: not with train\.recover_memory"),
+        (
+            {**SHARED, "parallel.strategy": "fsdp"},
+            "expert_ranks: the model has no experts that tokens choose for themselves",
+        ),
     ],
 )
 def test_strategies_that_cannot_work_are_refused(changes, expected):
@@ -121,7 +125,17 @@ def test_experts_that_ranks_cannot_share_evenly_are_refused():
         SplitExperts(Experts(Experts.Config(experts=3), {}), 2, Ranks(0, 2))
 
 
-@pytest.mark.parametrize("strategy", ["single", "fsdp"])
-def test_only_ddp_shares_experts(strategy):
-    with pytest.raises(ConfigError, match=f"expert_ranks=2 belongs to strategy=ddp, not {strategy}"):
-        replace(adam("single", 1), {"parallel.strategy": strategy, "parallel.expert_ranks": 2})
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"parallel.strategy": "single"}, "expert_ranks=2 belongs to strategy=ddp, fsdp or hsdp, not single"),
+        ({"parallel.strategy": "deepspeed"}, "belongs to strategy=ddp, fsdp or hsdp, not deepspeed"),
+        (
+            {"parallel.strategy": "fsdp", "parallel.fsdp.offload": True},
+            "expert_ranks=2: not with fsdp.offload",
+        ),
+    ],
+)
+def test_what_cannot_go_with_shared_experts_is_refused(changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        replace(adam("single", 1), {**changes, "parallel.expert_ranks": 2})

@@ -74,27 +74,3 @@ def test_shapes_that_do_not_fit_are_named(without_shape_checks):
         expert_dispatch(**{**given, "weight": given["weight"].float()})
     with pytest.raises(ValueError, match="experts: expected on cpu like x, got meta"):
         expert_dispatch(**{**given, "experts": given["experts"].to("meta")})
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "expected"),
-    [
-        ("x", [1.0], "x: expected a tensor, got list"),
-        (
-            "gates",
-            torch.ones(2, 1, dtype=torch.int64),
-            "gates: expected a floating-point type, got torch.int64",
-        ),
-        ("experts", torch.zeros(2, 1), "experts: expected a tensor of int64, got torch.float32"),
-    ],
-)
-def test_arguments_of_the_wrong_kind_are_named(name, given, expected, without_shape_checks):
-    call = {
-        "x": torch.ones(2, 8),
-        "weight": torch.ones(3, 4, 8),
-        "bias": torch.ones(3, 4),
-        "experts": torch.zeros(2, 1, dtype=torch.int64),
-        "gates": torch.ones(2, 1),
-    }
-    with pytest.raises(TypeError, match=f"expert_dispatch: {expected}"):
-        expert_dispatch(**{**call, name: given})

@@ -126,8 +126,8 @@ class Backbone(ForInference, Configured):
 
         Raises:
             TypeError: No tensor.
-            ValueError: Not [b, 3, h, w] with a pixel at least, or integers other than uint8, whose range
-                nobody knows.
+            ValueError: Not [b, 3, h, w] with a pixel at least, integers other than uint8, whose range nobody
+                knows, or floating point of another type than the parameters', autocast aside.
         """
         if not isinstance(images, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"images: expected a tensor [b, 3, h, w], got {type(images).__name__}")
@@ -136,11 +136,19 @@ class Backbone(ForInference, Configured):
                 "images: expected [b, 3, h, w] of one pixel at least, channels first, "
                 f"got {tuple(images.shape)}"
             )
-        if images.is_floating_point():
+        dtype = next(self.parameters()).dtype
+        if images.dtype == dtype:
             return images
+        if images.is_floating_point():
+            # Autocast brings all but float64 to one type.
+            if torch.is_autocast_enabled(images.device.type) and torch.float64 not in (images.dtype, dtype):
+                return images
+            raise ValueError(
+                f"images: expected uint8, or {dtype} like the parameters, got {images.dtype}; use "
+                f"images.to({dtype})"
+            )
         if images.dtype != torch.uint8:
             raise ValueError(f"images: expected uint8 or floating point, got {images.dtype}")
-        dtype = next(self.parameters()).dtype
         mean, std = (
             torch.tensor(v, dtype=dtype, device=images.device).mul_(255).view(3, 1, 1)
             for v in (self.config.mean, self.config.std)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ from allsight.cli.launching import (
     Slurm,
     submit,
 )
+from allsight.cli.pipes import say, unread_is_fine
 from allsight.cli.words import Changes, Recipe, Trust, check_backend, command, metric_lines
 
 if TYPE_CHECKING:
@@ -111,9 +112,10 @@ def train(
         return
     config = with_strategy(config, set_by_user=strategy_is_given)
     metrics = train_with_progress(config, folder, resume=going_on, quiet=quiet, notes=notes, words=words)
-    if is_first():
-        print_results(metrics, folder)
-        print("\n".join(["next:", *(f"  {line}" for line in _what_next(folder))]))
+    with unread_is_fine():
+        if is_first():
+            print_results(metrics, folder)
+            print("\n".join(["next:", *(f"  {line}" for line in _what_next(folder))]))
 
 
 def train_with_progress(
@@ -151,7 +153,8 @@ def train_with_progress(
         if reason == f"signal {signal.SIGINT.name}":
             interrupted = True
             if trainer.ranks.is_first:  # By the system's call, since a handler may come amid any print.
-                os.write(2, b"\nending the step and saving; Ctrl-C again stops at once\n")
+                with suppress(OSError):
+                    os.write(2, b"\nending the step and saving; Ctrl-C again stops at once\n")
         trainer.ask_to_stop(reason)
 
     try:
@@ -166,11 +169,11 @@ def train_with_progress(
             raise RunFailed(_lost(trainer, folder))
     except (RunStopped, RanksMissing) as error:
         if interrupted and isinstance(error, RunStopped):
-            print(f"{error}; {_how_to_go_on(folder)}", file=sys.stderr)
+            say(f"{error}; {_how_to_go_on(folder)}")
             raise KeyboardInterrupt from None
         raise type(error)(f"{error}; {_how_to_go_on(folder)}") from None
     except KeyboardInterrupt:
-        print(f"stopped at step {trainer.step}; {_how_to_go_on(folder)}", file=sys.stderr)
+        say(f"stopped at step {trainer.step}; {_how_to_go_on(folder)}")
         raise
     finally:
         trainer.close()

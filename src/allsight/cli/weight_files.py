@@ -273,7 +273,7 @@ def _check_out(out: Path, to: str) -> None:
 
     known = ("official", "huggingface", "allsight")
     if to not in known:
-        raise ConfigError(f"--to: expected one of {', '.join(known)}, got '{to}'{did_you_mean(to, known)}")
+        raise ConfigError(f"--to: no layout '{to}'{did_you_mean(to, known)}")
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; remove it or choose another name")
     if to != "huggingface" and out.suffix not in (".safetensors", ".pth", ".pt"):

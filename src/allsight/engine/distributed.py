@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -141,7 +142,18 @@ def _start_group(place: Place, device: torch.device, timeout_s: float) -> dist.S
     dist.init_process_group(
         backend, store=store, rank=place.rank, world_size=place.world, timeout=timedelta(seconds=timeout_s)
     )
+    atexit.register(_leave)
     return store
+
+
+def _leave() -> None:
+    """End the threads of all groups while Python is still there.
+
+    They let go of Python's objects after the last message, later than whoever waited for it goes on. One that
+    does so when Python is being taken down takes the process with it ("terminate called ...").
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def pick_device(device: str | None, local_rank: int) -> torch.device:

@@ -102,17 +102,19 @@ class Trainer:
             built: Built = build_run(config, self.ranks)
         check_same_data(built.tasks, built.plan, self.ranks)
         self.model, self.tasks, self.steps = built.model, built.tasks, built.schedule.steps
-        check_profile(config.profile, self.folder, self.steps)
         self.model.expect_steps(self.steps)
         notes: list[str] = []
-        if config.start.weights and is_new:
-            notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
+        with together(self.ranks):
+            check_profile(config.profile, self.folder, self.steps)
+            if config.start.weights and is_new:
+                notes.append(f"starts from {start_from(self.model, config.start, tell=notes.append)}")
         self._plan = built.plan
         self._precision = Precision(config.precision, self.ranks.device)
         self._num_parameters = sum(p.numel() for p in self.model.parameters())
-        self._parallel = spread(self.model, config, self.ranks)
-        looks = self.ranks.is_first or self._parallel.is_sharded
-        self._updater = Updater(self._parallel, config, built.schedule, built.peak_lr, looks=looks)
+        with together(self.ranks):
+            self._parallel = spread(self.model, config, self.ranks)
+            looks = self.ranks.is_first or self._parallel.is_sharded
+            self._updater = Updater(self._parallel, config, built.schedule, built.peak_lr, looks=looks)
         self._buffers = [b for b in self.model.buffers() if b.numel()]
         self._scales = LossScales(self.tasks, self.ranks)
         self._memory = TemporalMemory()

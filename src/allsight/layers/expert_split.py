@@ -13,6 +13,11 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from allsight.layers.experts import ExpertLinear
 
 
+def layers_to_split(model: nn.Module) -> list[ExpertLinear]:
+    """The layers whose experts ranks can share: those in which tokens choose for themselves."""
+    return [module for module in model.modules() if isinstance(module, ExpertLinear) and module.per_token]
+
+
 def split_experts(model: nn.Module, mesh: DeviceMesh) -> tuple[ExpertLinear, ...]:
     """Leave each rank its part of the experts that tokens choose for themselves; all ranks call this alike.
 
@@ -32,7 +37,7 @@ def split_experts(model: nn.Module, mesh: DeviceMesh) -> tuple[ExpertLinear, ...
         ValueError: The ranks cannot share the experts of a layer evenly.
     """
     ranks, group = mesh.size(mesh.ndim - 1), mesh.get_group(mesh.ndim - 1)
-    layers = [module for module in model.modules() if isinstance(module, ExpertLinear) and module.per_token]
+    layers = layers_to_split(model)
     for layer in layers:
         if len(layer.weight) % ranks:
             raise ValueError(f"{len(layer.weight)} experts cannot be shared evenly by {ranks} ranks")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from allsight.ops import _native
+from allsight.ops._numbers import is_integer
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -38,8 +39,11 @@ def resample_window(
         A picture of its own memory, in memory order [ho, wo, 3].
 
     Raises:
+        TypeError: A side of the window or of the result is no integer.
         ValueError: The window reaches over the edges, or a size is below one pixel.
     """
+    if not all(is_integer(side) for side in (*window, *hw_px)):
+        raise TypeError(f"resample_window: window, hw_px: expected integers, got {window!r} and {hw_px!r}")
     top, left, height, width = window
     if min(top, left) < 0 or top + height > pixels.shape[1] or left + width > pixels.shape[2]:
         raise ValueError(f"window {window} reaches over a picture of {tuple(pixels.shape[1:])}")

@@ -43,6 +43,9 @@ class Progress:
             terminal gets plain lines.
         every_s: Seconds between plain lines; long runs get them at every hundredth of their time so far.
         silent: Show nothing.
+
+    Attributes:
+        is_read: Nobody has closed the stream from its other end.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Progress:
         self._every_s = every_s
         self._silent = silent
         self._view: _View | None = None
+        self.is_read = True
 
     def __enter__(self) -> Progress:
         self._guarded(self._open)
@@ -107,6 +111,8 @@ class Progress:
         """A full disk, a closed pipe or a strange event must not end hours of training."""
         try:
             action()
+        except BrokenPipeError:
+            self._silent, self.is_read = True, False
         except Exception as error:
             if not self._silent:
                 self._silent = True

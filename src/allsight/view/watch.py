@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def watch_run(run: Path, *, once: bool = False, stream: Stream | None = None, po
         0 if it finished or may still be running, 1 if it failed, or (with `once`) stopped without an end.
     Raises:
         ConfigError: The folder is no run folder, or was written by a newer allsight.
+        BrokenPipeError: The stream was closed from its other end.
     """
     try:
         return _watch(run, once, sys.stdout if stream is None else stream, poll_s)
@@ -96,6 +98,8 @@ def _follow(record: RunRecord, follower: Follower, progress: Progress, poll_s: f
             is_silent = False
             record.take(event)
             progress.on_event(event)
+        if not progress.is_read:
+            raise BrokenPipeError(errno.EPIPE, "nobody reads what is shown")
         record.now_s = time.time()
         status = record.status()[0]
         if status == "finished":

@@ -327,8 +327,5 @@ def _scenes_of(path: Path, folder: Path, split: str, index: Index) -> list[int]:
 
 def _channel(channels: tuple[str, ...], name: str, folder: Path) -> int:
     if name not in channels:
-        raise DataError(
-            f"{folder / 'sensor.json'}: no channel {name!r}{did_you_mean(name, channels)}; there are: "
-            f"{', '.join(channels)}"
-        )
+        raise DataError(f"{folder / 'sensor.json'}: no channel {name!r}{did_you_mean(name, channels)}")
     return channels.index(name)

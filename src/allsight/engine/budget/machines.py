@@ -49,10 +49,7 @@ def machine(kind: str) -> Machine:
         ConfigError: There is none.
     """
     if kind not in MACHINES:
-        raise ConfigError(
-            f"--kind: no machine '{kind}'{did_you_mean(kind, MACHINES)}; expected one of "
-            f"{', '.join(MACHINES)}"
-        )
+        raise ConfigError(f"--kind: no machine '{kind}'{did_you_mean(kind, MACHINES)}")
     return MACHINES[kind]
 
 

@@ -21,10 +21,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from allsight.config import ConfigError
+from allsight.engine.budget.exchange import ExpertExchange
 from allsight.engine.budget.shards import ShardedPass
 from allsight.engine.config import RunConfig
+from allsight.engine.parallel.config import ParallelConfig
 from allsight.engine.precision import HALF
 from allsight.layers import is_recomputing
+from allsight.layers.expert_split import layers_to_split
 from allsight.models.base import TaskModel, model_for_tasks
 from allsight.tasks.base import Task
 from allsight.types import Batch
@@ -65,6 +68,7 @@ class PassCost:
         peak_bytes: Most memory at once beyond parameters and their gradients, the batch included.
         peak_with_gradients: Likewise with those gradients that are there by then.
         sharded: The same under FSDP, gathered weights and gradients included.
+        exchanged: Bytes that tokens and experts on several ranks send each other, were all on other ranks.
         work: What is computed.
     """
 
@@ -73,6 +77,7 @@ class PassCost:
     peak_bytes: int
     peak_with_gradients: int
     sharded: ShardedPass
+    exchanged: int
     work: Work
 
     def sharded_peak(self, shards: int, *, reshards: bool) -> int:
@@ -127,24 +132,42 @@ def build_without_memory(config: RunConfig, tasks: Mapping[str, Task]) -> TaskMo
 
 
 def pass_cost(
-    model: nn.Module, batch: Batch, *, precision: str, mode: FakeTensorMode, gathers_half: bool = False
+    model: nn.Module,
+    batch: Batch,
+    *,
+    precision: str,
+    mode: FakeTensorMode,
+    parallel: ParallelConfig | None = None,
+    copies: bool = False,
 ) -> PassCost:
     """Cost of one pass of a model made within `without_memory`; the mean of its outputs stands for the loss.
 
     Args:
-        gathers_half: Under FSDP, weights travel in the half format of the precision.
+        parallel: How the run is spread: the formats in which FSDP sends, and the ranks that share experts;
+            None: one process, or FSDP with all at its default.
+        copies: The library that sends copies each message, as gloo does on CPUs.
     Raises:
         ConfigError: The forward depends on the contents of its inputs.
     """
+    parallel = parallel or ParallelConfig()
     inputs = map_tensors(mode.from_tensor, batch)
     model.zero_grad(set_to_none=True)
-    width = 2 if gathers_half and precision in HALF else 8 if precision == "fp64" else 4
-    sharded = ShardedPass(model, width)
-    meter = _Meter({id(p.untyped_storage()) for p in model.parameters()}, sharded)
+    layers = layers_to_split(model) if parallel.expert_ranks > 1 else []
+    full, half = 8 if precision == "fp64" else 4, 2 if precision in HALF else 4
+    sharded = ShardedPass(
+        model,
+        half if parallel.fsdp.gather_half else full,
+        reduced_width=half if parallel.fsdp.reduce_half else full,
+        copies=copies,
+        apart={id(p) for layer in layers for p in layer.parameters()},
+    )
+    exchange = ExpertExchange(layers)
+    shared = {layer.weight.shape: parallel.expert_ranks for layer in layers}
+    meter = _Meter({id(p.untyped_storage()) for p in model.parameters()}, sharded, shared)
     hooks: list[Any] = [
         p.register_post_accumulate_grad_hook(meter.set_aside) for p in model.parameters() if p.requires_grad
     ]
-    hooks += sharded.hooks()
+    hooks += [*sharded.hooks(), *exchange.hooks()]
     autocast = torch.autocast("cpu", HALF.get(precision, torch.bfloat16), enabled=precision in HALF)
     try:
         with meter:
@@ -154,6 +177,7 @@ def pass_cost(
             del outputs
             sharded.begin_backward()
             total.backward()
+            sharded.end_backward()
     except (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError) as error:
         raise ConfigError(
             f"plan: {type(model).__name__} cannot be planned, since its forward depends on the contents of "
@@ -166,7 +190,7 @@ def pass_cost(
     own = sum(tensor.nbytes for tensor in _tensors_of(batch))
     work = Work(meter.flops, meter.repeated_flops, meter.bytes, meter.operators)
     peaks = meter.peak + own, meter.peak_with_gradients + own
-    return PassCost(len(batch), own, *peaks, sharded, work)
+    return PassCost(len(batch), own, *peaks, sharded, exchange.bytes, work)
 
 
 def _mean_of(outputs: Any) -> Tensor:
@@ -216,11 +240,18 @@ def _unmasked(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 class _Meter(TorchDispatchMode):
-    """Counts FLOPs, traffic, and the memory of all tensors that live at once."""
+    """Counts FLOPs, traffic, and the memory of all tensors that live at once.
 
-    def __init__(self, known: set[int], sharded: ShardedPass) -> None:
+    Args:
+        known: Ids of memory that is counted elsewhere.
+        sharded: Follows what is counted.
+        shared: Shape of the weights of experts -> ranks that share them: of copies and gradients of such a
+            shape a rank has its part.
+    """
+
+    def __init__(self, known: set[int], sharded: ShardedPass, shared: Mapping[torch.Size, int]) -> None:
         super().__init__()
-        self._known, self._sharded = known, sharded
+        self._known, self._sharded, self._shared = known, sharded, shared
         self._live: dict[int, int] = {}
         self._now = self.peak = self.flops = self.repeated_flops = self.bytes = 0
         self._gradients = self.peak_with_gradients = 0
@@ -251,7 +282,7 @@ class _Meter(TorchDispatchMode):
         key = id(storage)
         if key in self._known or key in self._live:
             return 0
-        size = storage.nbytes()
+        size = -(-storage.nbytes() // self._shared.get(tensor.shape, 1))
         self._live[key] = size
         self._now += size
         self.peak = max(self.peak, self._now)

@@ -76,7 +76,13 @@ def _changes(config: RunConfig, batches: Sequence[Batch], world: int) -> Iterato
         settings.append({"precision": "bf16"})
     if world > 1 and config.parallel.strategy not in SHARDED:
         settings.append({"parallel.strategy": "fsdp"})
-    if config.parallel.strategy in SHARDED and not config.parallel.fsdp.offload and world > 1:
+    parallel = config.parallel
+    if (
+        parallel.strategy in SHARDED
+        and not parallel.fsdp.offload
+        and parallel.expert_ranks == 1
+        and world > 1
+    ):
         settings.append({"parallel.fsdp.offload": True})
     if config.optim.ema_decay is not None and config.eval.weights != "ema":
         settings.append({"optim.ema_decay": None})
@@ -107,7 +113,8 @@ def _needed(config: RunConfig, tasks: Mapping[str, Task], batches: Sequence[Batc
         model = build_without_memory(config, tasks)
         sizes = Sizes.of(model, config)
         for batch in batches:
-            cost = pass_cost(model, batch, precision=config.precision, mode=mode)
+            parallel = config.parallel if world > 1 else None
+            cost = pass_cost(model, batch, precision=config.precision, mode=mode, parallel=parallel)
             activations = max(activations, cost.peak_bytes)
     state = held(sizes, config, strategy, shards=shards, accumulate=config.train.accumulate, half=half)
     offloads = config.parallel.fsdp.offload and strategy in SHARDED

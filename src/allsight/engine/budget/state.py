@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
+from allsight.engine.budget.shards import share_of
 from allsight.engine.config import RunConfig
 from allsight.engine.muon import Muon
 from allsight.engine.optim import SGD
 from allsight.engine.parallel.config import SHARDED, Strategy
 from allsight.layers.blocks import blocks_of
+from allsight.layers.expert_split import layers_to_split
 
 
 @dataclass(frozen=True)
@@ -22,35 +25,58 @@ class Sizes:
         parameters: All, frozen ones too.
         trained: Those with a gradient.
         moments: Numbers that the optimiser keeps.
-        largest_block: Parameters of the largest block.
-        outside: Parameters in no block.
+        experts: Parameters of experts that ranks share by `parallel.expert_ranks`; 0 where they share none.
+        largest_block: Parameters of the largest block, without such experts.
+        outside: Parameters in no block, likewise.
         width: Bytes of one number.
         averaged: An average of the weights is kept.
+        shapes: (shape, whether it is trained) of each parameter but such experts.
     """
 
     parameters: int
     trained: int
     moments: int
+    experts: int
     largest_block: int
     outside: int
     width: int
     averaged: bool
+    shapes: tuple[tuple[torch.Size, bool], ...] = field(repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, config: RunConfig) -> Sizes:
         """Count; the model may be without memory."""
-        blocks = blocks_of(model)
-        every, trained = _count(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
-        inside = [_count(block) for block in blocks]
+        experts = [p for layer in layers_to_split(model) for p in layer.parameters()]
+        apart = {id(p) for p in experts} if config.parallel.expert_ranks > 1 else set()
+        others = [p for p in model.parameters() if id(p) not in apart]
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        inside = [
+            sum(p.numel() for p in block.parameters() if id(p) not in apart) for block in blocks_of(model)
+        ]
         return cls(
-            parameters=every,
+            parameters=sum(p.numel() for p in model.parameters()),
             trained=trained,
             moments=_moments(model, config, trained),
+            experts=sum(p.numel() for p in experts if id(p) in apart),
             largest_block=max(inside, default=0),
-            outside=every - sum(inside),
+            outside=sum(p.numel() for p in others) - sum(inside),
             width=8 if config.precision == "fp64" else 4,
             averaged=config.optim.ema_decay is not None,
+            shapes=tuple((p.shape, p.requires_grad) for p in others),
         )
+
+    def share(self, shards: int, expert_ranks: int, *, trained: bool = False) -> int:
+        """Numbers that the rank with most of them holds.
+
+        Args:
+            shards: Ranks that share one copy of all but experts.
+            expert_ranks: Ranks that share the experts.
+            trained: Count what has a gradient only; experts are trained all or not at all.
+        """
+        own = sum(
+            share_of(shape, shards) for shape, has_gradient in self.shapes if has_gradient or not trained
+        )
+        return own + -(-self.experts // expert_ranks)
 
 
 @dataclass(frozen=True)
@@ -88,23 +114,24 @@ def held(
         half: Blocks are gathered in a half format.
     """
     w = sizes.width
-    whole = (sizes.parameters * w, sizes.trained * w, sizes.moments * w, sizes.trained * w * sizes.averaged)
+    expert_ranks = 1 if strategy == "single" else config.parallel.expert_ranks
+    parameters = sizes.share(shards, expert_ranks) * w
+    trained = sizes.share(shards, expert_ranks, trained=True)
+    gradients, average = trained * w, trained * w * sizes.averaged
+    optimiser = trained * sizes.moments // max(1, sizes.trained) * w
+    update = _copies(config) * gradients
     if strategy not in SHARDED:
-        parameters, gradients, optimiser, average = whole
         # DDP keeps gradients in its buckets, or a second time.
         twice = strategy == "ddp" and not config.parallel.ddp.bucket_views
-        update = _copies(config) * sizes.trained * w
         return Held(parameters, gradients * (1 + twice), optimiser, average, 0, update)
-    parameters, gradients, optimiser, average = (-(-size // shards) for size in whole)
     sent = 2 if half else w
     if config.parallel.fsdp.reshard:
         # The block at work, the next one on its way, and what is in no block.
         gathered = (2 * sizes.largest_block + sizes.outside) * sent
     else:
-        gathered = sizes.parameters * sent
+        gathered = (sizes.parameters - sizes.experts) * sent
     # Gradients are sent in the last pass of a step; until then they add up whole.
-    waiting = sizes.trained if accumulate > 1 else sizes.largest_block + sizes.outside
-    update = _copies(config) * gradients
+    waiting = sizes.trained - sizes.experts if accumulate > 1 else sizes.largest_block + sizes.outside
     return Held(parameters, gradients, optimiser, average, gathered + waiting * w, update)
 
 
@@ -125,18 +152,22 @@ def messages(
     accumulate: int,
     half: bool,
 ) -> Iterator[tuple[int, float]]:
-    """(ranks that take part, bytes that each sends and receives) of a step's exchanges.
+    """(ranks that take part, bytes that each sends and receives) of a step's exchanges beside the passes.
 
     A ring over n ranks moves (n - 1) / n of the data for a gather or a scatter, twice that for a sum.
     """
-    trained = sizes.trained * sizes.width
+    trained = (sizes.trained - sizes.experts) * sizes.width
+    if ranks > 1 and sizes.experts:
+        # Groups of ranks that share the experts hold copies of each other's.
+        copies = ranks // config.parallel.expert_ranks
+        yield ranks, 2 * (copies - 1) / ranks * sizes.experts * sizes.width
     if strategy == "ddp" and ranks > 1:
         factor = 1.0 if config.parallel.ddp.compression == "none" else 0.5
         yield ranks, 2 * (ranks - 1) / ranks * trained * factor
     if strategy in SHARDED and shards > 1:
         times = accumulate * (2 if config.parallel.fsdp.reshard else 1)
         share = (shards - 1) / shards
-        yield shards, times * share * sizes.parameters * (2 if half else sizes.width)
+        yield shards, times * share * (sizes.parameters - sizes.experts) * (2 if half else sizes.width)
         yield shards, share * trained * (0.5 if config.parallel.fsdp.reduce_half else 1.0)
     if strategy == "hsdp" and ranks > shards:
         copies = ranks // shards
@@ -154,7 +185,3 @@ def _moments(model: nn.Module, config: RunConfig, trained: int) -> int:
         matrices = sum(p.numel() for group in groups if group["by"] == "muon" for p in group["params"])
         return 2 * trained - matrices
     return 2 * trained
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

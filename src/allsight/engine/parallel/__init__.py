@@ -13,6 +13,7 @@ from allsight.models.base import TaskModel
 
 if TYPE_CHECKING:
     from allsight.engine.config import RunConfig
+    from allsight.engine.parallel.experts import SplitExperts
 
 __all__ = [
     "SHARDED",
@@ -50,8 +51,6 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
     if strategy == "single":
         raise ConfigError("config.parallel.strategy: 'single' uses one process; set ddp")
     if strategy in SHARDED:
-        from allsight.engine.parallel.fsdp import FullyShard
-
         if layout == "mixed_lanes":
             raise ConfigError(
                 f"config.parallel.strategy: {strategy} needs all ranks to run the same layers at once, which "
@@ -62,22 +61,14 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
                 f"config.train.recover_memory: not with parallel.strategy={strategy}, whose ranks wait for "
                 "each other in the middle of a pass; set train.accumulate by hand (`allsight plan` tells)"
             )
-        return FullyShard(model, config.fsdp, ranks, hybrid=strategy == "hsdp", precision=run.precision)
-    experts = None
-    if config.expert_ranks > 1:
-        for is_set, setting in (
-            (layout == "mixed_lanes", "sampling.layout=mixed_lanes"),
-            (reruns, "train.recover_memory"),
-        ):
-            if is_set:
-                raise ConfigError(
-                    f"config.parallel.expert_ranks: not with {setting}: ranks exchange tokens in the "
-                    "middle of a pass, so all must run the same ones; leave one of the two out"
-                )
-        from allsight.engine.parallel.experts import SplitExperts
+        from allsight.engine.parallel.fsdp import FullyShard
 
-        experts = SplitExperts(model, config.expert_ranks, ranks)
-    elif layout == "mixed_lanes" or reruns:
+        experts = _split_experts(model, run, ranks)
+        return FullyShard(
+            model, config.fsdp, ranks, experts, hybrid=strategy == "hsdp", precision=run.precision
+        )
+    experts = _split_experts(model, run, ranks)
+    if experts is None and (layout == "mixed_lanes" or reruns):
         return Parallel(model, ranks)
     if config.ddp.static_graph and len(run.tasks) > 1:
         raise ConfigError(
@@ -87,3 +78,25 @@ def spread(model: TaskModel, run: RunConfig, ranks: Ranks) -> Parallel:
     from allsight.engine.parallel.ddp import DataParallel
 
     return DataParallel(model, config.ddp, ranks, experts)
+
+
+def _split_experts(model: TaskModel, run: RunConfig, ranks: Ranks) -> SplitExperts | None:
+    """The experts of the model, this rank's part in the place of all; None where ranks do not share them.
+
+    Raises:
+        ConfigError: The layout, or the experts, do not allow it.
+    """
+    if run.parallel.expert_ranks == 1:
+        return None
+    from allsight.engine.parallel.experts import SplitExperts
+
+    for is_set, setting in (
+        (run.sampling.layout == "mixed_lanes", "sampling.layout=mixed_lanes"),
+        (run.train.recover_memory, "train.recover_memory"),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"config.parallel.expert_ranks: not with {setting}: ranks exchange tokens in the middle of a "
+                "pass, so all must run the same ones; leave one of the two out"
+            )
+    return SplitExperts(model, run.parallel.expert_ranks, ranks)

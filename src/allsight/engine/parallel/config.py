@@ -61,8 +61,8 @@ class ParallelConfig(Config):
     """One process; whole copies (ddp); parts of everything (fsdp); parts within groups of ranks that each
     hold a whole copy (hsdp); DeepSpeed's ZeRO (deepspeed)."""
     expert_ranks: int = Field(default=1, ge=1)
-    """For ddp: ranks that share the experts that tokens choose for themselves, each holding as many of them;
-    tokens travel to the rank of their expert."""
+    """Ranks that share the experts that tokens choose for themselves, each holding as many of them; tokens
+    travel to the rank of their expert. Everything else is spread as `strategy` says."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which ranks that wait for a missing one give up."""
     ddp: DDPConfig = DDPConfig()
@@ -75,9 +75,15 @@ class ParallelConfig(Config):
             raise ValueError(
                 f"fsdp.shard_ranks={self.fsdp.shard_ranks} belongs to strategy=hsdp, not {self.strategy}"
             )
-        if self.expert_ranks > 1 and self.strategy != "ddp":
-            more = "; it shards experts as all else" if self.strategy in SHARDED else ""
-            raise ValueError(
-                f"expert_ranks={self.expert_ranks} belongs to strategy=ddp, not {self.strategy}{more}"
-            )
+        if self.expert_ranks > 1:
+            if self.strategy not in ("ddp", *SHARDED):
+                raise ValueError(
+                    f"expert_ranks={self.expert_ranks} belongs to strategy=ddp, fsdp or hsdp, "
+                    f"not {self.strategy}"
+                )
+            if self.strategy in SHARDED and self.fsdp.offload:
+                raise ValueError(
+                    f"expert_ranks={self.expert_ranks}: not with fsdp.offload, since experts stay on their "
+                    "device; leave one of the two out"
+                )
         return self

@@ -22,6 +22,7 @@ from allsight.config import ConfigError
 from allsight.engine.distributed import Ranks
 from allsight.engine.parallel.base import Parallel, sum_gradients
 from allsight.engine.parallel.config import FSDPConfig
+from allsight.engine.parallel.experts import SplitExperts
 from allsight.engine.parallel.same_passes import check_same_passes
 from allsight.engine.precision import HALF
 from allsight.layers.blocks import blocks_of
@@ -38,6 +39,7 @@ class FullyShard(Parallel):
 
     Args:
         model: The bare model with the same weights on all ranks; on the CPU, if it fits no device whole.
+        experts: Those that are split over ranks already, if any; they are no part of any unit.
         hybrid: Ranks form groups that hold a whole copy each (hsdp).
         precision: `precision` of the run, for what is sent in its half format.
     Raises:
@@ -45,10 +47,18 @@ class FullyShard(Parallel):
     """
 
     def __init__(
-        self, model: TaskModel, config: FSDPConfig, ranks: Ranks, *, hybrid: bool, precision: str
+        self,
+        model: TaskModel,
+        config: FSDPConfig,
+        ranks: Ranks,
+        experts: SplitExperts | None = None,
+        *,
+        hybrid: bool,
+        precision: str,
     ) -> None:
-        super().__init__(model, ranks)
+        super().__init__(model, ranks, experts)
         whole = {p for p in model.parameters() if p.ndim == 0}
+        split = set() if experts is None else set(experts.parameters)
         options: dict[str, Any] = {
             # Before the mesh, which asks the other ranks: what is wrong with the settings is said at once.
             "mp_policy": _policy(config, precision),
@@ -56,7 +66,7 @@ class FullyShard(Parallel):
             "offload_policy": CPUOffloadPolicy(pin_memory=ranks.device.type != "cpu")
             if config.offload
             else OffloadPolicy(),
-            "ignored_params": whole,
+            "ignored_params": whole | split,
         }
         self._units: list[tuple[FSDPModule, bool]] = []
         for block in blocks_of(model):
@@ -85,12 +95,14 @@ class FullyShard(Parallel):
         yield
 
     def finish(self) -> None:
-        """The gradients of what is not sharded."""
+        """The gradients of what is in no unit."""
         sum_gradients(self._whole, self.ranks)
         for parameter in self._whole:
             if parameter.grad is not None:
                 # As the sharded ones: losses were multiplied by `loss_factor`.
                 parameter.grad /= self.ranks.world
+        if self.experts is not None:
+            self.experts.finish(self.loss_factor)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -99,7 +111,8 @@ class FullyShard(Parallel):
             unit.set_reshard_after_forward(False, recurse=False)
             unit.unshard()
         try:
-            yield
+            with super().evaluating():
+                yield
         finally:
             for unit, reshards in self._units:
                 unit.set_reshard_after_forward(reshards, recurse=False)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Shard
 
 
 def local_part(tensor: Tensor) -> Tensor:
@@ -17,17 +18,21 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def sharded_apart(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Parameter groups of an optimiser in which every parameter is sharded or none is.
+    """Parameter groups of an optimiser in which all parameters are sharded over the same ranks, or none is.
 
-    PyTorch's optimisers change the parameters of a group together, and cannot do so with both kinds at once.
+    PyTorch's optimisers change the parameters of a group together, and cannot do so with several kinds.
     """
     found = []
     for group in groups:
-        for kind in (True, False):
-            chosen = [p for p in group["params"] if isinstance(p, DTensor) == kind]
-            if chosen:
-                found.append({**group, "params": chosen})
+        kinds: dict[DeviceMesh | None, list[Tensor]] = {}
+        for parameter in group["params"]:
+            kinds.setdefault(_mesh_of(parameter), []).append(parameter)
+        found += [{**group, "params": chosen} for chosen in kinds.values()]
     return found
+
+
+def _mesh_of(tensor: Tensor) -> DeviceMesh | None:
+    return tensor.device_mesh if isinstance(tensor, DTensor) else None
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -39,19 +44,31 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 def norms(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """The 2-norm of each group of tensors, over all shards. With shards, all ranks call this alike.
 
-    One message for all groups. Copies of a shard on other ranks (hsdp) count once.
+    One message for all groups, and one more for experts that ranks share. Copies of a shard on other ranks
+    (hsdp) count once.
     """
-    shards = [[t for t in tensors if isinstance(t, DTensor)] for tensors in groups]
-    example = next((t for found in shards for t in found), None)
+    # All that is sharded alike, by group.
+    layouts: dict[tuple[DeviceMesh, tuple[Placement, ...]], list[list[Tensor]]] = {}
+    whole: list[list[Tensor]] = [[] for _ in groups]
+    example: DTensor | None = None
+    for place, tensors in enumerate(groups):
+        for tensor in tensors:
+            if isinstance(tensor, DTensor):
+                example = tensor if example is None else example
+                key = (tensor.device_mesh, tensor.placements)
+                layouts.setdefault(key, [[] for _ in groups])[place].append(tensor.to_local())
+            else:
+                whole[place].append(tensor)
     if example is None:
         return [torch.nn.utils.get_total_norm(list(tensors)) for tensors in groups]
-    mine = torch.stack([_square([t.to_local() for t in found], example) for found in shards])
-    for axis, placement in enumerate(example.placements):
-        if isinstance(placement, Shard):
-            dist.all_reduce(mine, group=example.device_mesh.get_group(axis))
-    whole = [[t for t in tensors if not isinstance(t, DTensor)] for tensors in groups]
-    mine += torch.stack([_square(found, example) for found in whole])
-    return list(mine.sqrt().to(torch.promote_types(example.dtype, torch.float32)))
+    squares = torch.stack([_square(found, example) for found in whole])
+    for (mesh, placements), shards in layouts.items():
+        mine = torch.stack([_square(found, example) for found in shards])
+        for axis, placement in enumerate(placements):
+            if isinstance(placement, Shard):
+                dist.all_reduce(mine, group=mesh.get_group(axis))
+        squares += mine
+    return list(squares.sqrt().to(torch.promote_types(example.dtype, torch.float32)))
 
 
 def _square(tensors: Sequence[Tensor], like: DTensor) -> Tensor:

@@ -12,6 +12,7 @@ from allsight.engine.budget.passes import PassCost, build_without_memory, pass_c
 from allsight.engine.budget.state import Held, Sizes, held, messages
 from allsight.engine.config import RunConfig
 from allsight.engine.parallel.config import SHARDED, Strategy
+from allsight.engine.parallel.experts import check_expert_ranks
 from allsight.engine.precision import HALF
 from allsight.engine.schedule import build_schedule
 from allsight.launch.plan.example import data_size, example_batch
@@ -37,6 +38,7 @@ class TaskCost:
         share: Of the steps.
         batch_size: Global rows of a step.
         row_bytes: Peak of activations of each further row.
+        row_exchanged: Bytes that a row's tokens and their experts send, were all on other ranks.
         fixed_s, row_s: Forward and backward on one device: what is there anyway, and for each row.
         row_flops: Forward and backward.
         made_from: What the example was made from.
@@ -46,6 +48,7 @@ class TaskCost:
     share: float
     batch_size: int
     row_bytes: float
+    row_exchanged: float
     fixed_s: float
     row_s: float
     row_flops: float
@@ -124,7 +127,9 @@ class Plan:
             name: {f.name: getattr(cost, f.name) for f in fields(cost) if f.name != "passes"}
             for name, cost in self.tasks.items()
         }
-        return {**asdict(replace(self, tasks={})), "tasks": tasks, "seconds": self.seconds}
+        found = {**asdict(replace(self, tasks={})), "tasks": tasks, "seconds": self.seconds}
+        del found["sizes"]["shapes"]
+        return found
 
 
 def plan_run(
@@ -134,6 +139,7 @@ def plan_run(
     kind: str,
     strategies: Sequence[Strategy] = ("single", "ddp", "fsdp", "hsdp"),
     samples: Mapping[str, int] | None = None,
+    copies: bool = False,
 ) -> Plan:
     """Memory and time of a run on `gpus` devices of a kind. The model is never made, only its shapes.
 
@@ -143,8 +149,10 @@ def plan_run(
     Args:
         strategies: Which to look at.
         samples: Task -> samples of its training set, where the data are not here.
+        copies: The library that sends copies each message, as gloo does on CPUs and NCCL does not.
     Raises:
-        ConfigError: No such machine, a batch that the ranks cannot share, or a model that needs real data.
+        ConfigError: No such machine, a batch or experts that the ranks cannot share, or a model that needs
+            real data.
     """
     device = machine(kind)
     tasks = build_tasks(config.tasks, config.data.folder())
@@ -152,6 +160,8 @@ def plan_run(
     examples = {name: [example_batch(task, rows) for rows in _ROWS] for name, task in tasks.items()}
     with without_memory() as mode:
         model = build_without_memory(config, tasks)
+        if gpus > 1 and config.parallel.expert_ranks > 1:
+            check_expert_ranks(model, config.parallel.expert_ranks, gpus)
         sizes = Sizes.of(model, config)
         costs = {}
         shares = _shares(config)
@@ -162,7 +172,8 @@ def plan_run(
                     batch,
                     precision=config.precision,
                     mode=mode,
-                    gathers_half=config.parallel.fsdp.gather_half,
+                    parallel=config.parallel if gpus > 1 else None,
+                    copies=copies,
                 )
                 for batch, _ in examples[name]
             ]
@@ -208,6 +219,7 @@ def _line(
         share,
         batch,
         (more.peak_bytes - few.peak_bytes) / step,
+        (more.exchanged - few.exchanged) / step,
         max(0.0, seconds[0] - few.rows * row_s),
         row_s,
         (more.work.flops - few.work.flops) / step,
@@ -241,6 +253,12 @@ def _ways(
     if gpus % shards or (strategy == "hsdp" and shards == gpus):
         return []
     half = config.parallel.fsdp.gather_half and config.precision in HALF
+
+    def speed(ranks: int) -> float:
+        """Bytes per second that a message over so many ranks reaches."""
+        near = ranks <= device.per_machine
+        return _REACHED * (device.near_bytes_per_s if near else device.far_bytes_per_s)
+
     found = []
     for accumulate in range(1, max(cost.batch_size for cost in costs.values()) // gpus + 1):
         groups = {name: task.group_size for name, task in config.tasks.items()}
@@ -249,7 +267,8 @@ def _ways(
         rows = {name: cost.batch_size // (gpus * accumulate) for name, cost in costs.items()}
         state = held(sizes, config, strategy, shards=shards, accumulate=accumulate, half=half)
         activations = max(cost.activations(rows[name]) for name, cost in costs.items())
-        evaluation = state.kept + (sizes.parameters * sizes.width if strategy in SHARDED else 0)
+        gathered = sizes.parameters if strategy in SHARDED else sizes.experts if gpus > 1 else 0
+        evaluation = state.kept + gathered * sizes.width
         if accumulate > 1 or strategy not in ("single", *SHARDED):
             passes = state.total + activations
         elif strategy == "single":
@@ -263,11 +282,10 @@ def _ways(
         compute = sum(cost.share * accumulate * cost.seconds(rows[name]) for name, cost in costs.items())
         compute += _update_s(state, device)
         sent = messages(sizes, config, strategy, ranks=gpus, shards=shards, accumulate=accumulate, half=half)
-        communication = sum(
-            size
-            / (_REACHED * (device.near_bytes_per_s if n <= device.per_machine else device.far_bytes_per_s))
-            for n, size in sent
-        )
+        communication = sum(size / speed(n) for n, size in sent)
+        exchange = accumulate * sum(c.share * rows[n] * c.row_exchanged for n, c in costs.items())
+        experts = config.parallel.expert_ranks
+        exchange_s = (experts - 1) / experts * exchange / speed(experts)
         way = Choice(
             strategy,
             accumulate,
@@ -278,8 +296,9 @@ def _ways(
             peak,
             False,
             compute,
-            communication,
-            max(compute, communication) + (1 - _HIDDEN) * min(compute, communication),
+            communication + exchange_s,
+            # Nothing can be computed while tokens travel.
+            max(compute, communication) + (1 - _HIDDEN) * min(compute, communication) + exchange_s,
         )
         found.append(replace(way, fits=way.peak <= _USABLE * device.memory_bytes))
     return found

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from allsight.ops._dispatch import Backend
+from allsight.ops._numbers import check_number
 from allsight.ops._registration import nothing, register
 from allsight.ops._rows import check_addition
 from allsight.ops.add_layer_norm.reference import add_layer_norm_reference
@@ -53,10 +54,12 @@ def add_layer_norm(
         The sum and its norm, in the type of `residual`; 16-bit ones are computed in float32.
 
     Raises:
+        TypeError: A tensor or option is of the wrong kind.
         ValueError: A shape does not fit (the message names the argument, what was expected and what was
             given), or the backend asked for cannot serve the call.
     """
     check_addition(_NAME, residual, branch, norm_weight=norm_weight, norm_bias=norm_bias, scale=scale)
+    check_number(_NAME, "eps", eps)
     factor = nothing(residual) if scale is None else scale
     return ADD_LAYER_NORM.run(backend, residual, branch, factor, norm_weight, norm_bias, float(eps))
 

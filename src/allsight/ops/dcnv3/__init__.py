@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from allsight.ops._dispatch import Backend
+from allsight.ops._numbers import check_truth
 from allsight.ops._registration import register
 from allsight.ops.dcnv3._geometry import Geometry
 from allsight.ops.dcnv3.points import sampling_points
@@ -73,6 +74,7 @@ def dcnv3(
         ho = (h + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1.
 
     Raises:
+        TypeError: A tensor or option is of the wrong kind.
         ValueError: A shape or option does not fit (the message names the argument, what was expected and what
             was given), or the backend asked for cannot serve the call.
 
@@ -80,6 +82,7 @@ def dcnv3(
     OpenGVLab/InternImage:classification/ops_dcnv3/functions/dcnv3_func.py.
     """
     geometry = Geometry.of(groups, kernel_size, stride, padding, dilation, offset_scale, remove_center)
+    check_truth("dcnv3", "softmax", softmax)
     geometry.check(value, offset, mask)
     return DCNV3.run(backend, value, offset, mask, geometry, softmax)
 

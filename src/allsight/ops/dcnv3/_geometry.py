@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from allsight.ops._numbers import check_integer, check_number, check_truth, is_integer
 from allsight.ops._tensors import check_tensors
 
 Pair = tuple[int, int]
 
 _known: dict[tuple[Any, ...], Geometry] = {}
 _MOST_KNOWN = 1024
+_NUMBERS = (float, int)
 
 
 # Compared by identity: `of` gives one object for the same arguments, and looking things up by it is quick.
@@ -46,21 +48,27 @@ class Geometry:
         """Check the arguments and complete single integers to pairs.
 
         Raises:
+            TypeError: An argument is of the wrong kind; the message names it.
             ValueError: An argument is out of range; the message names it.
         """
         given = (groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, operator)
         if torch.compiler.is_compiling():
             return cls._checked(*given)
-        try:
-            return _known[given]
-        except (KeyError, TypeError):
-            geometry = cls._checked(*given)
+        # Looked up by value, for which 4.0 would do as well as 4.
+        is_plain = (
+            _are_plain(given[:5]) and offset_scale.__class__ in _NUMBERS and remove_center.__class__ is bool
+        )
+        if is_plain and (known := _known.get(given)) is not None:
+            return known
+        geometry = cls._checked(*given)
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         pairs = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
-        for key in (given, (groups, *pairs, geometry.offset_scale, geometry.remove_center, operator)):
-            if all(not isinstance(part, list) for part in key):
-                geometry = _known.setdefault(key, geometry)
+        geometry = _known.setdefault(
+            (groups, *pairs, geometry.offset_scale, geometry.remove_center, operator), geometry
+        )
+        if is_plain:
+            _known[given] = geometry
         return geometry
 
     @classmethod
@@ -75,8 +83,9 @@ class Geometry:
         remove_center: Any,
         operator: str,
     ) -> Geometry:
-        if not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"{operator}: groups: expected an integer >= 1, got {groups!r}")
+        check_integer(operator, "groups", groups, least=1)
+        check_number(operator, "offset_scale", offset_scale)
+        check_truth(operator, "remove_center", remove_center)
         kernel = _pair(operator, "kernel_size", kernel_size, 1)
         if remove_center and (kernel[0] != kernel[1] or kernel[0] % 2 == 0):
             raise ValueError(f"{operator}: remove_center: needs a square odd kernel_size, got {kernel}")
@@ -89,7 +98,7 @@ class Geometry:
             padding=_pair(operator, "padding", padding, 0),
             dilation=_pair(operator, "dilation", dilation, 1),
             offset_scale=float(offset_scale),
-            remove_center=bool(remove_center),
+            remove_center=remove_center,
             operator=operator,
         )
 
@@ -180,12 +189,24 @@ class Geometry:
                 )
 
 
+def _are_plain(given: tuple[Any, ...]) -> bool:
+    """Whether all are integers or tuples of them. On the way of every call, so written for speed."""
+    for part in given:
+        if part.__class__ is int:
+            continue
+        if part.__class__ is not tuple:
+            return False
+        for number in part:
+            if number.__class__ is not int:
+                return False
+    return True
+
+
 def _pair(operator: str, name: str, given: Any, least: int) -> Pair:
-    pair = (
-        (given, given) if isinstance(given, int) else tuple(given) if isinstance(given, list | tuple) else ()
-    )
-    if len(pair) != 2 or not all(isinstance(i, int) and i >= least for i in pair):
-        raise ValueError(
-            f"{operator}: {name}: expected an integer >= {least} or a (height, width) pair, got {given!r}"
-        )
+    pair = tuple(given) if isinstance(given, list | tuple) else (given, given)
+    text = f"{operator}: {name}: expected an integer >= {least} or a (height, width) pair, got {given!r}"
+    if not all(is_integer(number) for number in pair):
+        raise TypeError(text)
+    if len(pair) != 2 or min(pair) < least:
+        raise ValueError(text)
     return pair[0], pair[1]

@@ -51,6 +51,7 @@ def dcnv4(
         ho = (h + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1.
 
     Raises:
+        TypeError: A tensor or option is of the wrong kind.
         ValueError: A shape or option does not fit (the message names the argument, what was expected and what
             was given), or the backend asked for cannot serve the call.
 

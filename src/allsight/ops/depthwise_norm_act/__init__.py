@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from allsight.ops._dispatch import Backend
+from allsight.ops._numbers import check_number
 from allsight.ops._registration import nothing, register
 from allsight.ops._rows import check_devices, check_vectors
+from allsight.ops._tensors import check_tensors
 from allsight.ops.depthwise_norm_act.reference import ACTIVATIONS, depthwise_norm_act_reference
 
 _NAME = "depthwise_norm_act"
@@ -56,9 +58,14 @@ def depthwise_norm_act(
         Map of the size and type of `x`, 16-bit ones computed in float32.
 
     Raises:
+        TypeError: A tensor or option is of the wrong kind.
         ValueError: A shape or option does not fit (the message names the argument, what was expected and what
             was given), or the backend asked for cannot serve the call.
     """
+    vectors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias}
+    given = {name: vector for name, vector in vectors.items() if name != "bias" or vector is not None}
+    check_tensors(_NAME, x=x, weight=weight, **given)
+    check_number(_NAME, "eps", eps)
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise ValueError(f"{_NAME}: x: expected [b, h, w, c] with h, w, c >= 1, got shape {tuple(x.shape)}")
     channels = x.shape[3]
@@ -71,7 +78,6 @@ def depthwise_norm_act(
         raise ValueError(
             f"{_NAME}: weight: expected shape ({channels}, 1, k, k) with odd k, got {tuple(weight.shape)}"
         )
-    vectors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias}
     check_vectors(_NAME, channels, "x", **vectors)
     check_devices(_NAME, "x", x, weight=weight, **vectors)
     if act not in ACTIVATIONS:

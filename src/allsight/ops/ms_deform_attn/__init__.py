@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from allsight.ops._dispatch import Backend
+from allsight.ops._numbers import check_truth
 from allsight.ops._registration import register
 from allsight.ops.ms_deform_attn._shapes import Shapes, as_shapes, check
 from allsight.ops.ms_deform_attn.reference import ms_deform_attn_reference
@@ -64,6 +65,7 @@ def ms_deform_attn(
         Mixed features [b, q, m * d] in the type of `value`, 16-bit ones computed in float32.
 
     Raises:
+        TypeError: A tensor or option is of the wrong kind.
         ValueError: A shape does not fit (the message names the argument, what was expected and what was
             given), or the backend asked for cannot serve the call.
 
@@ -71,6 +73,7 @@ def ms_deform_attn(
     fundamentalvision/Deformable-DETR:models/ops/functions/ms_deform_attn_func.py.
     """
     shapes = as_shapes(spatial_shapes)
+    check_truth("ms_deform_attn", "softmax", softmax)
     check(value, shapes, sampling_locations, attention_weights)
     return MS_DEFORM_ATTN.run(backend, value, sampling_locations, attention_weights, shapes, softmax)
 

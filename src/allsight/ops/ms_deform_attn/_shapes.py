@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from allsight.ops._numbers import is_integer
 from allsight.ops._tensors import check_tensors
 
 Shapes = tuple[tuple[int, int], ...]
@@ -17,34 +18,35 @@ def as_shapes(spatial_shapes: Sequence[Sequence[int]] | Tensor) -> Shapes:
     """Return the (height, width) pairs of all levels as plain integers, or symbolic ones during an export.
 
     Raises:
+        TypeError: Something else than integers.
         ValueError: Not a list of pairs of positive integers.
     """
     given = spatial_shapes
     if isinstance(spatial_shapes, Tensor):
-        if spatial_shapes.is_floating_point() or spatial_shapes.ndim != 2:
-            raise ValueError(
-                f"ms_deform_attn: spatial_shapes: expected an integer tensor [l, 2], got "
-                f"{spatial_shapes.dtype} {tuple(spatial_shapes.shape)}"
-            )
+        text = (
+            f"ms_deform_attn: spatial_shapes: expected an integer tensor [l, 2], got "
+            f"{spatial_shapes.dtype} {tuple(spatial_shapes.shape)}"
+        )
+        if spatial_shapes.is_floating_point() or spatial_shapes.dtype == torch.bool:
+            raise TypeError(text)
+        if spatial_shapes.ndim != 2:
+            raise ValueError(text)
         spatial_shapes = spatial_shapes.tolist()
-    pairs = tuple(tuple(pair) for pair in spatial_shapes)
+    text = "ms_deform_attn: spatial_shapes: expected a (height, width) pair of integers >= 1 per level, got"
+    try:
+        pairs = tuple(tuple(pair) for pair in spatial_shapes)
+    except TypeError:
+        raise TypeError(f"{text} {given!r}") from None
     # A plain loop: generators would take longer than the kernel on a small map.
     valid = len(pairs) > 0
     for pair in pairs:
-        valid = valid and len(pair) == 2 and _is_size(pair[0]) and _is_size(pair[1])
+        for size in pair:
+            if not is_integer(size):
+                raise TypeError(f"{text} {given!r}")
+        valid = valid and len(pair) == 2 and bool(pair[0] >= 1) and bool(pair[1] >= 1)
     if not valid:
-        raise ValueError(
-            f"ms_deform_attn: spatial_shapes: expected a (height, width) pair of integers >= 1 per level, "
-            f"got {given!r}"
-        )
+        raise ValueError(f"{text} {given!r}")
     return cast("Shapes", pairs)
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, _INTEGERS) and bool(value >= 1)
-
-
-_INTEGERS = (int, torch.SymInt)
 
 
 def check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
