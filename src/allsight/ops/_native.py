@@ -19,7 +19,7 @@ LIBRARY_VARIABLE = "ALLSIGHT_CPU_LIBRARY"
 """Environment variable with the path of another build of the library, such as one with sanitizers."""
 MOST_PIXELS = 2**31 - 8
 """Pixels of one image are counted in 32 bits; values in 64."""
-_ABI_VERSION = 3
+_ABI_VERSION = 4
 _FOLDER = Path(__file__).parent
 _NAMES = ("liballsight_ops.so", "liballsight_ops.dylib")
 _BUILD_NOTE = _FOLDER / "not_built.txt"
@@ -78,7 +78,7 @@ class AddLayerNormCall(_Call):
 class ResampleCall(_Call):
     """`struct allsight_resample`."""
 
-    _fields_ = _fields("height width out_height out_width row_step", "", "pixels out")
+    _fields_ = _fields("height width out_height out_width row_step mirrored", "", "pixels out")
 
 
 class _Library:

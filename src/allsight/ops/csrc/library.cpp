@@ -94,7 +94,7 @@ void run_on_threads(int64_t threads, void (*work)(void *, int64_t, int64_t), voi
 
 extern "C" {
 
-int allsight_abi_version(void) { return 3; }
+int allsight_abi_version(void) { return 4; }
 
 const char *allsight_isas(void) {
     static const std::string names = [] {
@@ -133,7 +133,7 @@ int allsight_resample_u8(const allsight_resample *c) {
     static thread_local allsight::TapTable rows, columns;
     try {
         const allsight::Taps down = rows.fill(c->height, c->out_height, false);
-        const allsight::Taps across = columns.fill(c->width, c->out_width, true);
+        const allsight::Taps across = columns.fill(c->width, c->out_width, c->mirrored != 0);
         return allsight::chosen().resample_u8(*c, down, across);
     } catch (const std::bad_alloc &) {
         return ALLSIGHT_NO_MEMORY;
