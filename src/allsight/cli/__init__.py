@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from allsight.cli.faults import fault_of
 
-        fault = fault_of(error)
+        fault = fault_of(error, words)
         if fault is None or debug:
             raise
         if fault.text:
