@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import re
 import subprocess
 import sys
@@ -227,7 +228,33 @@ def test_a_full_disk_is_a_failed_run_and_said_in_one_line(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("allsight.recipes.names", _raising(OSError(errno.ENOSPC, "No space", "runs/x")))
-    assert fault(["config", "--list"], capsys, status=1).startswith("runs/x: no space left")
+    said = fault(["config", "--list"], capsys, status=1)
+    assert said == "runs/x: no space left; free some and run the command again"
+
+
+@pytest.mark.parametrize(
+    ("words", "work", "remedy"),
+    [
+        ("data world {out}", "allsight.data.world.generate_world", "run the command again"),
+        (
+            "data pack imagefolder:{out} {out}",
+            "allsight.data.shards.pack.pack",
+            "run the command again: whole shards are kept",
+        ),
+        (
+            "train joint_smoke --runs {out}",
+            "allsight.cli.running.train_with_progress",
+            "go on with the same words and --resume-or-start",
+        ),
+    ],
+)
+def test_a_full_disk_is_followed_by_what_helps_that_command(
+    words: str, work: str, remedy: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importlib.import_module(work.rpartition(".")[0])
+    monkeypatch.setattr(work, _raising(OSError(errno.ENOSPC, "No space", "there")))
+    line = fault(words.format(out=tmp_path).split(), capsys, status=1)
+    assert line == f"there: no space left; free some and {remedy}"
 
 
 def test_a_run_that_stops_itself_is_status_1(

@@ -42,7 +42,20 @@ def test_options_of_the_format_are_passed_on(tmp_path, capsys):
     assert main(["data", "inspect", str(tmp_path)]) == 0
     assert "values that nothing names, called by their numbers" in capsys.readouterr().out
     assert main(["data", "inspect", str(tmp_path), "classes=[sky, sea]", "ignore=9"]) == 0
-    assert "pixels of 2 classes" in capsys.readouterr().out
+    assert "pixels of 2 classes\n" in capsys.readouterr().out
+
+
+def test_classes_that_do_not_occur_are_counted_and_named_where_they_are_few(tmp_path, capsys):
+    WRITERS["label_maps"](tmp_path)
+    (tmp_path / "classes.json").unlink()
+    assert main(["data", "inspect", str(tmp_path), "--split", "train"]) == 0
+    said = capsys.readouterr().out
+    assert "pixels of 3 classes; 252 more do not occur\n" in said
+    assert {line.split()[0] for line in said.partition("pixels of")[2].splitlines()[1:4]} == {"0", "1", "9"}
+    assert "with 0" not in said
+    words = ["data", "inspect", str(tmp_path), "classes=[sky, sea, sand]", "ignore=9", "--split", "train"]
+    assert main(words) == 0
+    assert "pixels of 2 classes; 1 more does not occur: sand\n" in capsys.readouterr().out
 
 
 def test_inspect_takes_the_first_of_several_formats_and_says_so(tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from allsight.data import parcel
+from allsight.data.parcel import Inbox, Outbox
 from allsight.types import Batch
 
 TENSORS = {
@@ -22,16 +23,39 @@ TENSORS = {
 }
 
 
+class Line:
+    """Both ends of a pipe, in one process."""
+
+    def __init__(self):
+        self.ours, self.theirs = Pipe()
+        self.inbox, self.outbox = Inbox(self.ours), Outbox(self.theirs)
+
+    def sent(self, value):
+        self.outbox.reuse(self.inbox.done())
+        thread = Thread(target=self.outbox.send, args=(value,))
+        thread.start()
+        try:
+            return self.inbox.receive()
+        finally:
+            thread.join()
+
+    def blocks(self):
+        """Sizes of the blocks at the receiver; what the sender has is the same."""
+        sizes = {number: len(block) for number, block in self.inbox._blocks.items()}
+        assert sizes == {number: len(block) for number, block in self.outbox._blocks.items()}
+        return list(sizes.values())
+
+    def close(self):
+        self.ours.close()
+        self.theirs.close()
+
+
 def sent(value):
-    ours, theirs = Pipe()
-    thread = Thread(target=parcel.send, args=(theirs, value))
-    thread.start()
+    line = Line()
     try:
-        return parcel.receive(ours)
+        return line.sent(value)
     finally:
-        thread.join()
-        ours.close()
-        theirs.close()
+        line.close()
 
 
 @pytest.fixture(params=[True, False], ids=["shared_file", "pipe"])
@@ -81,3 +105,47 @@ def test_values_without_tensors_arrive(either_way):
     assert sent(("text", 3, None)) == ("text", 3, None)
     error = sent(ValueError("no"))
     assert isinstance(error, ValueError) and str(error) == "no"
+
+
+@pytest.fixture
+def line():
+    if not parcel.HAS_SHARED_FILES:
+        pytest.skip("this system has no memfd_create")
+    line = Line()
+    yield line
+    line.close()
+
+
+def test_memory_is_used_again_when_all_that_lies_in_it_is_gone(line):
+    one = line.sent({"a": torch.zeros(1000), "b": torch.zeros(1000)})
+    kept, view = one.pop("b"), one["a"][10:20].numpy()
+    del one
+    assert line.sent(torch.ones(2000)).sum() == 2000
+    assert (kept == 0).all() and (view == 0).all() and len(line.blocks()) == 2
+    del kept
+    other = line.sent(torch.full((2000,), 2.0))
+    assert (view == 0).all() and len(line.blocks()) == 2
+    del view, other
+    assert (line.sent(torch.full((2000,), 3.0)) == 3).all() and len(line.blocks()) == 2
+
+
+def test_a_batch_takes_the_smallest_memory_that_fits(line):
+    big, small = line.sent(torch.zeros(9000)), line.sent(torch.zeros(500))
+    del big, small
+    kept = line.sent(torch.zeros(100)), line.sent(torch.ones(1000))
+    assert sorted(line.blocks()) == [4096, 36864] and kept[0].sum() == 0 and kept[1].sum() == 1000
+
+
+def test_many_sizes_take_as_much_memory_as_the_largest(line):
+    for count in range(1000, 40_000, 1000):
+        assert line.sent(torch.zeros(count)).numel() == count
+    assert line.blocks() == [39_000 * 4 // 4096 * 4096 + 4096]
+
+
+def test_memory_that_nothing_takes_any_more_is_given_up(line):
+    both = line.sent(torch.zeros(10)), line.sent(torch.zeros(100_000))
+    del both
+    assert sorted(line.blocks()) == [4096, 401_408]
+    for _ in range(40):
+        line.sent(torch.zeros(10))
+    assert line.blocks() == [4096]

@@ -1,7 +1,7 @@
 """Geometric transforms move picture, boxes, masks and label map as one, as their generator decides."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -124,6 +124,32 @@ def test_every_transform_keeps_types_shapes_and_its_input(transform, size, seed)
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= torch.tensor([hw[1], hw[0]])).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all() and objects.masks.flatten(1).any(1).all()
     assert after.targets["label"] == 7 and after.id == before.id
+
+
+@all_kinds
+@given(
+    crop=st.sampled_from([t for t in RANDOM + FIXED if hasattr(t, "cut")]),
+    flip=st.sampled_from([HorizontalFlip(), HorizontalFlip(1.0)]),
+    size=sizes,
+    seed=seeds,
+)
+def test_a_crop_and_a_flip_in_one_pass_give_what_they_give_one_by_one(crop, flip, size, seed):
+    before, one_by_one, together = sample(*size), rng(seed), rng(seed)
+    after = Compose(crop, flip)(before, together)
+    assert_same(after, flip(crop(before, one_by_one), one_by_one))
+    assert after.image.pixels.stride() == crop(before, rng(seed)).image.pixels.stride()
+    assert together.random() == one_by_one.random()
+
+
+def test_a_subclass_of_a_crop_is_called_itself():
+    @dataclass(frozen=True)
+    class Dark(RandomCrop):
+        def __call__(self, sample, rng):
+            image = super().__call__(sample, rng).image
+            return replace(sample, inputs={"image": replace(image, pixels=image.pixels // 2)}, targets={})
+
+    white = Sample.of_image("a", torch.full((3, 9, 9), 255, dtype=torch.uint8))
+    assert (Compose(Dark(4), HorizontalFlip(1.0))(white, rng(0)).image.pixels == 127).all()
 
 
 @all_kinds

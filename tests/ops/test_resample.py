@@ -58,6 +58,8 @@ def test_a_window_is_resized_to_the_bytes_of_the_formula(instruction_set, hw, ne
     found = resample_window(torch.from_numpy(canvas).permute(2, 0, 1), window, new_hw)
     inside = canvas[1 : 1 + hw[0], 2 : 2 + hw[1]]
     assert np.array_equal(found.permute(1, 2, 0).numpy(), expected(inside, new_hw))
+    mirrored = resample_window(torch.from_numpy(canvas).permute(2, 0, 1), window, new_hw, mirrored=True)
+    assert np.array_equal(mirrored.numpy(), found.numpy()[:, :, ::-1])
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -75,6 +77,16 @@ def test_a_smooth_picture_comes_out_as_from_pillow_and_pytorch(interpolation):
     )
     for other in others:
         assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - other).max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_mirrored_result_is_the_mirror_image_in_the_same_memory_order(interpolation):
+    pixels = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, mirrored = (
+        resample_window(pixels, (2, 3, 20, 30), (9, 11), interpolation=interpolation, mirrored=is_mirrored)
+        for is_mirrored in (False, True)
+    )
+    assert torch.equal(mirrored, plain.flip(-1)) and mirrored.stride() == plain.stride() == (1, 33, 3)
 
 
 def test_any_memory_order_gives_the_same_picture():

@@ -46,7 +46,7 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         from allsight.cli.faults import fault_of
 
-        fault = fault_of(error)
+        fault = fault_of(error, words)
         if fault is None or debug:
             raise
         if fault.text:

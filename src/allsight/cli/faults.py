@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,15 @@ class Fault:
     text: str
 
 
-def fault_of(error: Exception) -> Fault | None:
-    """What to tell the user about `error`; None where it is a bug of ours."""
+_AFTER_A_FULL_DISK = {
+    "train": "go on with the same words and --resume-or-start",
+    "data pack": "run the command again: whole shards are kept",
+}
+"""Verb -> what to do when there is space again; other verbs leave nothing half-made and begin anew."""
+
+
+def fault_of(error: Exception, words: Sequence[str]) -> Fault | None:
+    """What to tell the user about `error` of the command `words`; None where it is a bug of ours."""
     if isinstance(error, _UsageError):
         return Fault(2, _usage(error))
     if isinstance(error, typer.Abort):
@@ -48,7 +56,7 @@ def fault_of(error: Exception) -> Fault | None:
         if _is_a(error, module, name):
             return Fault(1, _of_rank(str(error)))
     if isinstance(error, OSError):
-        return _of_system(error)
+        return _of_system(error, words)
     return None
 
 
@@ -60,15 +68,11 @@ def _is_a(error: Exception, module: str, name: str) -> bool:
     return isinstance(error, getattr(sys.modules.get(module), name, ()))
 
 
-def _of_system(error: OSError) -> Fault | None:
+def _of_system(error: OSError, words: Sequence[str]) -> Fault | None:
     if error.errno == errno.ENOSPC:
-        return Fault(
-            1,
-            _of_rank(
-                f"{error.filename or 'disk'}: no space left; free some and run the command again "
-                f"(`train` with --resume)"
-            ),
-        )
+        verbs = (" ".join(words[:count]) for count in (1, 2))
+        remedy = next(filter(None, map(_AFTER_A_FULL_DISK.get, verbs)), "run the command again")
+        return Fault(1, _of_rank(f"{error.filename or 'disk'}: no space left; free some and {remedy}"))
     if isinstance(error, FileExistsError) and error.filename is not None:
         return Fault(
             2, _of_rank(f"{error.filename}: exists and is not a folder; name another, or move it away")

@@ -142,8 +142,9 @@ def _print_split(name: str, part: SplitSurvey) -> None:
         print(f"  pictures, longer side (median {part.size_wh_px[0]} x {part.size_wh_px[1]})")
         _print_bars(part.sizes)
     for what, counts in part.counted.items():
-        print(f"  {what} of {len(counts)} classes")
-        _print_bars(dict(sorted(counts.items(), key=lambda pair: -pair[1])))
+        there = {name: count for name, count in counts.items() if count}
+        print(f"  {what} of {len(there)} classes{_missing([name for name in counts if name not in there])}")
+        _print_bars(dict(sorted(there.items(), key=lambda pair: -pair[1])))
     for note in part.notes:
         print(f"  note: {note}")
     if part.duplicates:
@@ -153,6 +154,15 @@ def _print_split(name: str, part: SplitSurvey) -> None:
         print(f"! {len(part.unusable)} samples cannot be used:")
         for reason in list(part.unusable.values())[:_MOST_SHOWN]:
             print(f"    {reason}")
+
+
+def _missing(names: list[str]) -> str:
+    """How many classes do not occur, and which, as long as a person would read them."""
+    if not names:
+        return ""
+    verb = "does" if len(names) == 1 else "do"
+    listed = f": {', '.join(names)}" if len(names) <= _MOST_SHOWN else ""
+    return f"; {len(names)} more {verb} not occur{listed}"
 
 
 def _print_bars(counts: Mapping[str, int]) -> None:

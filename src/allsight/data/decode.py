@@ -12,9 +12,8 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -227,8 +226,7 @@ def _image(pixels: Tensor) -> Image:
     return Image(pixels, original_hw_px=(int(pixels.shape[-2]), int(pixels.shape[-1])))
 
 
-@dataclass(frozen=True)
-class _JpegHeader:
+class _JpegHeader(NamedTuple):
     """What a JPEG says of itself before its pixels begin."""
 
     height: int
@@ -364,7 +362,7 @@ def _upright(pixels: UInt8[np.ndarray, "_ _ 3"], orientation: int) -> UInt8[np.n
 
 
 def _to_tensor(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(pixels).transpose(2, 0, 1))
 
 
 def _check_size(height: int, width: int, max_pixels: int, id: str) -> None:

@@ -86,7 +86,7 @@ class BatchMaker:
         self._transforms: dict[tuple[str, str], Any] = {}
         self._reducing: set[tuple[str, str]] = set()
         self._on_read = on_read
-        self._costs = Costs()
+        self._spent = _Spent()
         self._deadly: Mapping[int, str] = {}
 
     def make(self, order: Order) -> Batch:
@@ -96,10 +96,10 @@ class BatchMaker:
             DataError: Too many samples cannot be used, or a task refuses what it was given.
             LoadingError: Code of a task failed.
         """
-        self._costs, self._deadly = Costs(), order.deadly
+        self._spent, self._deadly = _Spent(), order.deadly
         batch = self._train(order) if isinstance(order, TrainOrder) else self._judge(order)
         size = bytes_of((batch.inputs, batch.targets))
-        return replace(batch, costs=self._costs + Costs(bytes=size))
+        return replace(batch, costs=Costs(**vars(self._spent), bytes=size))
 
     def _train(self, order: TrainOrder) -> Batch:
         assert self._plan is not None and self._sampler is not None
@@ -189,7 +189,7 @@ class BatchMaker:
         if self._on_read is not None:
             self._on_read(task, index)
         name = f"index {index}"
-        begun, read, cut = time.perf_counter(), None, 0
+        begun, read, spent = time.perf_counter(), None, self._spent
         try:
             reader, transform = self._reader(task, split), self._transform(task, split)
             if (task, split) in self._reducing:
@@ -199,7 +199,7 @@ class BatchMaker:
             name = f"'{sample.id}' (index {index})"
             read = time.perf_counter()
             sample = transform(sample, fresh())
-            cut = sum(isinstance(each, Text) and each.cut > 0 for each in sample.inputs.values())
+            spent.texts_cut += sum(isinstance(each, Text) and each.cut > 0 for each in sample.inputs.values())
             return sample
         except (DataError, ConfigError, RemoteError):
             raise
@@ -208,7 +208,9 @@ class BatchMaker:
         finally:
             end = time.perf_counter()
             read = read or end
-            self._costs += Costs(samples=1, read_s=read - begun, transform_s=end - read, texts_cut=cut)
+            spent.samples += 1
+            spent.read_s += read - begun
+            spent.transform_s += end - read
 
     def _mixed(
         self, task: str, samples: Sequence[Sample], rng: np.random.Generator, where: str
@@ -222,7 +224,7 @@ class BatchMaker:
             names = _names(samples)
             raise LoadingError(f"task '{task}', mixing samples {names}, {where}: {_said(error)}") from error
         finally:
-            self._costs += Costs(collate_s=time.perf_counter() - begun)
+            self._spent.collate_s += time.perf_counter() - begun
         if len(mixed) != len(samples):
             raise LoadingError(
                 f"task '{task}', {where}: mix() returned {len(mixed)} samples for a group of {len(samples)}"
@@ -241,7 +243,7 @@ class BatchMaker:
                 f"task '{task}', collating samples {names}, {where}: {_said(error)}"
             ) from error
         finally:
-            self._costs += Costs(collate_s=time.perf_counter() - begun)
+            self._spent.collate_s += time.perf_counter() - begun
         if len(batch) != len(samples):
             raise LoadingError(
                 f"task '{task}', {where}: collate() made {len(batch)} rows (ids) of {len(samples)} samples"
@@ -273,6 +275,17 @@ class BatchMaker:
             if can_shrink and isinstance(self._reader(*key), Reduces):
                 self._reducing.add(key)
         return self._transforms[key]
+
+
+@dataclass
+class _Spent:
+    """What a batch has taken so far, as in `Costs`, which is frozen: one a sample would itself cost time."""
+
+    samples: int = 0
+    read_s: float = 0.0
+    transform_s: float = 0.0
+    collate_s: float = 0.0
+    texts_cut: int = 0
 
 
 def _id(error: DataError, task: str, index: int) -> str:

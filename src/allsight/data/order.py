@@ -36,14 +36,18 @@ def keyed_bits(key: int) -> np.random.Philox:
     """The bits of a key of 128 bits: those of `Philox(key=...)`, which takes five times as long to make."""
     # numpy's types do not know that it takes any `ISeedSequence`.
     source: Any = _Key(key)
-    return np.random.Philox(source)
+    # The counter that it has anyway, since a number would first be made into this array.
+    return np.random.Philox(source, counter=_FROM_ZERO)
+
+
+_FROM_ZERO = np.zeros(4, dtype=np.uint64)
 
 
 class _Key(ISeedSequence):
     """A key as the source of a bit generator's state: `Philox(key=...)` without asking for entropy first."""
 
     def __init__(self, key: int) -> None:
-        self._words = np.array([key & (2**64 - 1), key >> 64], dtype=np.uint64)
+        self._words = np.frombuffer(key.to_bytes(16, "little"), dtype="<u8")
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         assert n_words == 2 and dtype is np.uint64

@@ -21,8 +21,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from allsight.config import ConfigError
-from allsight.data import parcel
 from allsight.data.making import BatchMaker, LoadingError, Order, TrainOrder
+from allsight.data.parcel import Inbox, Outbox
 from allsight.data.sampler import Plan
 from allsight.data.shards.stores import RemoteError
 from allsight.types import Batch, DataError
@@ -96,13 +96,14 @@ class _Worker:
         )
         self.process.start()
         theirs.close()
+        self.inbox = Inbox(self.connection)
         self.orders: deque[tuple[int, Order]] = deque()
 
     def order(self, ticket: int, order: Order) -> None:
         self.orders.append((ticket, order))
         # If the worker died, whoever asks for the batch finds out.
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(order)
+            self.connection.send((order, self.inbox.done()))
 
     def end(self) -> None:
         """Stop it, whatever it is doing: it holds nothing that needs care."""
@@ -197,7 +198,7 @@ class Workers:
         try:
             if worker.connection not in ready:
                 raise EOFError
-            value = parcel.receive(worker.connection)
+            value = worker.inbox.receive()
         except (EOFError, ConnectionResetError):
             self._replace(number, is_late=False)
             return
@@ -312,12 +313,14 @@ def _work(
     torch.set_num_threads(1)
     _keep_freed_memory()
     made: Batch | Exception
+    outbox = Outbox(connection)
     try:
         maker = _maker(rebuild, reading, since_s)
         # What is there now stays; to look through it for garbage again and again costs some percent.
         gc.freeze()
         while True:
-            order = connection.recv()
+            order, done = connection.recv()
+            outbox.reuse(done)
             if isinstance(maker, Exception):
                 made = maker
             else:
@@ -325,7 +328,7 @@ def _work(
                     made = maker.make(order)
                 except (ConfigError, DataError, LoadingError, RemoteError) as error:
                     made = _with_traceback(error)
-            parcel.send(connection, made)
+            outbox.send(made)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

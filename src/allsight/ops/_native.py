@@ -78,7 +78,7 @@ class AddLayerNormCall(_Call):
 class ResampleCall(_Call):
     """`struct allsight_resample`."""
 
-    _fields_ = _fields("height width out_height out_width row_step", "", "pixels out")
+    _fields_ = _fields("height width out_height out_width row_step mirrored", "", "pixels out")
 
 
 class RecolourCall(_Call):

@@ -52,7 +52,9 @@ class FolderFiles:
         self.names = PackedStrings(sorted(found))
 
     def read(self, index: int) -> bytes:
-        return (self.root / self.names[index]).read_bytes()
+        # Without pathlib and buffers, which together take as long as the system does.
+        with open(f"{self.root}/{self.names[index]}", "rb", buffering=0) as file:
+            return file.read()
 
     def where(self, index: int) -> str:
         return str(self.root / self.names[index])

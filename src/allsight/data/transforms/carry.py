@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,27 @@ class Window:
     height: int
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A window that was chosen and is not cut out yet; the arguments are those of `crop_and_resize`."""
+
+    window: Window
+    hw_px: tuple[int, int]
+    interpolation: Interpolation = "bilinear"
+    fill: tuple[int, int, int] = FILL
+
+    def of(self, sample: Sample, *, mirrored: bool = False) -> Sample:
+        """What it cuts out of the sample that it was chosen for."""
+        return crop_and_resize(
+            sample,
+            self.window,
+            self.hw_px,
+            interpolation=self.interpolation,
+            fill=self.fill,
+            mirrored=mirrored,
+        )
+
+
 def crop_and_resize(
     sample: Sample,
     window: Window,
@@ -48,6 +68,7 @@ def crop_and_resize(
     *,
     interpolation: Interpolation = "bilinear",
     fill: tuple[int, int, int] = FILL,
+    mirrored: bool = False,
 ) -> Sample:
     """Cut `window` out of the picture and bring it to `hw_px`.
 
@@ -58,14 +79,13 @@ def crop_and_resize(
 
     Args:
         fill: RGB outside the picture; floating-point pictures get 0, masks False, label maps their `ignore`.
+        mirrored: Do as `flip_horizontally` does afterwards, in the same pass over the pixels.
     """
     sample = without_padding(sample)
     source_hw = sample.image.hw_px
-    whole = Window(0, 0, source_hw[1], source_hw[0])
-    if window == whole and hw_px == source_hw:
-        return sample
+    if hw_px == source_hw and window == Window(0, 0, source_hw[1], source_hw[0]):
+        return flip_horizontally(sample) if mirrored else sample
 
-    @cache
     def places() -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]:
         # Only annotations need them.
         return (
@@ -74,43 +94,28 @@ def crop_and_resize(
         )
 
     def move_image(image: Image) -> Image:
-        pixels = resample(image.pixels, window, hw_px, interpolation, fill)
+        pixels = resample(image.pixels, window, hw_px, interpolation, fill, mirrored)
         return Image(pixels, original_hw_px=image.original_hw_px or source_hw)
 
     def move_labels(labels: PixelMap) -> PixelMap:
-        return replace(labels, pixels=_pick(labels.pixels, *places(), labels.ignore))
+        picked = _pick(labels.pixels, *places(), labels.ignore)
+        return replace(labels, pixels=_mirrored(picked, hw_px) if mirrored else picked)
 
     def move_objects(objects: Objects) -> Objects:
-        return _crop_objects(objects, window, hw_px, *places())
+        cropped = _crop_objects(objects, window, hw_px, *places())
+        return _mirrored_objects(cropped, hw_px) if mirrored else cropped
 
     return apply(sample, move_image, move_objects, move_labels)
 
 
 def flip_horizontally(sample: Sample) -> Sample:
     """Mirror left and right. Padding at the right (`valid_hw_px`) stays at the right."""
-    height, width = sample.image.valid_hw_px or sample.image.hw_px
-
-    def mirrored(pixels: Tensor) -> Tensor:
-        if tuple(pixels.shape[-2:]) == (height, width):
-            return pixels.flip(-1)
-        flipped = pixels.clone()
-        flipped[..., :height, :width] = pixels[..., :height, :width].flip(-1)
-        return flipped
-
-    def flip_objects(objects: Objects) -> Objects:
-        left, top, right, bottom = objects.boxes_xyxy_px.unbind(1)
-        return replace(
-            objects,
-            boxes_xyxy_px=torch.stack((width - right, top, width - left, bottom), 1),
-            masks=None if objects.masks is None else mirrored(objects.masks),
-            keypoints=None if objects.keypoints is None else mirror_keypoints(objects, width),
-        )
-
+    hw_px = sample.image.valid_hw_px or sample.image.hw_px
     return apply(
         sample,
-        lambda image: replace(image, pixels=mirrored(image.pixels)),
-        flip_objects,
-        lambda labels: replace(labels, pixels=mirrored(labels.pixels)),
+        lambda image: replace(image, pixels=_mirrored(image.pixels, hw_px)),
+        lambda objects: _mirrored_objects(objects, hw_px),
+        lambda labels: replace(labels, pixels=_mirrored(labels.pixels, hw_px)),
     )
 
 
@@ -175,10 +180,11 @@ def apply(
             return moved.visible() if isinstance(moved, Panoptic) else moved
         return target
 
-    return replace(
-        sample,
-        inputs={**sample.inputs, "image": on_image(sample.image)},
-        targets={name: changed(target) for name, target in sample.targets.items()},
+    return Sample(
+        sample.id,
+        {**sample.inputs, "image": on_image(sample.image)},
+        {name: changed(target) for name, target in sample.targets.items()},
+        sample.views,
     )
 
 
@@ -188,6 +194,7 @@ def resample(
     hw_px: tuple[int, int],
     interpolation: Interpolation = "bilinear",
     fill: tuple[int, int, int] = FILL,
+    mirrored: bool = False,
 ) -> Shaped[Tensor, "3 _ _"]:
     """Cut a window out and resize it with antialiasing, in memory order [h, w, 3]; uint8 stays uint8."""
     height, width = pixels.shape[1:]
@@ -201,11 +208,12 @@ def resample(
         pixels = _cut(pixels, window, fill)
         window = Window(0, 0, window.width, window.height)
     if is_same_size:
-        return pixels
+        return pixels.flip(-1) if mirrored else pixels
     if pixels.dtype is torch.uint8:
         where = (window.top, window.left, window.height, window.width)
-        return resample_window(pixels, where, hw_px, interpolation=interpolation)
-    return functional.interpolate(pixels[None], hw_px, mode=interpolation, antialias=True)[0]
+        return resample_window(pixels, where, hw_px, interpolation=interpolation, mirrored=mirrored)
+    resized = functional.interpolate(pixels[None], hw_px, mode=interpolation, antialias=True)[0]
+    return resized.flip(-1) if mirrored else resized
 
 
 def tight_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
@@ -248,6 +256,27 @@ def mirror_keypoints(objects: Objects, width: int) -> Float[Tensor, "n k 3"]:
         order[one], order[other] = other, one
     x, y, seen = objects.keypoints[:, order].unbind(-1)
     return torch.stack((torch.where(seen > 0, width - x, x), y, seen), -1)
+
+
+def _mirrored(pixels: Tensor, hw_px: tuple[int, int]) -> Tensor:
+    """Left and right exchanged in the upper left part of this size."""
+    height, width = hw_px
+    if tuple(pixels.shape[-2:]) == hw_px:
+        return pixels.flip(-1)
+    flipped = pixels.clone()
+    flipped[..., :height, :width] = pixels[..., :height, :width].flip(-1)
+    return flipped
+
+
+def _mirrored_objects(objects: Objects, hw_px: tuple[int, int]) -> Objects:
+    width = hw_px[1]
+    left, top, right, bottom = objects.boxes_xyxy_px.unbind(1)
+    return replace(
+        objects,
+        boxes_xyxy_px=torch.stack((width - right, top, width - left, bottom), 1),
+        masks=None if objects.masks is None else _mirrored(objects.masks, hw_px),
+        keypoints=None if objects.keypoints is None else mirror_keypoints(objects, width),
+    )
 
 
 def _crop_objects(

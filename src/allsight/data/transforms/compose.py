@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from allsight.data.transforms.carry import Cut
 from allsight.types import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
@@ -30,14 +32,36 @@ class Shrinks(Protocol):
         ...
 
 
+@runtime_checkable
+class Cuts(Protocol):
+    """A transform that cuts a window out and does nothing else."""
+
+    def cut(self, sample: Sample, rng: np.random.Generator) -> Cut:
+        """Draw what it would cut out."""
+        ...
+
+
+@runtime_checkable
+class Mirrors(Protocol):
+    """A transform that mirrors left and right or does nothing."""
+
+    def is_drawn(self, rng: np.random.Generator) -> bool:
+        """Draw whether it would mirror."""
+        ...
+
+
 class Compose:
-    """Apply transforms in order, all fed from the same generator: `Compose(Resize(64), HorizontalFlip())`."""
+    """Apply transforms in order, all fed from the same generator: `Compose(Resize(64), HorizontalFlip())`.
+
+    A crop with a flip behind it is one pass over the pixels; the result is the same.
+    """
 
     def __init__(self, *transforms: Transform) -> None:
         self.transforms = transforms
+        self._passes = _passes(transforms)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        for transform in self.transforms:
+        for transform in self._passes:
             sample = transform(sample, rng)
         return sample
 
@@ -48,3 +72,36 @@ class Compose:
 
     def __repr__(self) -> str:
         return f"Compose({', '.join(map(repr, self.transforms))})"
+
+
+@dataclass(frozen=True)
+class _CutAndMirror:
+    """Two transforms in one pass."""
+
+    cuts: Cuts
+    mirrors: Mirrors
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        cut = self.cuts.cut(sample, rng)
+        return cut.of(sample, mirrored=self.mirrors.is_drawn(rng))
+
+
+def _passes(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    passes: list[Transform] = []
+    for transform in transforms:
+        before = passes[-1] if passes else None
+        if (
+            isinstance(before, Cuts)
+            and isinstance(transform, Mirrors)
+            and _is_its_own(before, "cut")
+            and _is_its_own(transform, "is_drawn")
+        ):
+            passes[-1] = _CutAndMirror(before, transform)
+        else:
+            passes.append(transform)
+    return tuple(passes)
+
+
+def _is_its_own(transform: Transform, method: str) -> bool:
+    """Whether the method belongs to the class itself: a subclass may do more when it is called."""
+    return method in vars(type(transform))

@@ -15,6 +15,7 @@ import torch
 
 from allsight.data.transforms.carry import (
     FILL,
+    Cut,
     Interpolation,
     PixelMap,
     Window,
@@ -108,10 +109,14 @@ class CenterCrop:
         _pair(self.size_px)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.cut(sample, rng).of(sample)
+
+    def cut(self, sample: Sample, rng: np.random.Generator) -> Cut:
+        """What would be cut out."""
         height, width = sample.image.valid_hw_px or sample.image.hw_px
         crop = _pair(self.size_px)
         window = Window((width - crop[1]) // 2, (height - crop[0]) // 2, crop[1], crop[0])
-        return crop_and_resize(sample, window, crop, fill=self.fill)
+        return Cut(window, crop, fill=self.fill)
 
 
 @dataclass(frozen=True)
@@ -134,13 +139,17 @@ class RandomCrop:
             raise ValueError(f"RandomCrop: padding_px must be 0 or more, got {self.padding_px}")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.cut(sample, rng).of(sample)
+
+    def cut(self, sample: Sample, rng: np.random.Generator) -> Cut:
+        """Draw what is cut out."""
         height, width = sample.image.valid_hw_px or sample.image.hw_px
         crop = _pair(self.size_px)
         down, across = rng.random(2).tolist()
         window = Window(
             self._place(width, crop[1], across), self._place(height, crop[0], down), crop[1], crop[0]
         )
-        return crop_and_resize(sample, window, crop, fill=self.fill)
+        return Cut(window, crop, fill=self.fill)
 
     def _place(self, size: int, crop: int, share: float) -> int:
         slack = size + 2 * self.padding_px - crop
@@ -200,9 +209,12 @@ class RandomResizedCrop:
             )
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return self.cut(sample, rng).of(sample)
+
+    def cut(self, sample: Sample, rng: np.random.Generator) -> Cut:
+        """Draw what is cut out."""
         height, width = sample.image.valid_hw_px or sample.image.hw_px
-        window = self.window(height, width, rng)
-        return crop_and_resize(sample, window, _pair(self.size_px), interpolation=self.interpolation)
+        return Cut(self.window(height, width, rng), _pair(self.size_px), self.interpolation)
 
     def least_hw_px(self, height: int, width: int, fresh: Fresh) -> tuple[int, int] | None:
         """The size at which the window is as large as the result: its size decides, not the picture's."""
@@ -241,7 +253,11 @@ class HorizontalFlip:
     probability: float = 0.5
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return flip_horizontally(sample) if rng.random() < self.probability else sample
+        return flip_horizontally(sample) if self.is_drawn(rng) else sample
+
+    def is_drawn(self, rng: np.random.Generator) -> bool:
+        """Draw whether to mirror."""
+        return bool(rng.random() < self.probability)
 
 
 def _pair(size_px: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allsight.data.transforms.carry import Interpolation, Window, crop_and_resize, flip_horizontally
+from allsight.data.transforms.carry import Interpolation, Window, crop_and_resize
 from allsight.data.transforms.compose import Transform
 from allsight.data.transforms.geometry import CenterCrop, RandomResizedCrop, Resize
 from allsight.types import Crop, Sample
@@ -37,8 +37,8 @@ class RandomView:
         window = crop.window(height, width, rng)
         is_flipped = bool(rng.random() < self.flip)
         size = (self.size_px, self.size_px)
-        view = crop_and_resize(sample, window, size, interpolation=self.interpolation)
-        view = _with_crop(flip_horizontally(view) if is_flipped else view, window, width, is_flipped)
+        view = crop_and_resize(sample, window, size, interpolation=self.interpolation, mirrored=is_flipped)
+        view = _with_crop(view, window, width, is_flipped)
         for look in self.looks:
             view = look(view, rng)
         return view

@@ -73,6 +73,7 @@ struct allsight_resample {
     int64_t height, width;         // of the window
     int64_t out_height, out_width;
     int64_t row_step;              // bytes from one row of the picture to the next
+    int64_t mirrored;              // 1: left and right of the result are exchanged
     const void *pixels;            // the window's first byte
     void *out;                     // [out_height, out_width, 3]
 };

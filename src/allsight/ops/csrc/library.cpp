@@ -133,7 +133,7 @@ int allsight_resample_u8(const allsight_resample *c) {
     static thread_local allsight::TapTable rows, columns;
     try {
         const allsight::Taps down = rows.fill(c->height, c->out_height, false);
-        const allsight::Taps across = columns.fill(c->width, c->out_width, true);
+        const allsight::Taps across = columns.fill(c->width, c->out_width, c->mirrored != 0);
         return allsight::chosen().resample_u8(*c, down, across);
     } catch (const std::bad_alloc &) {
         return ALLSIGHT_NO_MEMORY;

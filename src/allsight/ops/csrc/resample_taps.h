@@ -12,20 +12,25 @@ namespace allsight {
 constexpr int kWeightBits = 14;
 
 struct Taps {
-    int64_t most;            // taps of a pixel at most, rounded up to a multiple of four; the weights' row length
+    int64_t most;            // the weights' row length, even
+    int64_t most_count;      // taps of a pixel at most
     const int64_t *first;    // [pixels]
     const int64_t *count;    // [pixels]
     const int16_t *weights;  // [pixels, most]: whole numbers of 2^-kWeightBits that sum to 1, zero beyond the count
-    const int16_t *spread;   // [pixels, most / 4, 16]: for `madd` over four pixels of three bytes; see across_1
 };
 
-// Memory of a table, kept from call to call.
-struct TapTable {
-    std::vector<int64_t> first, count;
-    std::vector<int16_t> weights, spread;
-    std::vector<double> exact;
+// A table and its memory, kept from call to call; a line like the one before it has the table already.
+class TapTable {
+  public:
+    // With `is_mirrored` the pixels of the new line come in the reverse order.
+    Taps fill(int64_t size, int64_t new_size, bool is_mirrored);
 
-    Taps fill(int64_t size, int64_t new_size, bool with_spread);
+  private:
+    int64_t size_ = 0, new_size_ = 0, most_ = 0, most_count_ = 0;
+    bool is_mirrored_ = false;
+    std::vector<int64_t> first_, count_;
+    std::vector<int16_t> weights_;
+    std::vector<double> exact_;
 };
 
 } // namespace allsight
