@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from allsight.layers import DropPath, ExpertLinear, KeyValues, SelfAttention, apply_linear
-from allsight.layers.experts import LinearMaker
+from allsight.layers import DropPath, ExpertLinear, KeyValues, RunMix, SelfAttention, apply_linear
+from allsight.layers.experts import LinearMaker, Mix
 from allsight.models.uniperceiver.conditions import Conditions, conditions_of_prompts
 from allsight.models.uniperceiver.prompts import Prompts, PromptSettings
 from allsight.models.uniperceiver.router import ExpertSettings, Router, summarise
@@ -20,16 +21,18 @@ NORM_EPS = 1e-5
 
 
 class BlockMemory:
-    """What one block keeps while a text is written: keys and values, and the means its routers look at."""
+    """What one block keeps while a text is written: keys and values, the means its routers look at, and what
+    they chose where that does not depend on the tokens."""
 
     def __init__(self, seen: KeyValues) -> None:
         self.seen = seen
         self.summaries: list[Tensor | None] = [None, None]
+        self.mixes: list[tuple[Conditions, RunMix] | None] = [None, None]
 
-    def pick(self, rows: Tensor) -> None:
-        """Make row i what row `rows[i]` was."""
-        self.seen.pick(rows)
-        self.summaries = [None if s is None else s[rows] for s in self.summaries]
+    def spread(self, times: int) -> None:
+        """Each row becomes `times` rows, which lie side by side."""
+        self.seen.spread(times)
+        self.summaries = [None if s is None else s.repeat_interleave(times, dim=0) for s in self.summaries]
 
 
 class Block(nn.Module):
@@ -79,7 +82,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t c"],
-        mask: Bool[Tensor, "rows asking seen"] | None,
+        mask: Bool[Tensor, "rows asking seen"] | Float[Tensor, "rows asking seen"] | None,
         conditions: Conditions,
         memory: BlockMemory | None = None,
         keep: int = 0,
@@ -88,31 +91,44 @@ class Block(nn.Module):
         """Attend and transform; see `SelfAttention` for `mask`, `memory`, `keep` and `prompts`."""
         y = self.norm1(x)
         mix = self._mix(0, y, conditions, memory)
-        seen = None if memory is None else memory.seen
         more = {}
         if prompts is not None:
             y_of_prompts = self.norm1(prompts)
             of_prompts = conditions_of_prompts(conditions.purpose, len(prompts), device=x.device)
             chosen = None if mix is None else self._mix(0, y_of_prompts[None], of_prompts, None)
             more = {"prompts": y_of_prompts, "prompt_mix": chosen}
-        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep, **more)
-        x = x + self.drop_path(y if self.scale1 is None else self.scale1 * y)
+        seen = None if memory is None else memory.seen
+        x = self._joined(x, self.attn(y, mask, mix=mix, memory=seen, keep=keep, **more), self.scale1)
         y = self.norm2(x)
         mix = self._mix(1, y, conditions, memory)
         y = apply_linear(self.fc2, F.gelu(apply_linear(self.fc1, y, mix)), mix)
-        return x + self.drop_path(y if self.scale2 is None else self.scale2 * y)
+        return self._joined(x, y, self.scale2)
 
-    def _mix(self, number: int, x: Tensor, conditions: Conditions, memory: BlockMemory | None):
+    def _joined(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        branch = branch if scale is None else scale * branch
+        # Writing takes a few small steps a word, so that calls which do nothing would cost a tenth of it.
+        return x + (self.drop_path(branch) if self.training else branch)
+
+    def _mix(self, number: int, x: Tensor, conditions: Conditions, memory: BlockMemory | None) -> Mix | None:
         router = (self.attn_router, self.mlp_router)[number]
         if router is None:
             return None
+        if memory is None:
+            return router(x, conditions)
         summary = None
-        if router.settings.routing == "context" and memory is not None:
+        if router.settings.routing == "context":
             # Later words route by the same mean as in one pass, which is that of the prefix.
             if memory.summaries[number] is None:
                 memory.summaries[number] = summarise(x, conditions.is_open)
             summary = memory.summaries[number]
-        return router(x, conditions, summary)
+        known = memory.mixes[number]
+        if known is not None and known[0].attributes is conditions.attributes:
+            return replace(known[1], runs=conditions.runs)
+        mix = router(x, conditions, summary)
+        if isinstance(mix, RunMix):
+            mix = replace(mix, merged={})
+            memory.mixes[number] = conditions, mix
+        return mix
 
 
 class Trunk(nn.Module):
@@ -160,7 +176,7 @@ class Trunk(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t c"],
-        mask: Bool[Tensor, "rows asking seen"] | None,
+        mask: Bool[Tensor, "rows asking seen"] | Float[Tensor, "rows asking seen"] | None,
         conditions: Conditions,
         memory: Sequence[BlockMemory] | None = None,
         keep: int = 0,
