@@ -34,10 +34,10 @@ class KeyValues:
             new: Keys and values of the new ones.
             keep: How many of the first new ones stay for the next call.
         """
-        end = self.length + new.shape[3]
-        self._seen[:, :, :, self.length : end] = new
+        count = new.shape[3]
+        self._seen.narrow(3, self.length, count).copy_(new)
+        keys, values = self._seen.narrow(3, 0, self.length + count).unbind()
         self.length += keep
-        keys, values = self._seen[:, :, :, :end].unbind()
         return keys, values
 
     def spread(self, times: int) -> None:
@@ -93,9 +93,11 @@ class SelfAttention(nn.Module):
             prompt_mix: `mix` of these.
         """
         qkv = apply_linear(self.qkv, x, mix).unflatten(-1, (3, self.heads, -1))  # [b, t, 3, heads, d]
-        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # [b, heads, t, d]
-        if memory is not None:
-            key, value = memory.put(qkv[:, :, 1:].permute(2, 0, 3, 1, 4), keep=keep)
+        if memory is None:
+            query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # [b, heads, t, d]
+        else:
+            parts = qkv.permute(2, 0, 3, 1, 4)
+            query, (key, value) = parts[0], memory.put(parts[1:], keep=keep)
         if prompts is not None:
             _, *more = apply_linear(self.qkv, prompts[None], prompt_mix).chunk(3, dim=-1)
             rows = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in more]
