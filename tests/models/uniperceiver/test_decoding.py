@@ -4,7 +4,6 @@ import pytest
 import torch
 from small import SPE, VOCAB, caption, continuation, experts, make, picture, text
 
-from allsight.layers import ExpertLinear
 from allsight.models.uniperceiver.conditions import purpose_of
 from allsight.models.uniperceiver.decoding import Cached, write
 from allsight.types import Query, Segment, Vocabulary
@@ -61,25 +60,6 @@ def test_memory_gives_what_encoding_anew_gives(kind, beam):
     assert torch.equal(outcomes[0]["tokens"], outcomes[1]["tokens"])
     torch.testing.assert_close(outcomes[0]["log_probability"], outcomes[1]["log_probability"])
     assert len({tuple(row) for row in outcomes[0]["tokens"].tolist()}) > 1
-
-
-def test_experts_are_merged_once_for_a_text(monkeypatch):
-    """Not once a word: matrices of all experts are large, and a word is two tokens."""
-    model = make(experts=KINDS["attribute"])
-    merged, calls = ExpertLinear.merged, []
-    monkeypatch.setattr(
-        ExpertLinear, "merged", lambda layer, gates: calls.append(layer) or merged(layer, gates)
-    )
-    empty = Segment("text", torch.empty(3, 0, dtype=torch.int64), causal=True)
-    counts = []
-    for words in (2, 2, 8):
-        calls.clear()
-        query = caption(empty, continuation=continuation(end_id=SPE - 1, max_tokens=words))
-        with torch.no_grad():
-            assert model.answer(query)["tokens"].shape[1] == words
-        counts.append(len(calls))
-    # The first also encoded the vocabulary.
-    assert counts[0] > counts[1] == counts[2]
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -60,7 +60,7 @@ def write(
     if not isinstance(query.among, Vocabulary):
         raise ValueError("continuation: the candidates must be the vocabulary")
     begun = query.inputs[read].content if settings.goes_on else query.inputs[read].content[:, :0]
-    words = F.normalize(model.candidates(query.among, purpose), dim=-1) * scale
+    words = model.candidates(query.among, purpose) * scale
     before = (
         *query.inputs[:-1],
         replace(query.inputs[-1], content=query.inputs[-1].content[:, :0], mask=None),
