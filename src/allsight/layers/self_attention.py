@@ -77,9 +77,10 @@ class SelfAttention(nn.Module):
         mix: Mix | None = None,
         memory: KeyValues | None = None,
         keep: int = 0,
+        asks: int | None = None,
         prompts: Float[Tensor, "p c"] | None = None,
         prompt_mix: Mix | None = None,
-    ) -> Float[Tensor, "b t c"]:
+    ) -> Float[Tensor, "b answered c"]:
         """Attend.
 
         Args:
@@ -89,6 +90,8 @@ class SelfAttention(nn.Module):
             mix: Which experts, where projections are groups of them.
             memory: What was seen before; `x` comes after it.
             keep: How many of the first tokens of `x` the memory keeps.
+            asks: How many of the last tokens of `x` are answered, where the others are only looked at (dense
+                layers); None: all.
             prompts: Tokens that all look at, in front of all others; no memory keeps them.
             prompt_mix: `mix` of these.
         """
@@ -98,6 +101,9 @@ class SelfAttention(nn.Module):
         else:
             parts = qkv.permute(2, 0, 3, 1, 4)
             query, (key, value) = parts[0], memory.put(parts[1:], keep=keep)
+        if asks is not None:
+            query = query[:, :, query.shape[2] - asks :]
+            mask = mask if mask is None or mask.shape[1] == 1 else mask[:, mask.shape[1] - asks :]
         if prompts is not None:
             _, *more = apply_linear(self.qkv, prompts[None], prompt_mix).chunk(3, dim=-1)
             rows = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in more]

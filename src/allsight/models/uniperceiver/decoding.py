@@ -61,31 +61,35 @@ def write(
         raise ValueError("continuation: the candidates must be the vocabulary")
     begun = query.inputs[read].content if settings.goes_on else query.inputs[read].content[:, :0]
     words = model.candidates(query.among, purpose) * scale
-    before = (
-        *query.inputs[:-1],
-        replace(query.inputs[-1], content=query.inputs[-1].content[:, :0], mask=None),
-    )
+    before = (*query.inputs[:-1], replace(query.inputs[-1], content=begun, mask=None))
     reader = (Cached if cached else Anew)(model, before, purpose, begun.shape[1] + settings.max_tokens)
     return _search(reader, words, begun, settings)
 
 
 class Cached:
-    """Keeps keys and values of what has been seen."""
+    """Keeps keys and values of what has been seen.
+
+    Args:
+        before: What the query shows, and last the words that the text begins with.
+        max_tokens: Words of the longest text, with these.
+    """
 
     def __init__(
         self, model: UniPerceiver, before: tuple[Segment, ...], purpose: Purpose, max_tokens: int
     ) -> None:
-        self.encoder, self.purpose = model.encoder, purpose
-        x, layout = self.encoder.embed(before)
-        length = x.shape[1]
+        self.encoder = model.encoder
+        *others, text = before
+        self.begun = text.content.shape[1]
+        x, layout = self.encoder.embed((*others, _asking_next(text, text.content)), len(others))
+        # Behind what stays are a word that does not matter and as many copies of <SPE> as there are words.
+        self.begins = x.shape[1] - self.begun - 2
         # The <SPE> of a step lies where the next word will.
-        longest = length + max_tokens + 1
+        longest = max(x.shape[1], self.begins - self.begun + max_tokens + 1)
         self.memory = self.encoder.trunk.new_memory(len(x), longest, x)
         conditions = self.encoder.conditions(layout, purpose, x)
-        self.encoder.trunk(x, layout.mask, conditions, self.memory, keep=length)
-        self.begins = length
-        one = find_conditions([before[-1]], [1], purpose, device=x.device)
-        self.conditions = {1: one, 2: replace(one, runs=((0, 2),))}
+        last = self.encoder.trunk(x, layout.mask, conditions, self.memory, keep=self.begins, asks=1)
+        self.first = self.encoder.project(last[:, 0])
+        self.conditions = find_conditions([text], [2], purpose, device=x.device)
         # What is added to scores, made for the longest text: of [word, <SPE>] the word does not see <SPE>,
         # which comes last whatever the length, and padding comes first.
         self.last = x.new_zeros(1, 2, longest)
@@ -93,23 +97,24 @@ class Cached:
         self.padding = None
         if layout.real is not None:
             self.padding = x.new_zeros(len(x), 1, longest)
-            self.padding[:, 0, :length].masked_fill_(~layout.real, float("-inf"))
+            self.padding[:, 0, : x.shape[1]].masked_fill_(~layout.real, float("-inf"))
 
     def next(self, words: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows c"]:
+        if words.shape[1] == self.begun:
+            return self.first
         asking = words.new_full((len(words), 1), self.encoder.text.spe_id)
-        ids = torch.cat([words[:, -1:], asking], dim=1)
-        new = ids.shape[1]
-        x = self.encoder.text(ids, first=max(0, words.shape[1] - 1))
-        seen = self.memory[0].seen.length + new
-        mask = self.last[:, -new:, -seen:]
+        x = self.encoder.text(torch.cat([words[:, -1:], asking], dim=1), first=words.shape[1] - 1)
+        seen = self.memory[0].seen.length + 2
+        mask = self.last[:, :, -seen:]
         if self.padding is not None:
             mask = mask + self.padding[:, :, :seen]
-        x = self.encoder.trunk(x, mask, self.conditions[new], self.memory, keep=new - 1)
-        return self.encoder.project(x[:, -1])
+        x = self.encoder.trunk(x, mask, self.conditions, self.memory, keep=1, asks=1)
+        return self.encoder.project(x[:, 0])
 
     def spread(self, times: int) -> None:
         for memory in self.memory:
             memory.spread(times)
+        self.first = self.first.repeat_interleave(times, dim=0)
         if self.padding is not None:
             self.padding = self.padding.repeat_interleave(times, dim=0)
 
@@ -128,10 +133,7 @@ class Anew:
 
     def next(self, words: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows c"]:
         *others, text = self.before
-        # The last of the copies of <SPE> asks for a word that does not matter: it is not seen.
-        content = torch.cat([words, torch.zeros_like(text.content.new_empty(len(words), 1))], dim=1)
-        read = len(others)
-        return self.encoder((*others, replace(text, content=content)), self.purpose, read)[:, -1]
+        return self.encoder((*others, _asking_next(text, words)), self.purpose, len(others))[:, -1]
 
     def spread(self, times: int) -> None:
         def longer(tensor: Tensor | None) -> Any:
@@ -141,6 +143,11 @@ class Anew:
 
     def pick(self, rows: Int64[Tensor, " rows"]) -> None:
         """Nothing is kept but what rows have in common."""
+
+
+def _asking_next(text: Segment, words: Int64[Tensor, "b t"]) -> Segment:
+    """The text with these words and one more that nobody sees: the copy of <SPE> in its place asks for it."""
+    return replace(text, content=F.pad(words, (0, 1)))
 
 
 def _search(
@@ -153,9 +160,6 @@ def _search(
     if beam > 1:
         reader.spread(beam)
     words = begun.repeat_interleave(beam, dim=0)
-    for length in range(begun.shape[1]):
-        # Each step looks at one more word.
-        reader.next(words[:, :length])
     firsts = beam * torch.arange(rows, device=device)[:, None]
     finished = torch.zeros(rows, beam, dtype=torch.bool, device=device)
     # All followers are the same at first, so only one of them may be followed.

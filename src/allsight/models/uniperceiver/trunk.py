@@ -87,8 +87,9 @@ class Block(nn.Module):
         memory: BlockMemory | None = None,
         keep: int = 0,
         prompts: Float[Tensor, "p c"] | None = None,
-    ) -> Float[Tensor, "b t c"]:
-        """Attend and transform; see `SelfAttention` for `mask`, `memory`, `keep` and `prompts`."""
+        asks: int | None = None,
+    ) -> Float[Tensor, "b answered c"]:
+        """Attend and transform; see `SelfAttention` for `mask`, `memory`, `keep`, `prompts` and `asks`."""
         y = self.norm1(x)
         mix = self._mix(0, y, conditions, memory)
         more = {}
@@ -98,7 +99,8 @@ class Block(nn.Module):
             chosen = None if mix is None else self._mix(0, y_of_prompts[None], of_prompts, None)
             more = {"prompts": y_of_prompts, "prompt_mix": chosen}
         seen = None if memory is None else memory.seen
-        x = self._joined(x, self.attn(y, mask, mix=mix, memory=seen, keep=keep, **more), self.scale1)
+        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep, asks=asks, **more)
+        x = self._joined(x if asks is None else x[:, x.shape[1] - asks :], y, self.scale1)
         y = self.norm2(x)
         mix = self._mix(1, y, conditions, memory)
         y = apply_linear(self.fc2, F.gelu(apply_linear(self.fc1, y, mix)), mix)
@@ -180,13 +182,24 @@ class Trunk(nn.Module):
         conditions: Conditions,
         memory: Sequence[BlockMemory] | None = None,
         keep: int = 0,
-    ) -> Float[Tensor, "b t c"]:
-        """Features of the tokens, without a norm after the last block."""
+        asks: int | None = None,
+    ) -> Float[Tensor, "b answered c"]:
+        """Features of the tokens, without a norm after the last block.
+
+        Args:
+            x, mask, memory, keep: See `SelfAttention`.
+            conditions: What the tokens are.
+            asks: Of how many of the last tokens features are wanted, which spares the last block if it is
+                dense the others'; None: of all.
+        """
         is_target = conditions.purpose.is_target
         for number, block in enumerate(self.blocks):
             prompts = None if self.prompts is None else self.prompts.of_block(number, is_target=is_target)
-            x = block(x, mask, conditions, None if memory is None else memory[number], keep, prompts)
-        return x
+            kept = None if memory is None else memory[number]
+            # Experts know the runs of a whole sequence, and some choose by the mean of all its tokens.
+            spares = number + 1 == len(self.blocks) and block.attn_router is None
+            x = block(x, mask, conditions, kept, keep, prompts, asks if spares else None)
+        return x if asks is None else x[:, x.shape[1] - asks :]
 
     def new_memory(self, rows: int, length: int, like: Tensor) -> list[BlockMemory]:
         """An empty memory for so many rows and tokens."""
