@@ -174,18 +174,21 @@ def _search(
         logits = torch.addmm(allowed, F.normalize(reader.next(words), dim=-1), candidates.T)
         log_p = logits.log_softmax(-1).unflatten(0, (rows, beam))  # [b, k, v]
         log_p = torch.where(finished[:, :, None], ended, log_p)
-        if settings.temperature > 0:
-            word = torch.multinomial((log_p[:, 0] / settings.temperature).softmax(-1), 1)
-            parent = torch.zeros_like(word)
-            scores = scores + log_p[:, 0].gather(1, word)
+        if beam == 1:
+            likely = log_p[:, 0]
+            if settings.temperature > 0:
+                word = torch.multinomial((likely / settings.temperature).softmax(-1), 1)
+            else:
+                word = likely.argmax(-1, keepdim=True)
+            scores = scores + likely.gather(1, word)
         else:
             scores, best = (scores[:, :, None] + log_p).flatten(1).topk(beam, dim=1)
             parent, word = best // log_p.shape[-1], best % log_p.shape[-1]
-        finished = finished.gather(1, parent) | (word == end)
-        if beam > 1:
+            finished = finished.gather(1, parent)
             picked = (parent + firsts).flatten()
             reader.pick(picked)
             words = words[picked]
+        finished = finished | (word == end)
         words = torch.cat([words, word.flatten()[:, None]], dim=1)
         if bool(finished.all()):
             break
