@@ -23,13 +23,17 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.parametrize(
+    "excluded", [None, torch.zeros(2, 5, 7, dtype=torch.bool)], ids=["all", "none left out"]
+)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_loss_is_pytorchs_cross_entropy(label_smoothing):
+def test_loss_is_pytorchs_cross_entropy(label_smoothing, excluded):
     logits, labels = draw(2, 5, 7), torch.tensor([[0, 6, -100, 3, 3], [-100, 1, 2, 0, 0]])
     expected = F.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=label_smoothing
     )
-    torch.testing.assert_close(boltzmann_loss(logits, labels, label_smoothing=label_smoothing), expected)
+    found = boltzmann_loss(logits, labels, label_smoothing=label_smoothing, excluded=excluded)
+    torch.testing.assert_close(found, expected)
     assert boltzmann_count(labels) == 8
 
 

@@ -5,7 +5,7 @@ Letters: b rows, t tokens, m mixes, e experts, k experts a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +27,14 @@ class RunMix:
         runs: First token and the one after the last of each run; together they are the whole sequence.
         gates: Weight of each expert in each run's mix; all but `k` of a row are 0.
         choice: The one expert of each run, where experts were merged; `gates` then say nothing.
+        merged: What experts were merged into, layer by layer, where the same mix is asked for again before
+            weights change; None merges in each call.
     """
 
     runs: tuple[tuple[int, int], ...]
     gates: Float[Tensor, "m e"]
     choice: tuple[int, ...] | None = None
+    merged: dict[nn.Module, tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,23 @@ class ExpertLinear(nn.Module):
             return flat.unflatten(0, x.shape[:2])
         if self.group is not None:
             raise ValueError("ExpertLinear: experts split over ranks cannot be shared by runs of tokens")
-        if mix.choice is None:
-            weight, bias = self.merged(mix.gates)
-        else:
-            weight, bias = ([p[expert] for expert in mix.choice] for p in (self.weight, self.bias))
-        parts = [
-            F.linear(x[:, first:end], w, b)
-            for (first, end), w, b in zip(mix.runs, weight, bias, strict=True)
-            if end > first
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        weight, bias = self._of_runs(mix)
+        if len(mix.runs) == 1:
+            return F.linear(x, weight[0], bias[0])
+        # Split, not sliced: each slice's gradient would be a whole sequence of zeros but for its own tokens.
+        parts = x.split([end - first for first, end in mix.runs], dim=1)
+        return torch.cat([F.linear(*each) for each in zip(parts, weight, bias, strict=True)], dim=1)
+
+    def _of_runs(self, mix: RunMix) -> tuple[Sequence[Tensor] | Tensor, Sequence[Tensor] | Tensor]:
+        """Weights and biases of the layer of each run."""
+        if mix.choice is not None:
+            weight, bias = ([part[expert] for expert in mix.choice] for part in (self.weight, self.bias))
+            return weight, bias
+        if mix.merged is None:
+            return self.merged(mix.gates)
+        if self not in mix.merged:
+            mix.merged[self] = self.merged(mix.gates)
+        return mix.merged[self]
 
     def merged(self, gates: Float[Tensor, "m e"]) -> tuple[Float[Tensor, "m out c"], Float[Tensor, "m out"]]:
         """The one linear layer that each mix of experts amounts to."""

@@ -21,6 +21,8 @@ def boltzmann_logits(
     queries: Float[Tensor, "*lead b d"],
     candidates: Float[Tensor, "*sets s d"],
     scale: Float[Tensor, ""] | float,
+    *,
+    is_unit: bool = False,
 ) -> Float[Tensor, "*lead b s"]:
     """Cosine similarity over the temperature: the logarithm of P up to a constant of the row.
 
@@ -28,9 +30,11 @@ def boltzmann_logits(
         queries: What asks; need not be normalised.
         candidates: What it is compared with; one set for all, or one for each leading index.
         scale: 1 / temperature.
+        is_unit: Candidates are normalised already, such as large sets that are kept.
     Source: Uni-Perceiver, arXiv:2112.01522, eq. 1.
     """
-    return scale * (F.normalize(queries, dim=-1) @ F.normalize(candidates, dim=-1).transpose(-2, -1))
+    candidates = candidates if is_unit else F.normalize(candidates, dim=-1)
+    return scale * (F.normalize(queries, dim=-1) @ candidates.transpose(-2, -1))
 
 
 def boltzmann_loss(
@@ -52,6 +56,13 @@ def boltzmann_loss(
     Returns:
         A scalar; a zero that keeps its graph where no row counts.
     """
+    if excluded is None and labels.ndim < logits.ndim:
+        # Vocabularies are wide: the general form below goes over rows times candidates a dozen times.
+        rows, wanted = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+        total = F.cross_entropy(
+            rows, wanted, ignore_index=IGNORED_LABEL, label_smoothing=label_smoothing, reduction="sum"
+        )
+        return total / (wanted != IGNORED_LABEL).sum().clamp_min(1)
     weights = _weights(labels, logits)
     counts = weights.sum(-1) > 0
     allowed = torch.ones_like(weights, dtype=torch.bool)

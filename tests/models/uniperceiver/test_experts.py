@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rank_processes import run_ranks
-from small import caption, experts, make, picture, text
+from small import caption, continuation, experts, make, picture, text
 
 from allsight.config import ConfigError
 from allsight.layers import ExpertLinear, TokenMix, balance_loss, choose_experts, limit_load
@@ -97,6 +97,25 @@ def test_merged_layer_is_the_mixture_in_float32():
     weight, bias = layer.merged(torch.zeros(1, 8).scatter(1, chosen, gates))
     distance = (F.linear(x, weight[0], bias[0]) - mixture).norm() / mixture.norm()
     assert distance < 1e-6
+
+
+def test_experts_are_merged_once_for_a_text(monkeypatch):
+    """Not once a word: the matrices of all experts are large, and a word is two tokens."""
+    model = make(experts=experts())
+    merged, calls = ExpertLinear.merged, []
+    monkeypatch.setattr(
+        ExpertLinear, "merged", lambda layer, gates: calls.append(layer) or merged(layer, gates)
+    )
+    empty = Segment("text", torch.empty(3, 0, dtype=torch.int64), causal=True)
+    counts = []
+    for words in (2, 2, 8):
+        calls.clear()
+        query = caption(empty, continuation=continuation(end_id=21, max_tokens=words))
+        with torch.no_grad():
+            assert model.answer(query)["tokens"].shape[1] == words
+        counts.append(len(calls))
+    # The first also encoded the vocabulary.
+    assert counts[0] > counts[1] == counts[2]
 
 
 def test_size_after_merging_is_the_published_one():

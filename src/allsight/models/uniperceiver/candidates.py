@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Candidates:
     def features(
         self, encoder: Encoder, among: Closed | Vocabulary, purpose: Purpose
     ) -> Float[Tensor, "s c"]:
-        """Projected features of a set, one a candidate.
+        """Projected features of a set, one a candidate, normalised to length 1.
 
         They are kept while the weights stay what they are: in evaluation, and in training where targets
         learn nothing (then they are those of evaluation mode).
@@ -85,7 +86,8 @@ class Candidates:
         self, encoder: Encoder, segments: Sequence[Segment], purpose: Purpose
     ) -> Float[Tensor, "s c"]:
         def encode(indices: Int64[Tensor, " part"]) -> Float[Tensor, "part c"]:
-            return encoder([_rows(segment, indices) for segment in segments], purpose)
+            # Normalised here, so that ranks do their slice alone, and what is kept needs nothing each step.
+            return F.normalize(encoder([_rows(s, indices) for s in segments], purpose), dim=-1)
 
         count, device = len(segments[0].content), segments[0].content.device
         if num_ranks() > 1 and count > self._shard_above:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -76,6 +77,11 @@ class Conditions:
     modalities: tuple[int, ...]
     purpose: Purpose
     is_open: Bool[Tensor, "b t"] | None = None
+
+    @cached_property
+    def attribute_names(self) -> tuple[str, ...]:
+        """The attributes of each run as text, such as 10011000; read from the device once for all layers."""
+        return tuple("".join(str(int(bit)) for bit in row) for row in self.attributes.tolist())
 
 
 def purpose_of(query: Query, task: str) -> Purpose:

@@ -31,8 +31,12 @@ class Reader(Protocol):
         """Features that ask for the word after `words`."""
         ...
 
-    def pick(self, rows: Int64[Tensor, " more"]) -> None:
-        """Row i becomes what row `rows[i]` was."""
+    def spread(self, times: int) -> None:
+        """Each row becomes `times` rows, which lie side by side and follow texts that begin alike."""
+        ...
+
+    def pick(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Row i becomes what row `rows[i]` was, which comes from the same row as i."""
         ...
 
 
@@ -56,58 +60,67 @@ def write(
     if not isinstance(query.among, Vocabulary):
         raise ValueError("continuation: the candidates must be the vocabulary")
     begun = query.inputs[read].content if settings.goes_on else query.inputs[read].content[:, :0]
-    words = F.normalize(model.candidates(query.among, purpose), dim=-1) * scale
-    before = (
-        *query.inputs[:-1],
-        replace(query.inputs[-1], content=query.inputs[-1].content[:, :0], mask=None),
-    )
+    words = model.candidates(query.among, purpose) * scale
+    before = (*query.inputs[:-1], replace(query.inputs[-1], content=begun, mask=None))
     reader = (Cached if cached else Anew)(model, before, purpose, begun.shape[1] + settings.max_tokens)
-
-    def likelihoods(texts: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows v"]:
-        # As `boltzmann_logits`, with the candidates' part done once.
-        return F.normalize(reader.next(texts), dim=-1) @ words.T
-
-    return _search(reader, likelihoods, begun, settings)
+    return _search(reader, words, begun, settings)
 
 
 class Cached:
-    """Keeps keys and values of what has been seen."""
+    """Keeps keys and values of what has been seen.
+
+    Args:
+        before: What the query shows, and last the words that the text begins with.
+        max_tokens: Words of the longest text, with these.
+    """
 
     def __init__(
         self, model: UniPerceiver, before: tuple[Segment, ...], purpose: Purpose, max_tokens: int
     ) -> None:
-        self.encoder, self.purpose = model.encoder, purpose
-        x, layout = self.encoder.embed(before)
-        length = x.shape[1]
+        self.encoder = model.encoder
+        *others, text = before
+        self.begun = text.content.shape[1]
+        x, layout = self.encoder.embed((*others, _asking_next(text, text.content)), len(others))
+        # Behind what stays are a word that does not matter and as many copies of <SPE> as there are words.
+        self.begins = x.shape[1] - self.begun - 2
         # The <SPE> of a step lies where the next word will.
-        self.memory = self.encoder.trunk.new_memory(len(x), length + max_tokens + 1, x)
+        longest = max(x.shape[1], self.begins - self.begun + max_tokens + 1)
+        self.memory = self.encoder.trunk.new_memory(len(x), longest, x)
         conditions = self.encoder.conditions(layout, purpose, x)
-        self.encoder.trunk(x, layout.mask, conditions, self.memory, keep=length)
-        self.real = layout.real
-        self.segment = before[-1]
-        self.conditions = {
-            new: find_conditions([self.segment], [new], purpose, device=x.device) for new in (1, 2)
-        }
+        last = self.encoder.trunk(x, layout.mask, conditions, self.memory, keep=self.begins, asks=1)
+        self.first = self.encoder.project(last[:, 0])
+        self.conditions = find_conditions([text], [2], purpose, device=x.device)
+        # What is added to scores, made for the longest text: of [word, <SPE>] the word does not see <SPE>,
+        # which comes last whatever the length, and padding comes first.
+        self.last = x.new_zeros(1, 2, longest)
+        self.last[:, 0, -1] = float("-inf")
+        self.padding = None
+        if layout.real is not None:
+            self.padding = x.new_zeros(len(x), 1, longest)
+            self.padding[:, 0, : x.shape[1]].masked_fill_(~layout.real, float("-inf"))
 
     def next(self, words: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows c"]:
+        if words.shape[1] == self.begun:
+            return self.first
         asking = words.new_full((len(words), 1), self.encoder.text.spe_id)
-        ids = torch.cat([words[:, -1:], asking], dim=1)
-        place = words.shape[1]
-        new = ids.shape[1]
-        x = self.encoder.text(ids, first=max(0, place - 1))
-        seen = self.memory[0].seen.length + new
-        mask = torch.ones(1, new, seen, dtype=torch.bool, device=words.device)
-        mask[:, :-1, -1] = False
-        if self.real is not None:
-            mask = mask.repeat(len(words), 1, 1)
-            mask[:, :, : self.real.shape[1]] &= self.real[:, None]
-        x = self.encoder.trunk(x, mask, self.conditions[new], self.memory, keep=new - 1)
-        return self.encoder.project(x[:, -1])
+        x = self.encoder.text(torch.cat([words[:, -1:], asking], dim=1), first=words.shape[1] - 1)
+        seen = self.memory[0].seen.length + 2
+        mask = self.last[:, :, -seen:]
+        if self.padding is not None:
+            mask = mask + self.padding[:, :, :seen]
+        x = self.encoder.trunk(x, mask, self.conditions, self.memory, keep=1, asks=1)
+        return self.encoder.project(x[:, 0])
 
-    def pick(self, rows: Int64[Tensor, " more"]) -> None:
+    def spread(self, times: int) -> None:
         for memory in self.memory:
-            memory.pick(rows)
-        self.real = None if self.real is None else self.real[rows]
+            memory.spread(times)
+        self.first = self.first.repeat_interleave(times, dim=0)
+        if self.padding is not None:
+            self.padding = self.padding.repeat_interleave(times, dim=0)
+
+    def pick(self, rows: Int64[Tensor, " rows"]) -> None:
+        for memory in self.memory:
+            memory.seen.pick(rows, since=self.begins)
 
 
 class Anew:
@@ -120,55 +133,62 @@ class Anew:
 
     def next(self, words: Int64[Tensor, "rows t"]) -> Float[Tensor, "rows c"]:
         *others, text = self.before
-        # The last of the copies of <SPE> asks for a word that does not matter: it is not seen.
-        content = torch.cat([words, torch.zeros_like(text.content.new_empty(len(words), 1))], dim=1)
-        read = len(others)
-        return self.encoder((*others, replace(text, content=content)), self.purpose, read)[:, -1]
+        return self.encoder((*others, _asking_next(text, words)), self.purpose, len(others))[:, -1]
 
-    def pick(self, rows: Int64[Tensor, " more"]) -> None:
-        self.before = tuple(
-            replace(s, content=s.content[rows], mask=None if s.mask is None else s.mask[rows])
-            for s in self.before
-        )
+    def spread(self, times: int) -> None:
+        def longer(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.repeat_interleave(times, dim=0)
+
+        self.before = tuple(replace(s, content=longer(s.content), mask=longer(s.mask)) for s in self.before)
+
+    def pick(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Nothing is kept but what rows have in common."""
+
+
+def _asking_next(text: Segment, words: Int64[Tensor, "b t"]) -> Segment:
+    """The text with these words and one more that nobody sees: the copy of <SPE> in its place asks for it."""
+    return replace(text, content=F.pad(words, (0, 1)))
 
 
 def _search(
-    reader: Reader, likelihoods: Any, begun: Int64[Tensor, "b t"], settings: Continuation
+    reader: Reader, candidates: Float[Tensor, "v c"], begun: Int64[Tensor, "b t"], settings: Continuation
 ) -> dict[str, Any]:
     rows, device = len(begun), begun.device
     beam, end = settings.beam, settings.end_id
     if beam > 1 and settings.temperature > 0:
         raise ValueError(f"continuation: words are drawn with beam 1, got beam={beam}")
-    first = torch.arange(rows, device=device).repeat_interleave(beam)
     if beam > 1:
-        reader.pick(first)
-    words = begun[first]
-    for length in range(begun.shape[1]):
-        # Each step looks at one more word.
-        reader.next(words[:, :length])
+        reader.spread(beam)
+    words = begun.repeat_interleave(beam, dim=0)
+    firsts = beam * torch.arange(rows, device=device)[:, None]
     finished = torch.zeros(rows, beam, dtype=torch.bool, device=device)
     # All followers are the same at first, so only one of them may be followed.
     scores = torch.zeros(rows, beam, device=device)
     scores[:, 1:] = float("-inf")
-    forbidden = torch.tensor(settings.forbidden, dtype=torch.int64, device=device)
+    allowed = candidates.new_zeros(len(candidates))
+    allowed[list(settings.forbidden)] = float("-inf")
+    ended = torch.full_like(allowed, float("-inf"))
+    ended[end] = 0.0
     for _ in range(settings.max_tokens):
-        logits = likelihoods(words).index_fill(-1, forbidden, float("-inf"))
+        # As `boltzmann_logits`, with the candidates' part done once.
+        logits = torch.addmm(allowed, F.normalize(reader.next(words), dim=-1), candidates.T)
         log_p = logits.log_softmax(-1).unflatten(0, (rows, beam))  # [b, k, v]
-        ended = torch.full_like(log_p[0, 0], float("-inf"))
-        ended[end] = 0.0
         log_p = torch.where(finished[:, :, None], ended, log_p)
-        if settings.temperature > 0:
-            word = torch.multinomial((log_p[:, 0] / settings.temperature).softmax(-1), 1)
-            parent = torch.zeros_like(word)
-            scores = scores + log_p[:, 0].gather(1, word)
+        if beam == 1:
+            likely = log_p[:, 0]
+            if settings.temperature > 0:
+                word = torch.multinomial((likely / settings.temperature).softmax(-1), 1)
+            else:
+                word = likely.argmax(-1, keepdim=True)
+            scores = scores + likely.gather(1, word)
         else:
             scores, best = (scores[:, :, None] + log_p).flatten(1).topk(beam, dim=1)
             parent, word = best // log_p.shape[-1], best % log_p.shape[-1]
-        finished = finished.gather(1, parent) | (word == end)
-        if beam > 1:
-            picked = (parent + beam * torch.arange(rows, device=device)[:, None]).flatten()
+            finished = finished.gather(1, parent)
+            picked = (parent + firsts).flatten()
             reader.pick(picked)
             words = words[picked]
+        finished = finished | (word == end)
         words = torch.cat([words, word.flatten()[:, None]], dim=1)
         if bool(finished.all()):
             break

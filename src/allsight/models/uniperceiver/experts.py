@@ -165,7 +165,7 @@ def _all_conditions(
 def _keys(settings: ExpertSettings, conditions: Conditions) -> list[object]:
     """What tells the runs of a sequence apart."""
     if settings.routing == "attribute":
-        return ["".join(str(int(bit)) for bit in row) for row in conditions.attributes.tolist()]
+        return list(conditions.attribute_names)
     if settings.routing == "modality":
         return [MODALITIES[number] for number in conditions.modalities]
     return [conditions.purpose.task] * len(conditions.runs)

@@ -133,7 +133,7 @@ class UniPerceiver(TaskModel):
         return self.config.max_tokens
 
     def candidates(self, among: Closed | Vocabulary, purpose: Purpose) -> Float[Tensor, "s c"]:
-        """Features of a shared candidate set; kept while weights do not change."""
+        """Features of a shared candidate set, of length 1; kept while weights do not change."""
         return self._candidates.features(self.encoder, among, purpose)
 
     def scale(self, name: str) -> Float[Tensor, ""]:
@@ -168,7 +168,7 @@ class UniPerceiver(TaskModel):
             # Most positions of a masked text ask for nothing, and a vocabulary is wide.
             is_asked = labels != IGNORED_LABEL
             read, labels = read[is_asked], labels[is_asked]
-        logits = boltzmann_logits(read, self.candidates(among, purpose), scale)
+        logits = boltzmann_logits(read, self.candidates(among, purpose), scale, is_unit=True)
         if isinstance(among, Closed) and among.key in self.heads:
             logits = self.heads[among.key](logits, read)
         return {"logits": logits} if labels is None else {"logits": logits, "labels": labels}

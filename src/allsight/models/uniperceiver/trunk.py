@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from allsight.layers import DropPath, ExpertLinear, KeyValues, SelfAttention, apply_linear
-from allsight.layers.experts import LinearMaker
+from allsight.layers import DropPath, ExpertLinear, KeyValues, RunMix, SelfAttention, apply_linear
+from allsight.layers.experts import LinearMaker, Mix
 from allsight.models.uniperceiver.conditions import Conditions, conditions_of_prompts
 from allsight.models.uniperceiver.prompts import Prompts, PromptSettings
 from allsight.models.uniperceiver.router import ExpertSettings, Router, summarise
@@ -20,16 +21,18 @@ NORM_EPS = 1e-5
 
 
 class BlockMemory:
-    """What one block keeps while a text is written: keys and values, and the means its routers look at."""
+    """What one block keeps while a text is written: keys and values, the means its routers look at, and what
+    they chose where that does not depend on the tokens."""
 
     def __init__(self, seen: KeyValues) -> None:
         self.seen = seen
         self.summaries: list[Tensor | None] = [None, None]
+        self.mixes: list[tuple[Conditions, RunMix] | None] = [None, None]
 
-    def pick(self, rows: Tensor) -> None:
-        """Make row i what row `rows[i]` was."""
-        self.seen.pick(rows)
-        self.summaries = [None if s is None else s[rows] for s in self.summaries]
+    def spread(self, times: int) -> None:
+        """Each row becomes `times` rows, which lie side by side."""
+        self.seen.spread(times)
+        self.summaries = [None if s is None else s.repeat_interleave(times, dim=0) for s in self.summaries]
 
 
 class Block(nn.Module):
@@ -79,40 +82,55 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t c"],
-        mask: Bool[Tensor, "rows asking seen"] | None,
+        mask: Bool[Tensor, "rows asking seen"] | Float[Tensor, "rows asking seen"] | None,
         conditions: Conditions,
         memory: BlockMemory | None = None,
         keep: int = 0,
         prompts: Float[Tensor, "p c"] | None = None,
-    ) -> Float[Tensor, "b t c"]:
-        """Attend and transform; see `SelfAttention` for `mask`, `memory`, `keep` and `prompts`."""
+        asks: int | None = None,
+    ) -> Float[Tensor, "b answered c"]:
+        """Attend and transform; see `SelfAttention` for `mask`, `memory`, `keep`, `prompts` and `asks`."""
         y = self.norm1(x)
         mix = self._mix(0, y, conditions, memory)
-        seen = None if memory is None else memory.seen
         more = {}
         if prompts is not None:
             y_of_prompts = self.norm1(prompts)
             of_prompts = conditions_of_prompts(conditions.purpose, len(prompts), device=x.device)
             chosen = None if mix is None else self._mix(0, y_of_prompts[None], of_prompts, None)
             more = {"prompts": y_of_prompts, "prompt_mix": chosen}
-        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep, **more)
-        x = x + self.drop_path(y if self.scale1 is None else self.scale1 * y)
+        seen = None if memory is None else memory.seen
+        y = self.attn(y, mask, mix=mix, memory=seen, keep=keep, asks=asks, **more)
+        x = self._joined(x if asks is None else x[:, x.shape[1] - asks :], y, self.scale1)
         y = self.norm2(x)
         mix = self._mix(1, y, conditions, memory)
         y = apply_linear(self.fc2, F.gelu(apply_linear(self.fc1, y, mix)), mix)
-        return x + self.drop_path(y if self.scale2 is None else self.scale2 * y)
+        return self._joined(x, y, self.scale2)
 
-    def _mix(self, number: int, x: Tensor, conditions: Conditions, memory: BlockMemory | None):
+    def _joined(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        branch = branch if scale is None else scale * branch
+        # Writing takes a few small steps a word, so that calls which do nothing would cost a tenth of it.
+        return x + (self.drop_path(branch) if self.training else branch)
+
+    def _mix(self, number: int, x: Tensor, conditions: Conditions, memory: BlockMemory | None) -> Mix | None:
         router = (self.attn_router, self.mlp_router)[number]
         if router is None:
             return None
+        if memory is None:
+            return router(x, conditions)
         summary = None
-        if router.settings.routing == "context" and memory is not None:
+        if router.settings.routing == "context":
             # Later words route by the same mean as in one pass, which is that of the prefix.
             if memory.summaries[number] is None:
                 memory.summaries[number] = summarise(x, conditions.is_open)
             summary = memory.summaries[number]
-        return router(x, conditions, summary)
+        known = memory.mixes[number]
+        if known is not None and known[0].attributes is conditions.attributes:
+            return replace(known[1], runs=conditions.runs)
+        mix = router(x, conditions, summary)
+        if isinstance(mix, RunMix):
+            mix = replace(mix, merged={})
+            memory.mixes[number] = conditions, mix
+        return mix
 
 
 class Trunk(nn.Module):
@@ -160,17 +178,28 @@ class Trunk(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t c"],
-        mask: Bool[Tensor, "rows asking seen"] | None,
+        mask: Bool[Tensor, "rows asking seen"] | Float[Tensor, "rows asking seen"] | None,
         conditions: Conditions,
         memory: Sequence[BlockMemory] | None = None,
         keep: int = 0,
-    ) -> Float[Tensor, "b t c"]:
-        """Features of the tokens, without a norm after the last block."""
+        asks: int | None = None,
+    ) -> Float[Tensor, "b answered c"]:
+        """Features of the tokens, without a norm after the last block.
+
+        Args:
+            x, mask, memory, keep: See `SelfAttention`.
+            conditions: What the tokens are.
+            asks: Of how many of the last tokens features are wanted, which spares the last block if it is
+                dense the others'; None: of all.
+        """
         is_target = conditions.purpose.is_target
         for number, block in enumerate(self.blocks):
             prompts = None if self.prompts is None else self.prompts.of_block(number, is_target=is_target)
-            x = block(x, mask, conditions, None if memory is None else memory[number], keep, prompts)
-        return x
+            kept = None if memory is None else memory[number]
+            # Experts know the runs of a whole sequence, and some choose by the mean of all its tokens.
+            spares = number + 1 == len(self.blocks) and block.attn_router is None
+            x = block(x, mask, conditions, kept, keep, prompts, asks if spares else None)
+        return x if asks is None else x[:, x.shape[1] - asks :]
 
     def new_memory(self, rows: int, length: int, like: Tensor) -> list[BlockMemory]:
         """An empty memory for so many rows and tokens."""
