@@ -263,10 +263,10 @@ def dense_target(
 def covariance_weight(channels: int) -> float:
     """Weight of the covariance term for dense targets of that width: 0.02 for 768 channels, more for fewer.
 
-    The best prediction of a target t is (I + weight * C)^-1 t, and the second moment C of targets that all lie
-    in one direction has the eigenvalue d there: what holds that direction back is weight * d. With 0.02 at 96
-    channels it is an eighth of what it is at 768, and targets do shrink (seen here, see docs/m3i.md). That the
-    product is what is to be kept is our choice.
+    The best prediction of a target t is (I + weight * C)^-1 t, and the second moment C of targets that all
+    lie in one direction has the eigenvalue d there: what holds that direction back is weight * d. With 0.02
+    at 96 channels it is an eighth of what it is at 768, and targets do shrink (seen here, see docs/m3i.md).
+    That the product is what is to be kept is our choice.
 
     Source: 0.02 at 768 channels is that of Siamese Image Modeling, arXiv:2206.01204.
     """
