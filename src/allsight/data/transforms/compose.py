@@ -36,6 +36,8 @@ class Shrinks(Protocol):
 class Cuts(Protocol):
     """A transform that cuts a window out and does nothing else."""
 
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
+
     def cut(self, sample: Sample, rng: np.random.Generator) -> Cut:
         """Draw what it would cut out."""
         ...
@@ -44,6 +46,8 @@ class Cuts(Protocol):
 @runtime_checkable
 class Mirrors(Protocol):
     """A transform that mirrors left and right or does nothing."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
 
     def is_drawn(self, rng: np.random.Generator) -> bool:
         """Draw whether it would mirror."""
