@@ -223,3 +223,12 @@ def test_failures_below_fsspec_are_tried_again_or_final(monkeypatch):
     files.failures = iter([PermissionError("no rights")])
     with pytest.raises(ConfigError, match=r"no rights; check the address and your rights"):
         store.read("x.tar", 10, 20)
+    nobody = type("NoCredentialsError", (Exception,), {})
+    files.failures = iter(
+        [nobody("Unable to locate credentials"), OSError("Requested range not satisfiable")]
+    )
+    with pytest.raises(ConfigError, match=r"s3://b/x.tar: NoCredentialsError: .*; check .* your keys"):
+        store.read("x.tar", 10, 20)
+    with pytest.raises(ConfigError, match=r"not satisfiable: the file is shorter than its index says"):
+        store.read("x.tar", 10, 20)
+    assert store.counts.retries == 3

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import os
 import random
+import re
 import socket
 import ssl
 import time
@@ -26,6 +27,8 @@ from allsight.data.shards.stores import Counts, RemoteError
 _PIECE = 2**16
 _TRANSIENT_STATUS = (408, 425, 429)
 _SLOWEST_BYTES_PER_S = 10_000
+_NO_KEYS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+"""How botocore and google-auth call it that nothing says who asks."""
 
 
 class Momentary(Exception):
@@ -187,8 +190,7 @@ class FsspecStore:
                 f"{where}: {type(error).__name__}: {error}; check the address and your rights"
             ) from error
         except Exception as error:
-            # Each package has errors of its own for what may pass.
-            raise Momentary(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+            raise _of_package(error, where) from error
         if size is not None and len(data) != size:
             raise Momentary(f"a short answer: {len(data)} of {size} bytes")
         return data
@@ -213,5 +215,22 @@ def _of_status(error: urllib.error.HTTPError, where: str) -> Exception:
     if error.code == 404:
         return FileNotFoundError(2, f"{where}: {said}", where)
     if error.code == 416:
-        return ConfigError(f"{where}: {said}: the file is shorter than its index says; pack or index it anew")
+        return _too_short(where, said)
     return ConfigError(f"{where}: {said}; check the address and your rights")
+
+
+def _of_package(error: Exception, where: str) -> Exception:
+    """What an error of a package behind fsspec means: each has its own, and most may pass.
+
+    Known by what they say, since their packages (botocore, gcsfs, ...) need not be here.
+    """
+    name, said = type(error).__name__, " ".join(str(error).split())[:200]
+    if name in _NO_KEYS:
+        return ConfigError(f"{where}: {name}: {said}; check the environment or the files with your keys")
+    if re.search(r"range .*not satisf", said, re.IGNORECASE):
+        return _too_short(where, said)
+    return Momentary(f"{name}: {said}")
+
+
+def _too_short(where: str, said: str) -> ConfigError:
+    return ConfigError(f"{where}: {said}: the file is shorter than its index says; pack or index it anew")
