@@ -88,17 +88,16 @@ class ExpertLinear(nn.Module):
         if isinstance(mix, TokenMix):
             flat = self._dispatch(x.flatten(0, 1), mix.experts.flatten(0, 1), mix.gates.flatten(0, 1))
             return flat.unflatten(0, x.shape[:2])
+        return _join([F.linear(*each) for each in zip(_cut(x, mix), *self.of_runs(mix), strict=True)])
+
+    def of_runs(self, mix: RunMix) -> tuple[Sequence[Tensor] | Tensor, Sequence[Tensor] | Tensor]:
+        """Weights and biases of the layer of each run.
+
+        Raises:
+            ValueError: Experts are split over ranks.
+        """
         if self.group is not None:
             raise ValueError("ExpertLinear: experts split over ranks cannot be shared by runs of tokens")
-        weight, bias = self._of_runs(mix)
-        if len(mix.runs) == 1:
-            return F.linear(x, weight[0], bias[0])
-        # Split, not sliced: each slice's gradient would be a whole sequence of zeros but for its own tokens.
-        parts = x.split([end - first for first, end in mix.runs], dim=1)
-        return torch.cat([F.linear(*each) for each in zip(parts, weight, bias, strict=True)], dim=1)
-
-    def _of_runs(self, mix: RunMix) -> tuple[Sequence[Tensor] | Tensor, Sequence[Tensor] | Tensor]:
-        """Weights and biases of the layer of each run."""
         if mix.choice is not None:
             weight, bias = ([part[expert] for expert in mix.choice] for part in (self.weight, self.bias))
             return weight, bias
@@ -132,6 +131,38 @@ class ExpertLinear(nn.Module):
 def apply_linear(layer: nn.Module, x: Float[Tensor, "b t c"], mix: Mix | None) -> Float[Tensor, "b t out"]:
     """`layer(x)` for a linear layer, `layer(x, mix)` for a group of experts."""
     return layer(x, mix) if isinstance(layer, ExpertLinear) else layer(x)
+
+
+def apply_pair(
+    first: nn.Module,
+    second: nn.Module,
+    x: Float[Tensor, "b t c"],
+    mix: Mix | None,
+    between: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "b t out"]:
+    """`second(between(first(x)))` with the same mix in both; `between` looks at one number at a time."""
+    if not (isinstance(mix, RunMix) and isinstance(first, ExpertLinear) and isinstance(second, ExpertLinear)):
+        return apply_linear(second, between(apply_linear(first, x, mix)), mix)
+    # Runs stay apart from one layer to the next: what lies between is the widest there is.
+    layers = zip(*first.of_runs(mix), *second.of_runs(mix), strict=True)
+    return _join(
+        [
+            F.linear(between(F.linear(part, w1, b1)), w2, b2)
+            for part, (w1, b1, w2, b2) in zip(_cut(x, mix), layers, strict=True)
+        ]
+    )
+
+
+def _cut(x: Float[Tensor, "b t c"], mix: RunMix) -> Sequence[Float[Tensor, "b run c"]]:
+    """The runs. Split, not sliced: a slice's gradient is a whole sequence of zeros but for its own tokens."""
+    if len(mix.runs) == 1:
+        return (x,)
+    # Laid out anew here: a linear layer would do the same, and then add its bias in a pass of its own.
+    return [part.contiguous() for part in x.split([end - first for first, end in mix.runs], dim=1)]
+
+
+def _join(parts: list[Float[Tensor, "b run c"]]) -> Float[Tensor, "b t c"]:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def choose_experts(

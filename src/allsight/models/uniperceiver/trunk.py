@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from allsight.layers import DropPath, ExpertLinear, KeyValues, RunMix, SelfAttention, apply_linear
-from allsight.layers.experts import LinearMaker, Mix
+from allsight.layers import DropPath, ExpertLinear, KeyValues, RunMix, SelfAttention
+from allsight.layers.experts import LinearMaker, Mix, apply_pair
 from allsight.models.uniperceiver.conditions import Conditions, conditions_of_prompts
 from allsight.models.uniperceiver.prompts import Prompts, PromptSettings
 from allsight.models.uniperceiver.router import ExpertSettings, Router, summarise
@@ -103,12 +103,11 @@ class Block(nn.Module):
         x = self._joined(x if asks is None else x[:, x.shape[1] - asks :], y, self.scale1)
         y = self.norm2(x)
         mix = self._mix(1, y, conditions, memory)
-        y = apply_linear(self.fc2, F.gelu(apply_linear(self.fc1, y, mix)), mix)
-        return self._joined(x, y, self.scale2)
+        return self._joined(x, apply_pair(self.fc1, self.fc2, y, mix, F.gelu), self.scale2)
 
     def _joined(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
         branch = branch if scale is None else scale * branch
-        # Writing takes a few small steps a word, so that calls which do nothing would cost a tenth of it.
+        # A word that is written takes many small calls; one that does nothing would cost as much as others.
         return x + (self.drop_path(branch) if self.training else branch)
 
     def _mix(self, number: int, x: Tensor, conditions: Conditions, memory: BlockMemory | None) -> Mix | None:
@@ -124,8 +123,8 @@ class Block(nn.Module):
                 memory.summaries[number] = summarise(x, conditions.is_open)
             summary = memory.summaries[number]
         known = memory.mixes[number]
-        if known is not None and known[0].attributes is conditions.attributes:
-            return replace(known[1], runs=conditions.runs)
+        if known is not None and known[0] is conditions:
+            return known[1]
         mix = router(x, conditions, summary)
         if isinstance(mix, RunMix):
             mix = replace(mix, merged={})
