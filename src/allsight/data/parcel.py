@@ -1,7 +1,7 @@
 """Sending batches from one process to another without copying their tensors through a pipe.
 
 The tensors of a batch lie in one block of memory that both processes have mapped. A block whose batch is gone
-at the receiver takes another one: fresh memory would cost six times as much as the copy itself, since the
+at the receiver takes another one: fresh memory would cost several times as much as the copy, since the
 system hands it out, and takes it back, page by page.
 """
 
