@@ -153,7 +153,7 @@ def apply_pair(
     )
 
 
-def _cut(x: Float[Tensor, "b t c"], mix: RunMix) -> Sequence[Float[Tensor, "b run c"]]:
+def _cut(x: Float[Tensor, "b t c"], mix: RunMix) -> Sequence[Tensor]:
     """The runs. Split, not sliced: a slice's gradient is a whole sequence of zeros but for its own tokens."""
     if len(mix.runs) == 1:
         return (x,)
@@ -161,7 +161,7 @@ def _cut(x: Float[Tensor, "b t c"], mix: RunMix) -> Sequence[Float[Tensor, "b ru
     return [part.contiguous() for part in x.split([end - first for first, end in mix.runs], dim=1)]
 
 
-def _join(parts: list[Float[Tensor, "b run c"]]) -> Float[Tensor, "b t c"]:
+def _join(parts: list[Tensor]) -> Float[Tensor, "b t c"]:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
