@@ -231,7 +231,7 @@ def siameseim(backbone: Backbone.Config, *, decoder: dict[str, Any] | None = Non
 
     Source: arXiv:2206.01204.
     """
-    view = dense_target(((0, 1),), decoder=decoder)
+    view = dense_target(((0, 1),), decoder=decoder, covariance=0.02)
     return M3I.Config(
         backbone=backbone,
         mask=Mask(ratio=0.6, shape="rectangles"),
@@ -246,14 +246,22 @@ def dense_target(
     roles: tuple[int, ...] | None = None,
     weight: float = 1.0,
     decoder: dict[str, Any] | None = None,
+    covariance: float | None = None,
 ) -> Target.Config:
-    """A slow copy's features of all cells of a view, kept from collapse by the covariance term."""
+    """A slow copy's features of all cells of a view, kept from collapse by the covariance term.
+
+    Args:
+        pairs, roles, weight: As of `Target`.
+        decoder: Settings of the decoder.
+        covariance: Weight of the covariance term; None: `covariance_weight` of the decoder's width.
+    """
     dense = Dense.Config(**(decoder or {}))
+    held = covariance_weight(dense.channels) if covariance is None else covariance
     return Target.Config(
         net=Momentum.Config(normalise=True),
         decoder=dense,
         posterior=Gaussian.Config(),
-        regularisers=(Covariance.Config(weight=covariance_weight(dense.channels)),),
+        regularisers=(Covariance.Config(weight=held),),
         weight=weight,
         pairs=pairs,
         roles=roles,
