@@ -89,10 +89,13 @@ class TextTokenizer(nn.Module):
         return self.norm[0](word if self.spe_bias is None else word + self.spe_bias).expand(rows, 1, -1)
 
 
-class ConvStem(nn.Sequential):
-    """Four 3 x 3 convolutions, three with stride 2, for small pictures: a token sees 23 px.
+class ConvStem(nn.Module):
+    """Four 3 x 3 convolutions, three with stride 2, for small pictures, beside a plain projection of patches.
 
-    The output is normalised, else the positions (rms 0.7) outweigh what the picture says (measured 0.03).
+    A token sees 23 px. What the convolutions say is normalised, else the positions (rms 0.7) outweigh it
+    (measured 0.03). The projection keeps what they may throw away: trained to name shapes, they forget
+    colours (a linear probe of their tokens told 8 colours in 26 % of pictures after 4,000 steps, and in 94 %
+    where few steps went to names), and other tasks hardly bring colours back.
     """
 
     def __init__(self, channels: int) -> None:
@@ -100,7 +103,15 @@ class ConvStem(nn.Sequential):
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
-        super().__init__(*layers, nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(1, channels))
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *layers, nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(1, channels)
+        )
+        self.patches = nn.Conv2d(3, channels, 8, 8)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
+        """Tokens of cells of 8 x 8 pixels."""
+        return self.convolutions(pixels) + self.patches(pixels)
 
 
 class VisionTokenizer(nn.Module):
