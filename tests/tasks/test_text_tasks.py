@@ -73,7 +73,7 @@ def test_every_task_learns_and_answers(root, kind):
     batch = Batch(kind, batch.ids, batch.inputs, batch.targets, group_size=task.config.group_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     values = []
-    for step in range(12):
+    for step in range(30):
         optimizer.zero_grad()
         losses = task.loss(model(batch)[0], batch)
         sum(losses.values()).backward()
