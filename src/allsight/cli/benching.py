@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from allsight.cli.words import Counter, Json, check_backend, print_json
+from allsight.cli.words import Counter, Json, check_backend, check_folder, print_json
 
 app = typer.Typer(help="Measure speed.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -54,8 +54,8 @@ def ops(
     if quick and only:
         raise typer.BadParameter("--quick chooses the cases itself; leave out --only")
     check_backend()
-    if out is not None and out.exists() and not out.is_dir():  # Said before minutes pass.
-        raise typer.BadParameter(f"--out {out}: exists and is not a folder; name another, or move it away")
+    if out is not None:
+        check_folder(out, "--out ")
     results = bench_ops(
         QUICK if quick else only or (), pairs=pairs, threads=threads, on_progress=Counter("steps")
     )

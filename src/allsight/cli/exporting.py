@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, check_backend, print_json
+from allsight.cli.words import Classes, Json, Recipe, Trust, Weights, check_backend, check_folder, print_json
 
 
 def export(
@@ -61,6 +61,7 @@ def export(
     _one_of("--part", part, ("model", "backbone"))
     _one_of("--input", input, ("normalised", "uint8"))
     check_backend()
+    check_folder(out.parent)
     predictor = allsight.load(source, weights, classes, device="cpu", trust=trust)
     options: dict[str, Any] = {"format": format, "part": part, "input": input}
     done = write(predictor, out, task=task, size=hw_px, dynamic=dynamic, opset=opset, check=check, **options)

@@ -95,6 +95,19 @@ def parsed_options(options: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
+def check_folder(folder: Path, option: str = "") -> None:
+    """Refuse a folder that cannot be made since a file is in its place, before the work that would fill it.
+
+    Args:
+        option: What names it, for the message.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise typer.BadParameter(
+            f"{option}{there}: exists and is not a folder; name another, or move it away"
+        )
+
+
 def check_backend() -> None:
     """Refuse an ALLSIGHT_BACKEND that no operator could follow, before anything is built or trained.
 
