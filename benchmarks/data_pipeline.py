@@ -38,7 +38,7 @@ from allsight.launch.bench.report import aligned
 from allsight.tasks import Classification
 from allsight.types import Sample, Step
 
-_SIDE = 224
+_SIDE, _BATCH = 224, 32
 _CROP = RandomResizedCrop(_SIDE)
 
 
@@ -58,9 +58,13 @@ def costs(files: list[Path], rounds: int) -> list[list[str]]:
 
         return run
 
-    def prepared(number: int) -> Sample:
-        sample = Sample("x", {"image": decode_picture(jpegs[number], "x")}, {"label": 0})
-        return whole(sample, generator(0, number))
+    def prepared() -> None:
+        # Batch by batch, with the generators of a batch first, as data workers do it.
+        for begin in range(0, len(jpegs), _BATCH):
+            batch = range(begin, min(begin + _BATCH, len(jpegs)))
+            generators = [generator(0, number) for number in batch]
+            for number, own in zip(batch, generators, strict=True):
+                whole(Sample("x", {"image": decode_picture(jpegs[number], "x")}, {"label": 0}), own)
 
     steps = {
         "bare simplejpeg": lambda n: simplejpeg.decode_jpeg(jpegs[n]),
@@ -72,11 +76,11 @@ def costs(files: list[Path], rounds: int) -> list[list[str]]:
         "the same by Pillow": lambda n: _by_pillow(pictures[n].pixels.permute(1, 2, 0).numpy(), n),
         "flip": lambda n: flip(crops[n], generator(0, n)),
         "colour": lambda n: colour(crops[n], generator(0, n)),
-        "decode, crop, resize, flip": prepared,
     }
-    taken = interleave({name: all_of(step) for name, step in steps.items()}, pairs=rounds, calls=1)
+    ways = {name: all_of(step) for name, step in steps.items()} | {"decode, crop, resize, flip": prepared}
+    taken = interleave(ways, pairs=rounds, calls=1)
     rows = [["step", "ms a picture", "bare simplejpeg / it"]]
-    for name in steps:
+    for name in ways:
         milliseconds = 1e3 * taken.median(name) / len(jpegs)
         rows.append([name, f"{milliseconds:.3f}", f"{1 / taken.ratio(name, 'bare simplejpeg'):.2f}"])
     return rows
@@ -121,7 +125,7 @@ class PlainPictures(torch.utils.data.Dataset):
 
 
 def _task(root: Path) -> Classification:
-    config = Classification.Config(data="imagefolder:pictures", size_px=_SIDE, crop="resized", batch_size=32)
+    config = Classification.Config(data="imagefolder:pictures", size_px=_SIDE, crop="resized", batch_size=_BATCH)
     return Classification(config, name="pictures", root=root)
 
 
@@ -131,7 +135,7 @@ def _plan(root: Path) -> Plan:
 
 def loader(files: list[Path], rounds: int) -> list[list[str]]:
     """Rows of the table of whole loaders."""
-    batches = max(4, len(files) // 32)
+    batches = max(4, len(files) // _BATCH)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "pictures" / "train" / "all"
         place.mkdir(parents=True)
@@ -139,7 +143,7 @@ def loader(files: list[Path], rounds: int) -> list[list[str]]:
             (place / file.name).symlink_to(file.absolute())
         ours = iter(MetaDataloader(_plan(Path(folder)), num_workers=1))
         plain = torch.utils.data.DataLoader(
-            PlainPictures(files), batch_size=32, shuffle=True, num_workers=1, persistent_workers=True
+            PlainPictures(files), batch_size=_BATCH, shuffle=True, num_workers=1, persistent_workers=True
         )
 
         def endless() -> Any:
@@ -205,6 +209,10 @@ def waiting(files: list[Path], batches: int = 40) -> list[list[str]]:
             for _ in range(batches):
                 next(steps)
             each_s = (time.perf_counter() - begun) / batches
+            # At full speed nothing lies ahead; as in any training, the first steps at another pace fill it up.
+            for _ in range(6):
+                next(steps)
+                time.sleep(2 * each_s)
             before, begun = steps.waited_s, time.perf_counter()
             for _ in range(batches):
                 next(steps)

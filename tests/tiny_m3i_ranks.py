@@ -14,6 +14,7 @@ CASES = {
     "barlow_twins": cases.barlow_twins(VIT, channels=4),
     "vicreg": cases.vicreg(VIT, channels=4),
     "m3i": cases.m3i(VIT, block_px=4, decoder=DECODER),
+    "m3i_centred": cases.m3i(VIT, block_px=4, decoder=DECODER, centre=True),
 }
 
 

@@ -109,10 +109,17 @@ class BatchMaker:
         self._announce(order.task, "train", rows.indices)
         samples: list[Sample] = []
         corrupt: list[list[CorruptSample]] = []
-        for draw, begun, place, index in zip(
-            rows.draws.tolist(), rows.begun.tolist(), rows.places.tolist(), rows.indices.tolist(), strict=True
+        begun, places = rows.begun.tolist(), rows.places.tolist()
+        # All frames of a stream are changed alike: a memory could make nothing of a past that was turned or
+        # mirrored another way.
+        keys = [(self._plan.seed, "augment", order.task, *key) for key in zip(begun, places, strict=True)]
+        # Made together: between two pictures, whose pixels drive all else out of the caches, each would take
+        # several times as long.
+        generators = [_Generators(key) for key in keys]
+        for draw, place, index, fresh in zip(
+            rows.draws.tolist(), places, rows.indices.tolist(), generators, strict=True
         ):
-            sample, bad = self._usable(order.task, draw, begun, place, index, where)
+            sample, bad = self._usable(order.task, draw, place, index, fresh, where)
             samples.append(sample)
             corrupt.append(bad)
         self._note_all_read(order.task)
@@ -154,7 +161,7 @@ class BatchMaker:
         return replace(batch, task=order.task, slots=slots, starts=starts, corrupt=tuple(corrupt))
 
     def _usable(
-        self, task: str, draw: int, begun: int, place: int, index: int, where: str
+        self, task: str, draw: int, place: int, index: int, fresh: _Generators, where: str
     ) -> tuple[Sample, list[CorruptSample]]:
         """The sample of a row, or the first usable one in its place, and those that were not usable."""
         assert self._plan is not None and self._sampler is not None
@@ -163,12 +170,9 @@ class BatchMaker:
         others = replacements(seed, task, draw, place, index, plan.size, plan.sequences, peers)
         faults: list[tuple[str, str]] = []
         while True:
-            attempt = (len(faults),) if faults else ()
-            # All frames of a stream are changed alike: a memory could make nothing of a past that was turned
-            # or mirrored another way.
-            fresh = partial(generator, seed, "augment", task, begun, place, *attempt)
+            own = _Generators((*fresh.key, len(faults))) if faults else fresh
             try:
-                sample = self._sample(task, "train", index, fresh, where)
+                sample = self._sample(task, "train", index, own, where)
             except DataError as error:
                 name = _id(error, task, index)
                 faults.append((name, _reason(error, name)))
@@ -275,6 +279,18 @@ class BatchMaker:
             if can_shrink and isinstance(self._reader(*key), Reduces):
                 self._reducing.add(key)
         return self._transforms[key]
+
+
+class _Generators:
+    """Makes the generator of a place anew at each call; the first one is ready beforehand."""
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
+        self._ready: np.random.Generator | None = generator(*key)
+
+    def __call__(self) -> np.random.Generator:
+        ready, self._ready = self._ready, None
+        return generator(*self.key) if ready is None else ready
 
 
 @dataclass

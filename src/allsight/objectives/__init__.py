@@ -27,6 +27,7 @@ from allsight.objectives.gathering import (
     encode_shared,
     equal_rows,
     gather_rows,
+    sum_of_rows,
     group_candidates,
     num_ranks,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "equal_rows",
     "false_negatives",
     "gather_rows",
+    "sum_of_rows",
     "gaussian_information",
     "gaussian_nll",
     "group_candidates",

@@ -32,6 +32,20 @@ def gather_rows(rows: Shaped[Tensor, " b *rest"]) -> Shaped[Tensor, " all_b *res
     return _GatherRows.apply(rows)
 
 
+@torch.no_grad()
+def sum_of_rows(rows: Shaped[Tensor, " b *rest"]) -> tuple[Shaped[Tensor, " *rest"], Float[Tensor, ""]]:
+    """The sum over the rows of all ranks, in float32 at least, and how many they are; no gradient.
+
+    Ranks may bring different numbers of rows, but must call it equally often.
+    """
+    total = rows.detach().sum(0, dtype=torch.promote_types(rows.dtype, torch.float32))
+    count = torch.tensor(float(len(rows)), dtype=total.dtype, device=total.device)
+    if num_ranks() > 1:
+        dist.all_reduce(total)
+        dist.all_reduce(count)
+    return total, count
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

@@ -208,6 +208,28 @@ def test_slow_copies_get_no_gradient_and_move_once_a_step():
     assert not torch.equal(start["backbone.norm.weight"], model.momentum_encoder.backbone.norm.weight)
 
 
+def test_centred_targets_lose_what_all_pictures_have_in_common_at_a_cell():
+    """A constant added at each place of the slow copy's features, however large, changes no target."""
+    targets = []
+    for added in (0.0, 5.0):
+        model = model_of(replace(m3i(centre=True), {"targets.intra.net.normalise": False}))
+        projector = model.targets["intra"].net.projector
+        places = torch.randn(16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        project = projector.forward
+        projector.forward = lambda seen, project=project, added=added: project(seen) + added * places
+        (looked,) = model.explain(batch_of(rows=6)).terms["intra"].looked
+        targets.append(looked.target.unflatten(0, (3, 16)))
+    torch.testing.assert_close(targets[0], targets[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(targets[0].mean(0), torch.zeros(16, 16).double(), rtol=0, atol=1e-12)
+    assert targets[0].std(0).min() > 0
+
+
+def test_one_picture_cannot_be_centred():
+    with pytest.raises(ConfigError, match="centre=true needs two pictures or more"):
+        model_of(m3i(centre=True))(batch_of(rows=2))
+    model_of(m3i(centre=True)).eval()(batch_of(rows=1))
+
+
 def test_the_decay_rises_along_half_a_cosine():
     schedule = MomentumSchedule(start=0.995, end=1.0, steps=100)
     assert schedule.decay(0) == pytest.approx(0.995)

@@ -247,6 +247,7 @@ def dense_target(
     weight: float = 1.0,
     decoder: dict[str, Any] | None = None,
     covariance: float | None = None,
+    centre: bool = False,
 ) -> Target.Config:
     """A slow copy's features of all cells of a view, kept from collapse by the covariance term.
 
@@ -254,11 +255,12 @@ def dense_target(
         pairs, roles, weight: As of `Target`.
         decoder: Settings of the decoder.
         covariance: Weight of the covariance term; None: `covariance_weight` of the decoder's width.
+        centre: As of the target network `momentum`.
     """
     dense = Dense.Config(**(decoder or {}))
     held = covariance_weight(dense.channels) if covariance is None else covariance
     return Target.Config(
-        net=Momentum.Config(normalise=True),
+        net=Momentum.Config(centre=centre, normalise=True),
         decoder=dense,
         posterior=Gaussian.Config(),
         regularisers=(Covariance.Config(weight=held),),
@@ -300,6 +302,7 @@ def m3i(
     decoder: dict[str, Any] | None = None,
     semantic: float = 0.5,
     captions: bool = False,
+    centre: bool = False,
     **others: Any,
 ) -> M3I.Config:
     """Two pictures mixed by blocks: one predicts its own view, one another view, both their categories.
@@ -313,11 +316,13 @@ def m3i(
         decoder: Settings of the two dense decoders.
         semantic: Weight of category and caption; 0 leaves them out.
         captions: Whether there is a target of captions too.
+        centre: Whether targets lose first what all pictures have in common at a cell, which a small network
+            would make all of its features [D]; see `Momentum`.
     Source: arXiv:2211.09807, figure 2.
     """
     targets: dict[str, Target.Config] = {
-        "intra": dense_target(((0, 0),), roles=(0,), decoder=decoder),
-        "inter": dense_target(((0, 1),), roles=(1,), decoder=decoder),
+        "intra": dense_target(((0, 0),), roles=(0,), decoder=decoder, centre=centre),
+        "inter": dense_target(((0, 1),), roles=(1,), decoder=decoder, centre=centre),
     }
     if semantic > 0:
         targets["category"] = category_target(semantic, label_smoothing=0.1)

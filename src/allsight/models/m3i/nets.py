@@ -23,6 +23,7 @@ from allsight.models.m3i.decoders import Decoder
 from allsight.models.m3i.encoder import Encoder, NeckName
 from allsight.models.m3i.scene import Scene
 from allsight.models.m3i.text import TextEncoder
+from allsight.objectives import num_ranks, sum_of_rows
 
 NETS = Family(
     "target network",
@@ -238,9 +239,13 @@ class Momentum(TargetNet):
         """Settings.
 
         Attributes:
+            centre: Take away first what all pictures of the step have in common at the cell: the mean of the
+                network there. Else a network that knows the place of a cell, and nothing of the picture, is
+                predicted without fault, and nothing keeps a small one from becoming that [D].
             normalise: Layer norm without weights on each target vector.
         """
 
+        centre: bool = False
         normalise: bool = False
 
     def __init__(self, config: Momentum.Config, given: Given) -> None:
@@ -254,7 +259,22 @@ class Momentum(TargetNet):
     def forward(self, scene: Scene, view: int, rows: Int64[Tensor, " b"], decoder: Decoder) -> Truth:
         with torch.no_grad():
             values = self.projector(scene.momentum(view))[scene.momentum_places(view, rows)]
+            if self.config.centre:
+                values = self._centred(values)
             return Truth(_normalised(values) if self.config.normalise else values)
+
+    def _centred(self, values: Float[Tensor, "b *cells d"]) -> Float[Tensor, "b *cells d"]:
+        if self.training:
+            total, count = sum_of_rows(values)
+        else:
+            # In evaluation ranks may have different numbers of batches.
+            total, count = values.sum(0, dtype=torch.promote_types(values.dtype, torch.float32)), len(values)
+        if self.training and len(values) * num_ranks() < 2:
+            raise ConfigError(
+                "target network 'momentum': centre=true needs two pictures or more that play the role; raise "
+                "the batch size, or set centre=false"
+            )
+        return values - total / count
 
     def copies(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         yield self.projector, self._followed[0]
