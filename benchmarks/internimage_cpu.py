@@ -8,7 +8,8 @@ the formulation of the official fall-back (`official`), in turns in one process;
 `prepare_for_inference` (`prepared`). Without gradients `cpu` fuses norms with their neighbours by itself.
 Offsets and weights of the operator are drawn at random so that offsets are about a pixel: a fresh network
 samples the regular grid only. Beside them runs one large matrix product, since that is where the floor is:
-the FLOPs of the linear layers and convolutions at its rate. Results go to `benchmarks/results/`. About 10
+the FLOPs of the linear layers and convolutions at its rate. `training-micro` is a step of the small network of
+the recipes, batch and size as in `internimage_micro_tiny20`. Results go to `benchmarks/results/`. About 10
 minutes with one thread.
 """
 
@@ -40,19 +41,20 @@ from allsight.models import Classifier
 
 WAYS = ("cpu", "reference", "official")
 LOOKING = ("cpu", "prepared", "reference", "official")
-PARTS = ("inference-224", "inference-512", "training", "memory", "accuracy")
+PARTS = ("inference-224", "inference-512", "training", "training-micro", "memory", "accuracy")
 GEMM, GEMM_SIDE = "matrix product", 2048
 # Ratio to the official network at least, and share of the floor at least: what must be and what should be.
 SPEED = {"inference-224": (2.3, 3.3), "inference-512": (2.8, 4.0), "training": (1.8, 2.6)}
 FLOOR = {"inference-224": (0.52, 0.75), "inference-512": (0.52, 0.75), "training": (0.48, 0.65)}
+MICRO = 32, 64  # Pictures in a step and their side, as in `internimage_micro_tiny20`.
 MEMORY, ACCURACY = (0.75, 0.6), (2e-5, 5e-6)
 OUTPUTS_MAY_DIFFER, GRADIENTS_MAY_DIFFER = 1e-3, 1e-2
 
 
-def classifier(classes: int = 1000) -> Classifier:
-    """InternImage-T with offsets of about a pixel and uneven weights."""
+def classifier(variant: str = "tiny", classes: int = 1000) -> Classifier:
+    """An InternImage with offsets of about a pixel and uneven weights."""
     torch.manual_seed(0)
-    model = Classifier(Classifier.Config.variant("tiny", num_classes=classes))
+    model = Classifier(Classifier.Config.variant(variant, num_classes=classes))
     for module in model.modules():
         if isinstance(module, DCNv3):
             for linear in (module.offset, module.mask):
@@ -92,9 +94,9 @@ def inference(size_px: int) -> Callable[[str], object]:
     return run
 
 
-def training(batch: int = 4, size_px: int = 224) -> Callable[[str], object]:
+def training(variant: str = "tiny", batch: int = 4, size_px: int = 224) -> Callable[[str], object]:
     """A function that does one step."""
-    model = classifier().train()
+    model = classifier(variant).train()
     # So small a step that the weights stay where they are, however often it is done.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-7, momentum=0.9)
     images, labels = torch.randn(batch, 3, size_px, size_px), torch.arange(batch)
@@ -151,9 +153,9 @@ def refuse_different() -> None:
         sys.exit(f"gradients differ from the float64 run by {middle:.1e} in the median; no speed-up is given")
 
 
-def forward_flops(size_px: int, batch: int) -> int:
+def forward_flops(size_px: int, batch: int, variant: str = "tiny") -> int:
     """Of linear layers and convolutions."""
-    model, images = classifier().eval(), torch.randn(batch, 3, size_px, size_px)
+    model, images = classifier(variant).eval(), torch.randn(batch, 3, size_px, size_px)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     return counter.get_total_flops()
@@ -176,9 +178,13 @@ def time_parts(parts: list[str], pairs: int, threads: int) -> str:
     ]
     square = torch.randn(GEMM_SIDE, GEMM_SIDE)
     for part in parts:
-        run = training() if part == "training" else inference(int(part.removeprefix("inference-")))
-        flops = 3 * forward_flops(224, 4) if part == "training" else forward_flops(int(part[-3:]), 1)
-        ways = WAYS if part == "training" else LOOKING
+        if part == "training-micro":
+            run, flops, ways = training("micro", *MICRO), 3 * forward_flops(MICRO[1], MICRO[0], "micro"), WAYS
+        elif part == "training":
+            run, flops, ways = training(), 3 * forward_flops(224, 4), WAYS
+        else:
+            size_px = int(part.removeprefix("inference-"))
+            run, flops, ways = inference(size_px), forward_flops(size_px, 1), LOOKING
         tasks: dict[str, Callable[[], object]] = {way: _bound(run, way) for way in ways}
         tasks[GEMM] = lambda: F.linear(square, square)
         samples = interleave(tasks, pairs=pairs, clock="cpu" if threads == 1 else "wall")
@@ -197,8 +203,8 @@ def _line(part: str, way: str, samples: Samples, floor_s: float) -> list[str]:
     took = f"{1e3 * samples.median(way):.0f} ms"
     if way == "cpu":
         share = floor_s / samples.median("cpu")
-        return [part, way, took, "", "", "", f"{share:.2f}", *map(str, FLOOR[part])]
-    bars = [f"{bar:g}x" for bar in SPEED[part]] if way == "official" else ["", ""]
+        return [part, way, took, "", "", "", f"{share:.2f}", *map(str, FLOOR.get(part, ("", "")))]
+    bars = [f"{bar:g}x" for bar in SPEED[part]] if way == "official" and part in SPEED else ["", ""]
     if way == "prepared":
         share = f"{floor_s / samples.median(way):.2f}"
         return ["", way, took, f"{samples.ratio(way, 'cpu'):.2f}x", *bars, share, "", ""]
@@ -250,7 +256,7 @@ def main() -> None:
         return
     refuse_different()
     parts = []
-    timed = [part for part in PARTS if part in chosen.only and part in SPEED]
+    timed = [part for part in PARTS if part in chosen.only and part not in ("memory", "accuracy")]
     if timed:
         parts.append(time_parts(timed, chosen.pairs, chosen.threads))
     if "memory" in chosen.only:

@@ -52,7 +52,7 @@ template <class T> struct Dcnv3 {
                                       : V{};
             const V x = scale * (load<V>(lattice + 2 * k) + pick<EverySecond<0>>(a, b));
             const V y = scale * (load<V>(lattice + 2 * k + n) + pick<EverySecond<1>>(a, b));
-            at.template keep<for_gradients>(k, place<T>(x, x_extent), place<T>(y, y_extent), start, width);
+            at.template place<for_gradients>(k, x, x_extent, y, y_extent, start, width);
         }
     }
 

@@ -78,17 +78,13 @@ template <class T> struct MsDeformAttnScratch {
             const I columns = load<I>(width + k), rows = load<I>(height + k);
             const V x = pick<EverySecond<0>>(a, b) * to_real<T>(columns) - T(0.5);
             const V y = pick<EverySecond<1>>(a, b) * to_real<T>(rows) - T(0.5);
-            at.template keep<for_gradients>(k, place<T>(x, map_of(columns)), place<T>(y, map_of(rows)),
-                                            load<I>(start + k), columns);
+            at.template place<for_gradients>(k, x, map_of(columns), y, map_of(rows), load<I>(start + k), columns);
         }
     }
 
   private:
     static ALLSIGHT_INLINE Extent<T> map_of(WholeInt<T> size) {
-        const Whole<T> one = splat<T>(1), zero = {};
-        const WholeInt<T> last = size - 2;
-        return {splat<T>(-2), to_real<T>(size) + one, WholeInt<T>{}, last > 0 ? last : WholeInt<T>{},
-                to_real<T>(size) > one ? one : zero};
+        return {splat<T>(-2), to_real<T>(size) + splat<T>(1), WholeInt<T>{}, size - 2};
     }
 };
 

@@ -16,13 +16,34 @@ namespace ALLSIGHT_ISA {
 template <class T> struct Extent {
     Whole<T> low, high;      // shifts beyond these are outside by more than a pixel
     WholeInt<T> center;      // what shifts are relative to
-    WholeInt<T> last;        // largest base whose right neighbour is inside, 0 if the map is one pixel wide
-    Whole<T> has_neighbour;  // 0 if the map is one pixel wide
+    WholeInt<T> before_last; // largest cell whose right neighbour is inside, -1 if the map is one pixel wide
 };
 
 template <class T> ALLSIGHT_INLINE Extent<T> extent(int32_t size, int32_t center) {
-    return {splat<T>(T(-2 - center)), splat<T>(T(size + 1 - center)), splat_int<T>(center),
-            splat_int<T>(size > 2 ? size - 2 : 0), splat<T>(T(size > 1))};
+    return {splat<T>(T(-2 - center)), splat<T>(T(size + 1 - center)), splat_int<T>(center), splat_int<T>(size - 2)};
+}
+
+// The pixel left of points, which may lie outside the map, and how far right of it they are, from 0 to 1.
+template <class T> struct Spot {
+    WholeInt<T> cell;
+    Whole<T> fraction;
+};
+
+// Find points at center + shift, pixels having integer centers and the map being surrounded by zeros. Only `shift` is
+// split into integer and fraction, so that the precision does not depend on how large the map is. NaN is outside.
+template <class T> ALLSIGHT_INLINE Spot<T> find(Whole<T> shift, const Extent<T> &map) {
+    using V = Whole<T>;
+    shift = shift > map.low ? shift : map.low; // also NaN
+    shift = shift < map.high ? shift : map.high;
+    const WholeInt<T> cut = to_int<T>(shift);
+    const V cut_real = to_real<T>(cut);
+    const V over = cut_real > shift ? splat<T>(1) : V{}; // truncation rounded up what is negative
+    return {map.center + cut - to_int<T>(over), shift - (cut_real - over)};
+}
+
+// Sign bit of each lane: whether a spot or its right neighbour is outside.
+template <class T> ALLSIGHT_INLINE WholeInt<T> is_at_edge(const Spot<T> &spot, const Extent<T> &map) {
+    return spot.cell | (map.before_last - spot.cell);
 }
 
 // Weights of the pixels `base` and `base + 1`, and their derivatives by the place.
@@ -31,28 +52,27 @@ template <class T> struct Axis {
     Whole<T> near, far, d_near, d_far;
 };
 
-// Place points at center + shift, pixels having integer centers and the map being surrounded by zeros. Only `shift` is
-// split into integer and fraction, so that the precision does not depend on how large the map is. At a pixel's center
-// the derivative is the one to the right. NaN is outside.
-template <class T> ALLSIGHT_INLINE Axis<T> place(Whole<T> shift, const Extent<T> &map) {
+// At a pixel's center the derivative is the one to the right.
+template <class T> ALLSIGHT_INLINE Axis<T> inside(const Spot<T> &spot) {
+    const Whole<T> one = splat<T>(1);
+    return {spot.cell, one - spot.fraction, spot.fraction, -one, one};
+}
+
+// The same for any spot; inside the map it gives the same bits.
+template <class T> ALLSIGHT_INLINE Axis<T> anywhere(const Spot<T> &spot, const Extent<T> &map) {
     using V = Whole<T>;
     using I = WholeInt<T>;
-    shift = shift > map.low ? shift : map.low; // also NaN
-    shift = shift < map.high ? shift : map.high;
-    const V zero = {}, one = splat<T>(1);
-    const I cut = to_int<T>(shift);
-    const V cut_real = to_real<T>(cut);
-    const V over = cut_real > shift ? one : zero; // truncation rounded up what is negative
-    const V fraction = shift - (cut_real - over);
-    const I cell = map.center + cut - to_int<T>(over);
-    I base = cell < 0 ? I{} : cell;
-    base = base > map.last ? map.last : base;
+    const V zero = {}, one = splat<T>(1), fraction = spot.fraction;
+    const V has_neighbour = to_real<T>(map.before_last) >= zero ? one : zero;
+    I base = spot.cell < 0 ? I{} : spot.cell;
+    const I last = map.before_last < 0 ? I{} : map.before_last;
+    base = base > last ? last : base;
     // The cell is the base, or the one before it (outside on the left), or the one after it (on the last pixel).
-    const V step = to_real<T>(cell - base);
+    const V step = to_real<T>(spot.cell - base);
     const V here = step == zero ? one : zero;
     const V before = step == -one ? one : zero;
-    const V after = step == one ? map.has_neighbour : zero;
-    const V here_far = here * map.has_neighbour;
+    const V after = step == one ? has_neighbour : zero;
+    const V here_far = here * has_neighbour;
     return {base, here * (one - fraction) + before * fraction, here_far * fraction + after * (one - fraction),
             before - here, here_far - after};
 }
@@ -64,7 +84,7 @@ template <class T> struct Points {
     int64_t padded = 0;
     int32_t *pixel = nullptr; // index of the upper left corner in its map
     T *weight = nullptr;      // how much each point counts
-    T *corner = nullptr;      // [4, padded] weights of its corners
+    T *corner = nullptr;      // [padded, 4] weights of its corners
     // Only for gradients: weights along the axes and their derivatives, [4, padded] each (left, right, top, bottom),
     // and the products <gradient, corner>, [padded, 4].
     T *along = nullptr, *slope = nullptr, *dots = nullptr;
@@ -83,16 +103,25 @@ template <class T> struct Points {
         return true;
     }
 
-    // Keep what `x` and `y` say of the points from `k` on; `weight` is there already.
+    // Place the points from `k` on at the centers of two extents + shifts; `weight` is there already.
+    template <bool for_gradients>
+    ALLSIGHT_INLINE void place(int64_t k, Whole<T> x_shift, const Extent<T> &x_map, Whole<T> y_shift,
+                               const Extent<T> &y_map, WholeInt<T> start, WholeInt<T> width) const {
+        const Spot<T> x = find<T>(x_shift, x_map), y = find<T>(y_shift, y_map);
+        // Most points lie inside, where half of the work is not needed.
+        if (any_negative(is_at_edge(x, x_map) | is_at_edge(y, y_map)))
+            keep<for_gradients>(k, anywhere(x, x_map), anywhere(y, y_map), start, width);
+        else
+            keep<for_gradients>(k, inside(x), inside(y), start, width);
+    }
+
+    // Keep what `x` and `y` say of the points from `k` on.
     template <bool for_gradients>
     ALLSIGHT_INLINE void keep(int64_t k, const Axis<T> &x, const Axis<T> &y, WholeInt<T> start,
                               WholeInt<T> width) const {
         store(pixel + k, start + y.base * width + x.base);
         const Whole<T> w = load<Whole<T>>(weight + k), top = w * y.near, bottom = w * y.far;
-        store(corner + k, top * x.near);
-        store(corner + padded + k, top * x.far);
-        store(corner + 2 * padded + k, bottom * x.near);
-        store(corner + 3 * padded + k, bottom * x.far);
+        interleave_four<T>(corner + 4 * k, top * x.near, top * x.far, bottom * x.near, bottom * x.far);
         if constexpr (for_gradients) {
             store(along + k, x.near), store(along + padded + k, x.far);
             store(along + 2 * padded + k, y.near), store(along + 3 * padded + k, y.far);
@@ -145,20 +174,17 @@ ALLSIGHT_INLINE void mix(const T *__restrict value, int64_t pixel_step, const Po
     using V = Vec<T, n>;
     constexpr int chains = width > 2 ? 2 : 4;
     V sum[chains][width] = {};
-    const T *corner = at.corner;
-    const int64_t padded = at.padded;
     for (int64_t run = 0; run < num_runs; ++run) {
         const int64_t right = runs[run].right, down = runs[run].down, end = first + runs[run].points;
         for (; first < end; ++first) {
             const T *upper = value + at.pixel[first] * pixel_step, *lower = upper + down;
-            const T w0 = corner[first], w1 = corner[first + padded];
-            const T w2 = corner[first + 2 * padded], w3 = corner[first + 3 * padded];
+            const Four<V> w = splat_four<V>(at.corner + 4 * first);
 #pragma GCC unroll 4
             for (int i = 0; i < width; ++i) {
-                sum[0][i] += w0 * load<V>(upper + i * n);
-                sum[1][i] += w1 * load<V>(upper + right + i * n);
-                sum[2 % chains][i] += w2 * load<V>(lower + i * n);
-                sum[3 % chains][i] += w3 * load<V>(lower + right + i * n);
+                sum[0][i] += w.a * load<V>(upper + i * n);
+                sum[1][i] += w.b * load<V>(upper + right + i * n);
+                sum[2 % chains][i] += w.c * load<V>(lower + i * n);
+                sum[3 % chains][i] += w.d * load<V>(lower + right + i * n);
             }
         }
     }
@@ -180,8 +206,6 @@ ALLSIGHT_INLINE void spread_block(const T *__restrict value, T *__restrict grad_
     using V = Vec<T, n>;
     constexpr int num_sums = 4 * count > n ? 4 * count / n : 1;
     V dot[num_sums * n] = {};
-    const T *__restrict corner = at.corner;
-    const int64_t padded = at.padded;
     for (int64_t c = 0; c < channels; c += n * width) {
         V g[width];
 #pragma GCC unroll 4
@@ -194,7 +218,7 @@ ALLSIGHT_INLINE void spread_block(const T *__restrict value, T *__restrict grad_
                 const int64_t place = start + (which & 1 ? right : 0) + (which & 2 ? down : 0);
                 const T *from = value + place;
                 T *to = grad_value + place;
-                const T w = corner[which * padded + first + q];
+                const T w = at.corner[4 * (first + q) + which];
 #pragma GCC unroll 4
                 for (int i = 0; i < width; ++i) {
                     dot[4 * q + which] += g[i] * load<V>(from + i * n);

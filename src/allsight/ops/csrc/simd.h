@@ -9,6 +9,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define ALLSIGHT_VECTOR_BYTES 64
 #elif defined(__AVX2__)
@@ -56,6 +60,22 @@ template <class T> ALLSIGHT_INLINE WholeInt<T> splat_int(int32_t x) { return x -
 template <class T> ALLSIGHT_INLINE Whole<T> to_real(WholeInt<T> v) { return __builtin_convertvector(v, Whole<T>); }
 template <class T> ALLSIGHT_INLINE WholeInt<T> to_int(Whole<T> v) { return __builtin_convertvector(v, WholeInt<T>); }
 
+// Whether the sign bit of any lane is set.
+template <class I> ALLSIGHT_INLINE bool any_negative(I v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof v == 64) return _mm512_movepi32_mask((__m512i)v) != 0;
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof v == 32) return _mm256_movemask_ps((__m256)v) != 0;
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof v == 16) return _mm_movemask_ps((__m128)v) != 0;
+#endif
+    int32_t all = 0;
+    for (unsigned lane = 0; lane < sizeof v / sizeof all; ++lane) all |= v[lane];
+    return all < 0;
+}
+
 // Lane j of the result is lane Index::of(j) of a and b side by side.
 template <class Index, class V, int... j> ALLSIGHT_INLINE V pick(V a, V b, std::integer_sequence<int, j...>) {
 #if defined(__clang__) || __GNUC__ >= 12
@@ -74,6 +94,51 @@ template <class Index, class V> ALLSIGHT_INLINE V pick(V a, V b) {
 template <int start> struct EverySecond {
     static constexpr int of(int lane) { return 2 * lane + start; }
 };
+
+// Lanes of the first (or second) halves of a and b in turns.
+template <int n, bool second> struct InTurns {
+    static constexpr int of(int lane) { return (lane % 2 ? n : 0) + (second ? n / 2 : 0) + lane / 2; }
+};
+
+// Store n times four numbers: the lanes of a, b, c and d in turns.
+template <class T> ALLSIGHT_INLINE void interleave_four(T *to, Whole<T> a, Whole<T> b, Whole<T> c, Whole<T> d) {
+    constexpr int n = kLanes<T>;
+    const Whole<T> ac = pick<InTurns<n, false>>(a, c), bd = pick<InTurns<n, false>>(b, d);
+    const Whole<T> more_ac = pick<InTurns<n, true>>(a, c), more_bd = pick<InTurns<n, true>>(b, d);
+    store(to, pick<InTurns<n, false>>(ac, bd)), store(to + n, pick<InTurns<n, true>>(ac, bd));
+    store(to + 2 * n, pick<InTurns<n, false>>(more_ac, more_bd));
+    store(to + 3 * n, pick<InTurns<n, true>>(more_ac, more_bd));
+}
+
+// Four numbers, each in all lanes of a vector.
+template <class V> struct Four {
+    V a, b, c, d;
+};
+
+// Lane `which` of each four lanes.
+template <int which> struct OfFour {
+    static constexpr int of(int lane) { return lane / 4 * 4 + which; }
+};
+
+#if defined(__clang__) || __GNUC__ >= 12
+template <class V, class T, int... j> ALLSIGHT_INLINE V repeat_four(const T *from, std::integer_sequence<int, j...>) {
+    const auto four = load<Vec<T, 4>>(from);
+    return __builtin_shufflevector(four, four, (j % 4)...);
+}
+#endif
+
+// Four neighbours in memory. They are read at once and spread in registers: what mixes is short of loads.
+template <class V, class T> ALLSIGHT_INLINE Four<V> splat_four(const T *from) {
+#if defined(__clang__) || __GNUC__ >= 12
+    constexpr int n = int(sizeof(V) / sizeof(T));
+    if constexpr (n % 4 == 0) {
+        const V all = repeat_four<V>(from, std::make_integer_sequence<int, n>{});
+        return {pick<OfFour<0>>(all, all), pick<OfFour<1>>(all, all), pick<OfFour<2>>(all, all),
+                pick<OfFour<3>>(all, all)};
+    }
+#endif
+    return {from[0] - V{}, from[1] - V{}, from[2] - V{}, from[3] - V{}};
+}
 
 // Every lane from the one `distance` away, pairwise.
 template <int distance> struct Swapped {
