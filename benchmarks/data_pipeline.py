@@ -125,7 +125,9 @@ class PlainPictures(torch.utils.data.Dataset):
 
 
 def _task(root: Path) -> Classification:
-    config = Classification.Config(data="imagefolder:pictures", size_px=_SIDE, crop="resized", batch_size=_BATCH)
+    config = Classification.Config(
+        data="imagefolder:pictures", size_px=_SIDE, crop="resized", batch_size=_BATCH
+    )
     return Classification(config, name="pictures", root=root)
 
 

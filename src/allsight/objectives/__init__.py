@@ -27,9 +27,9 @@ from allsight.objectives.gathering import (
     encode_shared,
     equal_rows,
     gather_rows,
-    sum_of_rows,
     group_candidates,
     num_ranks,
+    sum_of_rows,
 )
 from allsight.objectives.gaussian import (
     boltzmann_information,
@@ -76,7 +76,6 @@ __all__ = [
     "equal_rows",
     "false_negatives",
     "gather_rows",
-    "sum_of_rows",
     "gaussian_information",
     "gaussian_nll",
     "group_candidates",
@@ -91,6 +90,7 @@ __all__ = [
     "second_moment",
     "sigmoid_focal_loss",
     "soft_cross_entropy",
+    "sum_of_rows",
     "top_share",
     "unit_std",
     "variance_hinge",

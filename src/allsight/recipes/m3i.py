@@ -47,6 +47,7 @@ def m3i_micro() -> RunConfig:
             MICRO,
             block_px=8,
             decoder=decoder,
+            centre=True,
             momentum=MomentumSchedule(start=0.99),
             watch=Watch.Config(every_steps=50, reference_step=500),
         ),

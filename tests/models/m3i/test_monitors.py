@@ -26,6 +26,8 @@ from allsight.models.m3i import (
     Watch,
     cases,
 )
+from allsight.models.m3i.encoder import Seen
+from allsight.models.m3i.monitors import place_share
 from allsight.types import Batch, FeatureSpec
 
 DECODER = {"channels": 16, "heads": 2, "projector_blocks": 1, "predictor_blocks": 1}
@@ -56,6 +58,7 @@ def test_a_step_tells_all_monitors_of_the_page():
         "intra~inter/cosine",
         "category~text/cosine",
         "features/std",
+        "features/place_share",
         "features/rank",
         "momentum/distance",
         "supervised/label",
@@ -274,3 +277,25 @@ def test_gradient_matching_pulls_norms_together():
         norms.append([values[f"{name}/gradient"] for name in model.targets])
     assert max(norms[0]) / min(norms[0]) > 10
     assert max(norms[1]) / min(norms[1]) == pytest.approx(1, abs=1e-3)
+
+
+def seen_of(content, place, rows=400, shown=8):
+    """Cells whose variance is `content` by picture and `place` by place; every row shows others."""
+    rng = torch.Generator().manual_seed(0)
+    normal = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    grid, channels = (4, 4), 200
+    cells = torch.stack([torch.randperm(16, generator=rng)[:shown] for _ in range(rows)])
+    of_place = place**0.5 * normal(16, channels)
+    tokens = of_place[cells] + content**0.5 * normal(rows, shown, channels) + 3.0
+    return Seen(tokens, cells, grid)
+
+
+@pytest.mark.parametrize(("content", "place"), [(1.0, 0.0), (1.0, 1.0), (1.0, 9.0), (0.0, 1.0)])
+@pytest.mark.parametrize("rows", [6, 400])
+def test_place_share_is_what_the_place_explains(content, place, rows):
+    found = place_share(seen_of(content, place, rows))
+    assert float(found) == pytest.approx(place / (place + content), abs=0.02 if rows > 6 else 0.05)
+
+
+def test_place_share_of_one_picture_is_a_number():
+    assert 0 <= float(place_share(seen_of(1.0, 1.0, rows=1))) <= 1

@@ -410,7 +410,7 @@ class M3I(TaskModel):
         for name, term in terms.items():
             numbers |= target_numbers(name, term)
         first = next(iter(scene.seen.values()))[0]
-        numbers |= feature_numbers(first.tokens.detach().mean(1))
+        numbers |= feature_numbers(first)
         numbers |= {f"{name}/factor": factor for name, factor in self.balancer.numbers().items()}
         rows = len(scene.views[0])
         shares = {

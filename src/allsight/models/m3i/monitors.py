@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from allsight.config import Config, Configured
+from allsight.models.m3i.encoder import Seen
 from allsight.models.m3i.target import Looked, Term
 from allsight.objectives import (
     boltzmann_information,
@@ -63,9 +64,30 @@ def _spread(looked: Looked) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def feature_numbers(pooled: Float[Tensor, "n c"]) -> dict[str, Tensor]:
-    """How spread the representation itself is, one vector a picture."""
-    return {"features/std": unit_std(pooled), "features/rank": effective_rank(pooled)}
+def feature_numbers(seen: Seen) -> dict[str, Tensor]:
+    """How spread the representation itself is, one vector a picture, and how much of it is place alone."""
+    pooled = seen.tokens.mean(1)
+    numbers = {"features/std": unit_std(pooled), "features/rank": effective_rank(pooled)}
+    return numbers | {"features/place_share": place_share(seen)}
+
+
+@torch.no_grad()
+def place_share(seen: Seen) -> Float[Tensor, ""]:
+    """Share of the variance of cells that their place in the grid explains: 0 none, 1 all, whatever is shown.
+
+    The variance between places is what is left of that of their means when the part that few pictures a place
+    leave by chance is taken away (one-way analysis of variance with random effects).
+    """
+    rows = seen.tokens.flatten(0, 1).to(torch.promote_types(seen.tokens.dtype, torch.float32))
+    where, places = seen.cells.flatten(), seen.grid[0] * seen.grid[1]
+    counts = rows.new_zeros(places).index_add_(0, where, rows.new_ones(len(rows)))
+    means = rows.new_zeros(places, rows.shape[1]).index_add_(0, where, rows) / counts.clamp_min(1)[:, None]
+    used = (counts > 0).sum()
+    within = (rows - means[where]).square().sum() / (len(rows) - used).clamp_min(1)
+    between = (means - rows.mean(0)).square().sum(1) @ counts / (used - 1).clamp_min(1)
+    each = (len(rows) - counts.square().sum() / len(rows)) / (used - 1).clamp_min(1)
+    of_place = ((between - within) / each.clamp_min(1e-30)).clamp_min(0)
+    return of_place / (of_place + within).clamp_min(torch.finfo(rows.dtype).tiny)
 
 
 @dataclass(frozen=True)
