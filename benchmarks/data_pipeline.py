@@ -125,9 +125,8 @@ class PlainPictures(torch.utils.data.Dataset):
 
 
 def _task(root: Path) -> Classification:
-    config = Classification.Config(
-        data="imagefolder:pictures", size_px=_SIDE, crop="resized", batch_size=_BATCH
-    )
+    shapes = {"size_px": _SIDE, "crop": "resized", "batch_size": _BATCH}
+    config = Classification.Config(data="imagefolder:pictures", **shapes)
     return Classification(config, name="pictures", root=root)
 
 
@@ -211,7 +210,7 @@ def waiting(files: list[Path], batches: int = 40) -> list[list[str]]:
             for _ in range(batches):
                 next(steps)
             each_s = (time.perf_counter() - begun) / batches
-            # At full speed nothing lies ahead; as in any training, the first steps at another pace fill it up.
+            # At full speed nothing lies ahead; as in any training, the first steps fill that up.
             for _ in range(6):
                 next(steps)
                 time.sleep(2 * each_s)

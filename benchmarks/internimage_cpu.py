@@ -8,9 +8,9 @@ the formulation of the official fall-back (`official`), in turns in one process;
 `prepare_for_inference` (`prepared`). Without gradients `cpu` fuses norms with their neighbours by itself.
 Offsets and weights of the operator are drawn at random so that offsets are about a pixel: a fresh network
 samples the regular grid only. Beside them runs one large matrix product, since that is where the floor is:
-the FLOPs of the linear layers and convolutions at its rate. `training-micro` is a step of the small network of
-the recipes, batch and size as in `internimage_micro_tiny20`. Results go to `benchmarks/results/`. About 10
-minutes with one thread.
+the FLOPs of the linear layers and convolutions at its rate. `training-micro` is a step of the recipes' small
+network, batch and size as in `internimage_micro_tiny20`. Results go to `benchmarks/results/`. 10 minutes
+with one thread.
 """
 
 from __future__ import annotations

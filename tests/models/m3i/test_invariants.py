@@ -211,12 +211,12 @@ def test_slow_copies_get_no_gradient_and_move_once_a_step():
 def test_centred_targets_lose_what_all_pictures_have_in_common_at_a_cell():
     """A constant added at each place of the slow copy's features, however large, changes no target."""
     targets = []
-    for added in (0.0, 5.0):
+    places = torch.randn(16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for added in (0.0 * places, 5.0 * places):
         model = model_of(replace(m3i(centre=True), {"targets.intra.net.normalise": False}))
         projector = model.targets["intra"].net.projector
-        places = torch.randn(16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         project = projector.forward
-        projector.forward = lambda seen, project=project, added=added: project(seen) + added * places
+        projector.forward = lambda seen, project=project, added=added: project(seen) + added
         (looked,) = model.explain(batch_of(rows=6)).terms["intra"].looked
         targets.append(looked.target.unflatten(0, (3, 16)))
     torch.testing.assert_close(targets[0], targets[1], rtol=0, atol=1e-12)
