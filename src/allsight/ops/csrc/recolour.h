@@ -46,43 +46,75 @@ ALLSIGHT_INLINE Colours turned(const Colours &at, int32_t turn, int32_t saturati
     return {channel(5), channel(3), channel(1)};
 }
 
-template <bool turns> ALLSIGHT_INLINE void recolour(const allsight_recolour &call, Levels *values) {
+template <bool turns> ALLSIGHT_INLINE Colours recoloured(const allsight_recolour &call, Colours at) {
     const int32_t shift = int32_t(call.shift), first = int32_t(call.first_factor), last = int32_t(call.last_factor);
-    Colours at = {values[0], values[1], values[2]};
     const auto each = [&](auto change) { at = {change(at.red), change(at.green), change(at.blue)}; };
-    each([&](Levels v) { return cut(times(cut((v << kLevelBits) + shift), first)); });
+    each([&](Levels v) { return cut((v << kLevelBits) + shift); });
+    if (first != kUnit) each([&](Levels v) { return cut(times(v, first)); });
     if constexpr (turns) at = turned(at, int32_t(call.turn), int32_t(call.saturation));
-    each([&](Levels v) { return (cut(times(v, last)) + (1 << (kLevelBits - 1))) >> kLevelBits; });
-    values[0] = at.red, values[1] = at.green, values[2] = at.blue;
+    if (last != kUnit) each([&](Levels v) { return cut(times(v, last)); });
+    each([&](Levels v) { return (v + (1 << (kLevelBits - 1))) >> kLevelBits; });
+    return at;
+}
+
+// 16 pixels at a time pass through three planes of bytes.
+constexpr int kBlock = 16;
+using Plane = Vec<uint8_t, kBlock>;
+
+// Of three vectors of pixels side by side, the bytes of one channel: those in the first two, then all of them.
+template <int channel> struct InFirstTwo {
+    static constexpr int of(int lane) { return (3 * lane + channel) % 32; }
+};
+template <int channel> struct OrInThird {
+    static constexpr int of(int lane) { return 3 * lane + channel < 32 ? lane : 3 * lane + channel - 16; }
+};
+
+// Of the planes of red and green, the bytes that vector `part` of pixels has of them; then all of it.
+template <int part> struct RedAndGreen {
+    static constexpr int of(int lane) { return (16 * part + lane) % 3 % 2 * 16 + (16 * part + lane) / 3; }
+};
+template <int part> struct AndBlue {
+    static constexpr int of(int lane) { return (16 * part + lane) % 3 < 2 ? lane : 16 + (16 * part + lane) / 3; }
+};
+
+template <int channel> ALLSIGHT_INLINE Plane plane_of(Plane a, Plane b, Plane c) {
+    return pick<OrInThird<channel>>(pick<InFirstTwo<channel>>(a, b), c);
+}
+template <int part> ALLSIGHT_INLINE Plane part_of(Plane red, Plane green, Plane blue) {
+    return pick<AndBlue<part>>(pick<RedAndGreen<part>>(red, green), blue);
+}
+
+// 16 pixels, 48 bytes.
+template <bool turns>
+ALLSIGHT_INLINE void recolour_block(const allsight_recolour &call, const uint8_t *from, uint8_t *to) {
+    constexpr int n = kLanes<float>;
+    const Plane a = load<Plane>(from), b = load<Plane>(from + 16), c = load<Plane>(from + 32);
+    uint8_t planes[3][kBlock];
+    store(planes[0], plane_of<0>(a, b, c)), store(planes[1], plane_of<1>(a, b, c));
+    store(planes[2], plane_of<2>(a, b, c));
+    for (int i = 0; i < kBlock; i += n) {
+        const Colours before = {load_bytes(planes[0] + i), load_bytes(planes[1] + i), load_bytes(planes[2] + i)};
+        const Colours after = recoloured<turns>(call, before);
+        store_bytes(planes[0] + i, after.red), store_bytes(planes[1] + i, after.green);
+        store_bytes(planes[2] + i, after.blue);
+    }
+    const Plane red = load<Plane>(planes[call.red]), green = load<Plane>(planes[call.green]);
+    const Plane blue = load<Plane>(planes[call.blue]);
+    store(to, part_of<0>(red, green, blue)), store(to + 16, part_of<1>(red, green, blue));
+    store(to + 32, part_of<2>(red, green, blue));
 }
 
 template <bool turns> ALLSIGHT_APART void recolour_all(const allsight_recolour &call) {
-    constexpr int n = kLanes<float>;
     const uint8_t *from = (const uint8_t *)call.pixels;
     uint8_t *to = (uint8_t *)call.out;
-    const int64_t red = call.red, green = call.green, blue = call.blue;
-    for (int64_t i = 0; i < call.count; i += n) {
-        const int64_t left = call.count - i < n ? call.count - i : n;
-        alignas(64) int32_t lanes[3][n] = {};
-        const uint8_t *in = from + 3 * i;
-        if (left == n) {
-#pragma GCC unroll 16
-            for (int j = 0; j < n; ++j)
-                for (int c = 0; c < 3; ++c) lanes[c][j] = in[3 * j + c];
-        } else {
-            for (int64_t j = 0; j < left; ++j)
-                for (int c = 0; c < 3; ++c) lanes[c][j] = in[3 * j + c];
-        }
-        Levels values[3] = {load<Levels>(lanes[0]), load<Levels>(lanes[1]), load<Levels>(lanes[2])};
-        recolour<turns>(call, values);
-        for (int c = 0; c < 3; ++c) store(lanes[c], values[c]);
-        uint8_t *out = to + 3 * i;
-        for (int64_t j = 0; j < left; ++j) {
-            out[3 * j] = (uint8_t)lanes[red][j];
-            out[3 * j + 1] = (uint8_t)lanes[green][j];
-            out[3 * j + 2] = (uint8_t)lanes[blue][j];
-        }
-    }
+    int64_t i = 0;
+    for (; i + kBlock <= call.count; i += kBlock) recolour_block<turns>(call, from + 3 * i, to + 3 * i);
+    if (i == call.count) return;
+    uint8_t last[3 * kBlock] = {};
+    const size_t bytes = size_t(3 * (call.count - i));
+    std::memcpy(last, from + 3 * i, bytes);
+    recolour_block<turns>(call, last, last);
+    std::memcpy(to + 3 * i, last, bytes);
 }
 
 inline int recolour_u8(const allsight_recolour &call) {

@@ -76,6 +76,41 @@ template <class I> ALLSIGHT_INLINE bool any_negative(I v) {
     return all < 0;
 }
 
+// A whole vector of bytes in memory as integers, and back; values are 0 to 255. By name, since GCC takes a conversion
+// between sizes this different apart, lane by lane.
+ALLSIGHT_INLINE WholeInt<float> load_bytes(const uint8_t *from) {
+#if defined(__AVX512F__)
+    // With a mask, since GCC 12 takes the plain forms of its own headers for the use of what was never set.
+    return (WholeInt<float>)_mm512_maskz_cvtepu8_epi32(0xFFFF, _mm_loadu_si128((const __m128i *)from));
+#elif defined(__AVX2__)
+    return (WholeInt<float>)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#elif defined(__SSE2__)
+    int32_t four;
+    std::memcpy(&four, from, sizeof four);
+    const __m128i zero = _mm_setzero_si128(), pairs = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), zero);
+    return (WholeInt<float>)_mm_unpacklo_epi16(pairs, zero);
+#else
+    WholeInt<float> v;
+    for (int lane = 0; lane < kLanes<float>; ++lane) v[lane] = from[lane];
+    return v;
+#endif
+}
+
+ALLSIGHT_INLINE void store_bytes(uint8_t *to, WholeInt<float> v) {
+#if defined(__AVX512F__)
+    _mm512_mask_cvtepi32_storeu_epi8(to, 0xFFFF, (__m512i)v);
+#elif defined(__AVX2__)
+    const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(pairs, pairs));
+#elif defined(__SSE2__)
+    const __m128i pairs = _mm_packs_epi32((__m128i)v, (__m128i)v);
+    const int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(pairs, pairs));
+    std::memcpy(to, &four, sizeof four);
+#else
+    for (int lane = 0; lane < kLanes<float>; ++lane) to[lane] = (uint8_t)v[lane];
+#endif
+}
+
 // Lane j of the result is lane Index::of(j) of a and b side by side.
 template <class Index, class V, int... j> ALLSIGHT_INLINE V pick(V a, V b, std::integer_sequence<int, j...>) {
 #if defined(__clang__) || __GNUC__ >= 12
