@@ -81,6 +81,7 @@ class ExpertLinear(nn.Module):
         self.gathered: tuple[Tensor, Tensor] | None = None
         self.weight = nn.Parameter(torch.empty(num_experts, out_channels, in_channels))
         self.bias = nn.Parameter(torch.zeros(num_experts, out_channels))
+        self.no_weight_decay = {"bias"}
         for weight in self.weight:
             nn.init.xavier_uniform_(weight)
 
@@ -189,17 +190,31 @@ def choose_experts(
     return experts, gates
 
 
-def limit_load(mix: TokenMix, num_experts: int, capacity_factor: float) -> TokenMix:
+def limit_load(
+    mix: TokenMix, num_experts: int, capacity_factor: float, is_real: Bool[Tensor, "b t"] | None = None
+) -> TokenMix:
     """Take the weight from choices for which their expert has no room, the lightest ones first.
 
     Room is `capacity_factor` times the even share of the tokens. What a token gets then depends on the
     others of its micro-batch.
 
+    Args:
+        mix: What tokens chose.
+        num_experts: How many there are to choose from.
+        capacity_factor: See above.
+        is_real: Tokens that are no padding, which makes no room and takes none; None: all.
     Source: V-MoE, arXiv:2106.05974, section 4 (batch prioritised routing).
     """
     flat, gates = mix.experts.flatten(), mix.gates.flatten()
-    room = max(1, int(capacity_factor * flat.numel() / num_experts))
-    order = gates.detach().argsort(descending=True, stable=True)
+    if is_real is None:
+        weight, count = gates.detach(), flat.new_tensor(flat.numel())
+    else:
+        real = is_real[..., None].expand_as(mix.gates).flatten()
+        # Last in the order, and of no weight.
+        gates = gates * real
+        weight, count = gates.detach().masked_fill(~real, -1), real.sum()
+    room = (capacity_factor * count / num_experts).long().clamp_min(1)
+    order = weight.argsort(descending=True, stable=True)
     ordered = F.one_hot(flat[order], num_experts)
     place = (ordered.cumsum(0) * ordered).sum(-1)
     fits = torch.empty_like(place, dtype=torch.bool)

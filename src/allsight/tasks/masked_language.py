@@ -149,7 +149,8 @@ class MaskWords:
         count = max(1, round(self.share * (int(number[-1]) + 1)))
         taken = torch.from_numpy(np.isin(number, rng.permutation(int(number[-1]) + 1)[:count]))
         labels = torch.where(taken, ids, -100)
-        kind = torch.from_numpy(rng.random(len(ids)))
+        # One draw a word: parts of a taken word that stay would tell the rest.
+        kind = torch.from_numpy(rng.random(int(number[-1]) + 1)[number])
         other = torch.from_numpy(rng.integers(self.tokenizer.vocab_size, size=len(ids)))
         seen = torch.where(kind < 0.8, self.tokenizer.spe_id, torch.where(kind < 0.9, other, ids))
         ids = torch.cat([torch.where(taken, seen, ids), torch.tensor([self.tokenizer.eos_id])])

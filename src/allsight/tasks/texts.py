@@ -60,7 +60,7 @@ class TextTask(AskableTask):
 
     def encoded(self, name: str) -> Encoded:
         """The transform that gives an input of this name its ids."""
-        return Encoded(name, self.tokenizer, self.config.max_tokens, self.config.long_texts == "cut")
+        return Encoded(name, self.tokenizer, self.max_tokens, self.config.long_texts == "cut")
 
 
 class CaptionedTask(TextTask):

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -78,6 +79,11 @@ class VQA(TextTask):
     def among(self, candidates: tuple[str, ...]) -> AskableTask:
         return self.changed({}, classes=candidates)
 
+    @property
+    def max_tokens(self) -> int:
+        """Of a question; one more is the <SPE> that asks."""
+        return max(1, self.config.max_tokens - 1)
+
     def transform(self, split: Split) -> Transform:
         return Compose(*visual_steps(self.config, split), self.encoded("question"))
 
@@ -92,13 +98,17 @@ class VQA(TextTask):
         return Batch(self.name, tuple(sample.id for sample in samples), inputs, targets)
 
     def cast(self, batch: Batch) -> Query:
-        words = batch.inputs["words"]
-        question = Segment("text", words, batch.inputs["is_word"])
-        # The answer is read at a <SPE> of its own behind the question.
-        asking = Segment("text", words.new_full((len(batch), 1), self.tokenizer.spe_id))
+        words, is_word = batch.inputs["words"], batch.inputs["is_word"]
+        # The answer is read at a <SPE> between the question's words and its end, as in the release.
+        is_end = is_word & ~F.pad(is_word, (0, 1))[:, 1:]
+        question = Segment("text", words, is_word & ~is_end)
+        asking, end = (
+            Segment("text", words.new_full((len(batch), 1), token))
+            for token in (self.tokenizer.spe_id, self.tokenizer.eos_id)
+        )
         label = batch.targets.get("label")
         return Query(
-            (seen(batch), question, asking),
+            (seen(batch), question, asking, end),
             Closed(self.key, (on(words.device, self._candidates),)),
             read=2,
             labels=None if label is None else label[:, None],

@@ -365,6 +365,19 @@ def test_captions_that_are_all_equal_tell_nothing():
     assert candidates == pytest.approx((2 * math.log(3) + 2 * math.log(4)) / 4)
 
 
+def test_captions_of_all_roles_are_negatives_of_each_other():
+    """With two pictures in an input, a group of four rows has four candidates, as with one."""
+    config = replace(cases.m3i(VIT, block_px=4, decoder=DECODER, captions=True), {"watch.every_steps": 1})
+    config = replace(config, {"targets.text.net.encoder": {"channels": 8, "depth": 1, "heads": 2}})
+    for group_size in (4, 8):
+        model = model_of(config)
+        losses_of(model, batch_of(rows=8, group_size=group_size))
+        model.after_step(0)
+        values = model.monitors(0)
+        candidates = values["text/information"] / values["text/information_share"]
+        assert candidates == pytest.approx(math.log(group_size))
+
+
 def watched_text():
     config = replace(cases.clip(VIT, channels=8), {"targets.caption.net.encoder.channels": 8})
     text = {"targets.caption.net.encoder.heads": 2, "targets.caption.net.encoder.depth": 1}

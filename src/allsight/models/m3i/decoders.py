@@ -245,7 +245,9 @@ class Dense(Decoder):
             places = self._absolute(question.cells, question.grid, cells)
         else:
             assert question.places is not None
-            places = self.place(encode_places(question.places.to(cells.dtype), self.width))
+            # Encoded in float32 at least: in 16 bits the sines of places some cells away are off by a tenth.
+            wide = torch.promote_types(cells.dtype, torch.float32)
+            places = self.place(encode_places(question.places.to(wide), self.width).to(cells.dtype))
         x = torch.cat([*shown, self.mask_token + places], 1)
         for block in self.blocks:
             x = block(x)

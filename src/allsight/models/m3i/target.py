@@ -6,7 +6,7 @@ Letters: b rows, q cells.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -107,12 +107,19 @@ class Target(nn.Module, Configured):
         roles = range(len(players)) if self.config.roles is None else self.config.roles
         losses, counts, looked = [], [], []
         for input_view, target_view in self.config.pairs:
+            found = []
             for role in roles:
                 seen, rows = scene.seen[input_view][role], players[role]
                 truth = self.net(scene, target_view, rows, self.decoder)
-                prediction, truth = self._predict(scene, seen, rows, input_view, target_view, truth)
-                groups = Groups(scene.groups.size * len(rows) // len(scene.views[0]), scene.groups.ranks)
-                scored = self.posterior(prediction, truth, groups)
+                found.append((rows, *self._predict(scene, seen, rows, input_view, target_view, truth)))
+            if self.net.supervision == "caption" and sum(len(rows) for rows, *_ in found) == len(
+                scene.views[0]
+            ):
+                # Each sample plays one role: captions are negatives of each other whatever their roles.
+                found = [_in_order(found)]
+            for rows, prediction, truth in found:
+                size = max(1, scene.groups.size * len(rows) // len(scene.views[0]))
+                scored = self.posterior(prediction, truth, Groups(size, scene.groups.ranks))
                 loss = scored.loss
                 target = None if truth.values is None else _rows(truth.values, truth)
                 for regulariser in self.regularisers:
@@ -166,6 +173,20 @@ class Target(nn.Module, Configured):
             raise ConfigError("decoder of cells: the target network has no target for each cell")
         values = truth.values.take_along_dim(cells[..., None], 1) if self.config.cells == "hidden" else None
         return prediction, truth if values is None else Truth(values, present=truth.present)
+
+
+def _in_order(found: Sequence[tuple[Tensor, Tensor, Truth]]) -> tuple[Tensor, Tensor, Truth]:
+    """Samples, predictions and targets of all roles, in the order of the batch."""
+    rows = torch.cat([rows for rows, *_ in found])
+    order = rows.argsort()
+
+    def joined(parts: Sequence[Any]) -> Any:
+        return None if any(part is None for part in parts) else torch.cat(list(parts))[order]
+
+    truths = [truth for *_, truth in found]
+    names = ("values", "labels", "present", "keys")
+    truth = replace(truths[0], **{name: joined([getattr(t, name) for t in truths]) for name in names})
+    return rows[order], joined([prediction for _, prediction, _ in found]), truth
 
 
 def _rows(values: Float[Tensor, "b *cells d"], truth: Truth) -> Float[Tensor, "n d"]:

@@ -63,13 +63,15 @@ class Candidates:
         contents = tuple(segment.content for segment in segments)
         kept = self._kept.get(slot)
         if kept is None or kept.stamp != stamp or not _equal(kept.contents, contents):
-            training = encoder.training
+            # One by one: parts may be in another mode than the whole (`train_quietly`).
+            training = [module for module in encoder.modules() if module.training]
             encoder.eval()
             try:
                 with torch.no_grad():
                     kept = _Kept(stamp, contents, self._encode(encoder, segments, target))
             finally:
-                encoder.train(training)
+                for module in training:
+                    module.training = True
             self._kept[slot] = kept
         return kept.features
 

@@ -70,6 +70,7 @@ class Conditions:
         modalities: Number of each run's modality in `MODALITIES`.
         purpose: What the sequence is encoded for.
         is_open: Tokens that all others see, which is what a summary of the sequence is made of; None: all.
+        is_real: Tokens that are no padding; None: all.
     """
 
     runs: tuple[tuple[int, int], ...]
@@ -77,6 +78,7 @@ class Conditions:
     modalities: tuple[int, ...]
     purpose: Purpose
     is_open: Bool[Tensor, "b t"] | None = None
+    is_real: Bool[Tensor, "b t"] | None = None
 
     @cached_property
     def attribute_names(self) -> tuple[str, ...]:
@@ -108,6 +110,7 @@ def find_conditions(
     purpose: Purpose,
     *,
     is_open: Bool[Tensor, "b t"] | None = None,
+    is_real: Bool[Tensor, "b t"] | None = None,
     device: torch.device | str = "cpu",
 ) -> Conditions:
     """The runs of a sequence whose first part also holds the <SPE> in front.
@@ -116,7 +119,7 @@ def find_conditions(
         segments: The parts.
         lengths: Tokens of each, the first one's with the <SPE>.
         purpose: What they are encoded for.
-        is_open: As in `Conditions`.
+        is_open, is_real: As in `Conditions`.
         device: Where the attributes are needed.
     """
     runs: list[tuple[int, int]] = []
@@ -132,4 +135,4 @@ def find_conditions(
             kinds.append(found)
         end += length
     bits = torch.tensor([attributes for _, attributes in kinds], dtype=torch.float32, device=device)
-    return Conditions(tuple(runs), bits, tuple(kind for kind, _ in kinds), purpose, is_open)
+    return Conditions(tuple(runs), bits, tuple(kind for kind, _ in kinds), purpose, is_open, is_real)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ from allsight.layers.experts import ExpertLinear
 from allsight.models.uniperceiver.conditions import Conditions, Purpose, find_conditions
 from allsight.models.uniperceiver.prompts import PromptSettings
 from allsight.models.uniperceiver.router import ExpertSettings
-from allsight.models.uniperceiver.sequence import Layout, lay_out
+from allsight.models.uniperceiver.sequence import Layout, first_positions, lay_out
 from allsight.models.uniperceiver.tokenizers import NORM_EPS, TextTokenizer, VisionTokenizer, as_pixels
 from allsight.models.uniperceiver.trunk import Trunk
 from allsight.types import Segment
@@ -197,7 +197,8 @@ class Encoder(nn.Module):
         Raises:
             ValueError: A modality that the model has no tokenizer for.
         """
-        parts = [self._tokens(segment) for segment in segments]
+        firsts = first_positions(segments)
+        parts = [self._tokens(segment, first) for segment, first in zip(segments, firsts, strict=True)]
         layout = lay_out(segments, [part.shape[1] for part in parts], read)
         if len(layout.segments) > len(segments):
             ids = torch.full_like(layout.segments[-1].content, self.text.spe_id)
@@ -207,7 +208,8 @@ class Encoder(nn.Module):
     def conditions(self, layout: Layout, purpose: Purpose, x: Tensor) -> Conditions:
         """What experts are chosen by."""
         lengths = [layout.lengths[0] + 1, *layout.lengths[1:]]
-        return find_conditions(layout.segments, lengths, purpose, is_open=layout.is_open, device=x.device)
+        tokens = {"is_open": layout.is_open, "is_real": layout.real}
+        return find_conditions(layout.segments, lengths, purpose, **tokens, device=x.device)
 
     def target_parameters(self) -> list[nn.Parameter]:
         """What features of candidates depend on."""
@@ -221,9 +223,9 @@ class Encoder(nn.Module):
         """Features of the trunk as they are compared (before they are normalised)."""
         return self.output(self.output_norm(x))
 
-    def _tokens(self, segment: Segment) -> Float[Tensor, "b t c"]:
+    def _tokens(self, segment: Segment, first: int | Int64[Tensor, " b"]) -> Float[Tensor, "b t c"]:
         if segment.modality == "text":
-            return self.text(segment.content)
+            return self.text(segment.content, first, segment.mask)
         if segment.modality in ("image", "video"):
             return self.vision(as_pixels(segment.content, self.mean, self.std))
         raise ValueError(f"no tokenizer for modality '{segment.modality}'; expected text, image or video")
@@ -236,6 +238,12 @@ class Encoder(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        if isinstance(patches := self.vision.patches, nn.Conv2d):
+            # The linear layer on flattened patches that it is.
+            bound = math.sqrt(6 / (patches.weight[0].numel() + patches.out_channels))
+            nn.init.uniform_(patches.weight, -bound, bound)
+            assert patches.bias is not None
+            nn.init.zeros_(patches.bias)
         # Queries, keys and values are three layers in one matrix.
         for module in self.trunk.modules():
             qkv = getattr(module, "qkv", None)

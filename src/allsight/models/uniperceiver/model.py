@@ -137,7 +137,7 @@ class UniPerceiver(TaskModel):
         return self._candidates.features(self.encoder, among, purpose)
 
     def scale(self, name: str) -> Float[Tensor, ""]:
-        """1 / temperature.
+        """1 / temperature, at most `max_scale`, which is a constant without gradient above it.
 
         Raises:
             ConfigError: No temperature of that name.
@@ -147,13 +147,14 @@ class UniPerceiver(TaskModel):
             raise ConfigError(
                 f"no temperature '{name}'{did_you_mean(name, known)}; name it in config.model.temperatures"
             )
-        return self.log_scales[name].exp()
+        # Published files may hold more. At the bound itself the gradient passes.
+        return self.log_scales[name].clamp(max=math.log(self.config.max_scale)).exp()
 
     def after_step(self, step: int) -> None:
         for module in self.queues.modules():
             if isinstance(module, FeatureQueue):
                 module.advance()
-        # After the step and on the parameter: a bound inside the forward pass would end its gradient.
+        # On the parameter too: above the bound nothing would lead it back.
         with torch.no_grad():
             for log_scale in self.log_scales.values():
                 log_scale.clamp_(max=math.log(self.config.max_scale))

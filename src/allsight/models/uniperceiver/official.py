@@ -5,6 +5,7 @@ Source: fundamentalvision/Uni-Perceiver:uniperceiver/modeling, of v1 and of the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from allsight.models.uniperceiver.router import ExpertSettings
+from allsight.models.uniperceiver.tokenizers import sincos_grid
 from allsight.types import CheckpointError
 from allsight.weights import LoadReport, Weights, load_mapped
 
@@ -192,7 +194,8 @@ def recognise(weights: Weights) -> dict[str, Any]:
     layers = {int(m[1]): None for name in weights if (m := re.match(re.escape(_LAYERS) + r"(\d+)\.", name))}
     vocab_size, channels = weights[needed[0]].shape
     patch_px = weights[needed[1]].shape[-1]
-    cells = len(weights["video_embed.embeddings_st_pos.spatial_pos_embed.weight"])
+    grid = weights["video_embed.embeddings_st_pos.spatial_pos_embed.weight"]
+    side = isqrt(len(grid))
     first = f"{_LAYERS}0."
     experts = None
     pattern = re.compile(re.escape(f"{first}linear1{_EXPERTS}") + r"(\d+)\.weight")
@@ -217,11 +220,25 @@ def recognise(weights: Weights) -> dict[str, Any]:
         max_tokens=len(weights["token_embed.embeddings_pos.position_embeddings.weight"]),
         text_types=len(weights[_TEXT_TYPES]),
         patch_px=patch_px,
-        image_px=patch_px * isqrt(cells),
+        image_px=patch_px * side,
+        position_scale=_position_scale(grid),
         max_frames=len(weights["video_embed.embeddings_st_pos.temporal_pos_embed.weight"]),
         published=True,
         temperatures=tuple(name.removeprefix(_SCALE) for name in weights if name.startswith(_SCALE)),
     )
+
+
+def _position_scale(grid: Tensor) -> float:
+    """What the numbers of rows and columns were multiplied by; 1 where the grid is no such one."""
+    side = isqrt(len(grid))
+    if grid.is_meta or side < 2:
+        return 1.0
+    # The first number of the second row of cells is the sine of 1 times the scale.
+    scale = round(math.asin(max(-1.0, min(1.0, float(grid[side, 0])))), 6)
+    if scale <= 0:
+        return 1.0
+    expected = sincos_grid(side, side, grid.shape[1], scale=(scale, scale))
+    return scale if torch.allclose(expected, grid.float(), atol=1e-3) else 1.0
 
 
 def _folded(

@@ -97,6 +97,7 @@ class Router(nn.Module):
         self.choose = nn.Linear(width, settings.count, bias=False)
         if settings.looks_at_data:
             self.register_buffer("bias", torch.zeros(settings.count))
+        self.no_weight_decay = {"choose.weight", "embed.weight"}
         self._observed: list[Observed] = []
 
     def forward(
@@ -122,9 +123,15 @@ class Router(nn.Module):
         logits = self._logits(features)
         bias = self.bias if settings.bias_step > 0 else None
         experts, gates = choose_experts(logits, k=settings.top_k, noise=self._noise(logits), bias=bias)
-        self._note(logits.flatten(0, 1), experts.flatten(0, 1))
+        real = conditions.is_real
+        if real is None or not self.training:
+            self._note(logits.flatten(0, 1), experts.flatten(0, 1))
+        else:
+            self._note(logits[real], experts[real])
         mix = TokenMix(experts, gates)
-        return mix if settings.capacity is None else limit_load(mix, settings.count, settings.capacity)
+        if settings.capacity is None:
+            return mix
+        return limit_load(mix, settings.count, settings.capacity, real)
 
     def gates(self, conditions: Conditions) -> Float[Tensor, "m e"]:
         """The mix of each run, where the choice does not look at the data."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from allsight.types import Segment
@@ -84,6 +84,21 @@ def lay_out(segments: Sequence[Segment], lengths: Sequence[int], read: int | Non
         allowed, is_open = allowed & real[:, None], is_open & real
     is_open = is_open.expand(len(segments[0].content), -1)
     return Layout(tuple(parts), tuple(counts), span, allowed, is_open, real)
+
+
+def first_positions(segments: Sequence[Segment]) -> list[int | Int64[Tensor, " b"]]:
+    """Position of each segment's first token: texts go on where those before them end, padding left out.
+
+    So two texts are as one, and which of them comes first shows. A text that is written starts anew.
+    """
+    firsts: list[int | Tensor] = []
+    end: int | Tensor = 0
+    for segment in segments:
+        goes_on = segment.modality == "text" and not segment.causal
+        firsts.append(end if goes_on else 0)
+        if goes_on:
+            end = end + (segment.content.shape[1] if segment.mask is None else segment.mask.sum(1))
+    return firsts
 
 
 def _real(segments: Sequence[Segment], lengths: Sequence[int]) -> Bool[Tensor, "b t"] | None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 NORM_EPS = 1e-5
@@ -64,24 +64,46 @@ class TextTokenizer(nn.Module):
         self.words = nn.Embedding(vocab_size, channels)
         self.positions = nn.Embedding(max_tokens, channels)
         self.types = nn.Embedding(num_types, channels)
+        # As published: none of the embeddings decays.
+        self.no_weight_decay = {"words.weight", "positions.weight", "types.weight"}
         # In a tuple, so that a norm which is shared is not registered twice.
         self.spe_id, self.norm = spe_id, (norm,)
         self.spe_bias = nn.Parameter(torch.zeros(channels)) if spe_bias else None
 
-    def forward(self, ids: Int64[Tensor, "b t"], first: int = 0) -> Float[Tensor, "b t c"]:
-        """Tokens of words that stand at positions `first`, `first` + 1 ...
+    def forward(
+        self,
+        ids: Int64[Tensor, "b t"],
+        first: int | Int64[Tensor, " b"] = 0,
+        mask: Bool[Tensor, "b t"] | None = None,
+    ) -> Float[Tensor, "b t c"]:
+        """Tokens of words that stand at positions `first`, `first` + 1 ..., of all rows or row by row.
 
+        Args:
+            ids: Words.
+            first: Position of the first.
+            mask: True where words are real, and no padding behind them; None: all are.
         Raises:
             ValueError: There are more words than positions.
         """
-        most, end = self.positions.num_embeddings, first + ids.shape[1]
-        if end > most:
-            raise ValueError(f"text of {end} tokens: the model has {most} positions; encode with max_tokens")
-        places = self.positions.weight[first:end]
+        most, count = self.positions.num_embeddings, ids.shape[1]
+        if isinstance(first, int):
+            end = first + count
+            self._check_end(end)
+            places = self.positions.weight[first:end]
+        else:
+            if len(ids):
+                self._check_end(int((first + (count if mask is None else mask.sum(1))).max()))
+            numbers = first[:, None] + torch.arange(count, device=ids.device)
+            places = self.positions(numbers.clamp(max=most - 1))
         words = self.words(ids)
         if self.spe_bias is not None:
             words = words + (ids == self.spe_id)[..., None] * self.spe_bias
         return self.norm[0](words + places + self.types.weight[0])
+
+    def _check_end(self, end: int) -> None:
+        most = self.positions.num_embeddings
+        if end > most:
+            raise ValueError(f"text of {end} tokens: the model has {most} positions; encode with max_tokens")
 
     def prefix(self, rows: int) -> Float[Tensor, "b 1 c"]:
         """The <SPE> in front of every sequence: the word alone, without position and type."""
@@ -149,6 +171,7 @@ class VisionTokenizer(nn.Module):
         grid = sincos_grid(self.side, self.side, channels, scale=(position_scale, position_scale))
         self.grid = nn.Parameter(grid, requires_grad=False)
         self.frames = nn.Embedding(max_frames, channels)
+        self.no_weight_decay = {"frames.weight"}
         self.types = (
             nn.Parameter(torch.zeros(num_types, channels), requires_grad=False) if num_types else None
         )
