@@ -112,6 +112,20 @@ def test_what_the_car_measured_is_read_where_it_is_there(tables):
     assert not rig.can_bus[7:16].any() and rig.can_bus[:3].any()
 
 
+def test_the_attitude_of_the_table_keeps_its_sign(tables):
+    """A network that was trained on the numbers tells the two quaternions of a turn apart."""
+    signs = []
+    for factor in (1, -1):
+        edited(
+            tables / "v1.0-toy/ego_pose.json",
+            lambda rows, factor=factor: [
+                row.update(rotation=[factor * value for value in row["rotation"]]) for row in rows
+            ],
+        )
+        signs.append(open_reader(f"nuscenes:{tables}", can_bus=True)[1].inputs["rig"].can_bus[3:7])
+    torch.testing.assert_close(signs[1], -signs[0])
+
+
 @pytest.mark.parametrize(
     ("table", "row", "field", "other"),
     [

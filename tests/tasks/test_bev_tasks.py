@@ -255,3 +255,23 @@ def test_a_head_needs_a_birds_eye_view_map_and_the_classes_of_the_data(drives):
         task(BEVDetection, drives).head((FeatureSpec(8, 4),))
     with pytest.raises(ConfigError, match="there are 10 classes"):
         task(BEVDetection, drives, head=head_of(num_classes=3)).head((spec_of(),))
+
+
+def test_official_losses_leave_boxes_with_unknown_numbers_out_and_count_boxes(drives):
+    ours, official = (task(BEVDetection, drives, compat=compat) for compat in (None, "official"))
+    batch = batch_of(ours)
+    boxes = batch.targets["boxes"][0]
+    boxes.velocities_ref_mps[0] = float("nan")
+    number = sum(len(each.labels) for each in batch.targets["boxes"])
+    assert ours.counts(batch)["boxes"] == number + 2
+    assert official.counts(batch)["boxes"] == number
+    grid = BEVGrid((-50.0, -50.0, -5.0, 50.0, 50.0, 3.0), (4, 4))
+    torch.manual_seed(0)
+    head = ours.head((BEVSpec(16, 1, grid),))
+    outputs = head(torch.randn(2, 16, 4, 4))
+    losses = [one.loss(outputs, batch) for one in (ours, official)]
+    assert all(bool(loss.isfinite()) for found in losses for loss in found.values())
+    # Nothing of box 0 is left, so that its other numbers no longer matter.
+    boxes.centers_ref_m[0, 2] += 3.0
+    again = [one.loss(outputs, batch) for one in (ours, official)]
+    assert float(again[0]["boxes"].detach()) != float(losses[0]["boxes"].detach())

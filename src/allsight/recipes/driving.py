@@ -137,8 +137,8 @@ def _nuscenes(variant: str, *, hw_px: tuple[int, int], history: int) -> RunConfi
     """The published schedule on clips: one of the earlier frames is dropped, only the last one learns.
 
     What differs: alignment by relative poses (`model.network.compat=official` has the published rules, and
-    then the tasks' `can_bus` brings what the car measured); pictures are cut at the top where they are too
-    high, not padded below.
+    then the tasks' `can_bus` brings what the car measured); pictures are resized with antialiasing, and what
+    is missing below (900 x 1600 px at these sizes) has the mean colour.
     """
     return RunConfig(
         name=f"bevformer_{variant}_nuscenes",
@@ -153,6 +153,7 @@ def _nuscenes(variant: str, *, hw_px: tuple[int, int], history: int) -> RunConfi
                 mirror=0.0,
                 distortion=True,
                 grid_mask=0.7,
+                compat="official",
                 head=DetectionHead.Config(),
                 batch_size=8,
             )

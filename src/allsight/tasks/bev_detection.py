@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from pydantic import Field
@@ -58,6 +58,10 @@ class BEVDetection(RigTask):
         """The best so many boxes of a sample are answered."""
         min_score: float = Field(default=0.0, ge=0, le=1)
         """Boxes below this score are left out."""
+        compat: Literal["official"] | None = None
+        """"official": the losses of the release. A box with an unknown number (velocity NaN) is left out of
+        the L1 loss as a whole, not for that number alone, and sums are divided by the number of boxes, at
+        least 1, not by that of boxes and frames."""
         eval_range_m: float | None = Field(default=None, gt=0)
         """How far from the car boxes count at most, beside nuScenes' range of their class (50 m for
         others)."""
@@ -101,6 +105,7 @@ class BEVDetection(RigTask):
             box_weight=config.box_weight,
             code_weights=weights,
             num_boxes=count,
+            keep_boxes_in_part=config.compat != "official",
         )
         found = {name: loss.sum() for name, loss in losses.items()}
         if whole.heatmap is not None:
@@ -115,9 +120,10 @@ class BEVDetection(RigTask):
         truth = [boxes for moment in moments for boxes in moment["boxes"]]
         return dict.fromkeys(self.counted, self._count(truth))
 
-    @staticmethod
-    def _count(truth: Sequence[Boxes3D]) -> float:
-        return float(sum(len(boxes.labels) + 1 for boxes in truth))
+    def _count(self, truth: Sequence[Boxes3D]) -> float:
+        boxes = sum(len(each.labels) for each in truth)
+        # With the frames it is never zero, and frames without boxes count for what they teach.
+        return float(max(boxes, 1) if self.config.compat == "official" else boxes + len(truth))
 
     def decode(self, outputs: Any, batch: Batch) -> list[Answer]:
         """The best boxes of each row."""

@@ -1,6 +1,8 @@
 """The model as people use it: memory in their hands, true batches, clips, streams, heads of tasks."""
 
 import io
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -174,6 +176,33 @@ def test_padding_of_smaller_pictures_is_never_looked_at():
     _, expected = model.network.encoder.see(frame.rig, (32, 48))
     assert torch.equal(hits, expected)
     assert bool(hits.any())
+
+
+def test_pictures_that_fill_their_frame_in_part_stand_among_zeros():
+    """Normalised before they are padded, as in the release: black is no zero."""
+    model = model_of()
+    (frame,) = drive(1, rows=1)
+    small = torch.randint(0, 256, (1, 4, 3, 32, 48), dtype=torch.uint8)
+    padded = torch.full((1, 4, 3, 32, 64), 77, dtype=torch.uint8)
+    padded[..., :48] = small
+    seen = []
+    model.network.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model(MultiCameraBatch(padded, frame.rig, valid_hw_px=torch.tensor([32, 48]).expand(1, 4, 2)))
+    own = model.network.backbone.normalise(small.flatten(0, 1))
+    assert torch.equal(seen[0][..., :48], own)
+    assert not seen[0][..., 48:].any()
+
+
+def test_the_release_counts_padding_as_seen():
+    valid = torch.tensor([32, 40]).expand(1, 4, 2)
+    (frame,) = drive(1, rows=1)
+    for compat in (None, "official"):
+        model = model_of(network={"compat": compat})
+        with mock.patch.object(
+            model.network.encoder, "forward", wraps=model.network.encoder.forward
+        ) as encode:
+            model(MultiCameraBatch(frame.images, frame.rig, valid_hw_px=valid))
+        assert (encode.call_args.args[4] is None) == (compat == "official")
 
 
 def turn_map(cells, hw):
@@ -468,3 +497,10 @@ def test_small_starts_look_at_their_own_place_first():
     for embedding in (encoder.queries, encoder.level_embed, encoder.camera_embed):
         assert 0.03 < float(embedding.detach().std()) < 0.07
     assert float(encoder.motion(torch.randn(5, 8)).detach().abs().max()) < 0.3
+
+
+def test_the_published_alignment_refuses_a_world_that_is_moved():
+    official = config(network={"compat": "official"})
+    task = SimpleNamespace(config=SimpleNamespace(turn_rad=0.3, mirror=0.0))
+    with pytest.raises(ConfigError, match=r"tasks\.boxes\.turn_rad: .* set turn_rad=0"):
+        TrainableBEVFormer(official, {"boxes": task})

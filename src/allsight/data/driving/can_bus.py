@@ -43,16 +43,24 @@ class CanBus:
 
 
 def vehicle_signals(
-    world_from_ego: Float64[np.ndarray, "4 4"], measured: Float64[Tensor, " 9"]
+    world_from_ego: Float64[np.ndarray, "4 4"],
+    measured: Float64[Tensor, " 9"],
+    attitude_wxyz: Float64[np.ndarray, " 4"] | None = None,
 ) -> Float64[Tensor, " 18"]:
     """The vector that `CameraRig.can_bus` wants: place, attitude, what was measured, heading.
 
+    Args:
+        world_from_ego: Pose of the car.
+        measured: Acceleration, rotation rate and velocity.
+        attitude_wxyz: The quaternion of the pose as it is stored: a network that was trained on the numbers
+            tells its two signs apart. None: that of the pose with w >= 0.
     Source: fundamentalvision/BEVFormer:projects/mmdet3d_plugin/datasets/nuscenes_dataset.py.
     """
     turn = float(heading(world_from_ego[:3, :3])) % (2 * np.pi)
+    attitude = quaternion(world_from_ego[:3, :3]) if attitude_wxyz is None else attitude_wxyz
     return torch.cat(
         [
-            torch.from_numpy(np.concatenate([world_from_ego[:3, 3], quaternion(world_from_ego[:3, :3])])),
+            torch.from_numpy(np.concatenate([world_from_ego[:3, 3], attitude])),
             measured,
             torch.tensor([turn, np.degrees(turn)], dtype=torch.float64),
         ]

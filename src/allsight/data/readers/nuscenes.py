@@ -146,11 +146,14 @@ class NuScenes:
         id = f"{self.split}/{frame.token}"
         sample = to_sample(id, frame, self._tree, max_pixels=self._max_pixels)
         if self._can_bus is not None:
-            values = self._can_bus.at(frame.scene, int(self.index.sample_time_us[self.samples[index]]))
+            row = int(self.samples[index])
+            values = self._can_bus.at(frame.scene, int(self.index.sample_time_us[row]))
             pose = frame.world_from_ref @ inverse(frame.ego_from_ref)
+            # As it stands in the table, be w negative or not.
+            attitude = self.index.data_pose[int(self.index.data_of[row, self._reference])][3:]
             rig = sample.inputs["rig"]
             assert isinstance(rig, Rig)
-            signals = vehicle_signals(pose, values)
+            signals = vehicle_signals(pose, values, attitude)
             return replace(sample, inputs={**sample.inputs, "rig": replace(rig, can_bus=signals)})
         return sample
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -217,14 +217,16 @@ class BEVNetwork(nn.Module, Configured):
         Returns:
             The map, and the memory for the next frame, which still carries the graph.
         """
-        images, rig = batch.images, batch.rig
+        images, rig = _padded_with_zeros(self.backbone, batch), batch.rig
         if rig.is_present is not None:
             images = torch.where(rig.is_present[..., None, None, None], images, images.new_zeros(()))
         maps = self.neck(self.backbone(images.flatten(0, 1)))
         maps = [x.unflatten(0, images.shape[:2]) for x in maps]
         past = self.memory.recall(state, rig, batch.starts, maps[0])
         hw_px = (int(images.shape[3]), int(images.shape[4]))
-        cells = self.encoder(maps, rig, hw_px, past, batch.valid_hw_px, max_cells=max_cells)
+        # The release counts what lies in the padding as seen.
+        valid = None if self.config.compat == "official" else batch.valid_hw_px
+        cells = self.encoder(maps, rig, hw_px, past, valid, max_cells=max_cells)
         return cells.transpose(1, 2).unflatten(2, self.config.bev_hw), self.memory.keep(cells, rig)
 
     def run_clip(
@@ -267,3 +269,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in before:
             part.training = training
+
+
+def _padded_with_zeros(backbone: Backbone, batch: MultiCameraBatch) -> Shaped[Tensor, "b n 3 h w"]:
+    """Pictures of bytes that fill their frame in part are normalised here: around them are zeros, as in the
+    release, and not what black becomes."""
+    images, valid = batch.images, batch.valid_hw_px
+    if valid is None or images.is_floating_point():
+        return images
+    pixels = backbone.normalise(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    rows, columns = (
+        torch.arange(side, device=images.device) < valid[..., axis, None]
+        for axis, side in enumerate(images.shape[-2:])
+    )
+    inside = (rows[..., None] & columns[..., None, :])[:, :, None]
+    return torch.where(inside, pixels, pixels.new_zeros(()))

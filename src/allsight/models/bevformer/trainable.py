@@ -38,6 +38,7 @@ class TrainableBEVFormer(TaskModel):
 
     def __init__(self, config: BEVFormer.Config, tasks: Mapping[str, TaskOfModel]) -> None:
         super().__init__(config, tasks)
+        _refuse_moved_worlds(config, tasks)
         self.network = BEVNetwork(config.network)
         heads = {}
         for name, task in tasks.items():
@@ -97,3 +98,17 @@ class TrainableBEVFormer(TaskModel):
         if not own.keys() & part.keys():
             return dict(weights)
         return {ours: tensor for name, tensor in part.items() for ours in own.get(name, [name])}
+
+
+def _refuse_moved_worlds(config: BEVFormer.Config, tasks: Mapping[str, TaskOfModel]) -> None:
+    """The published alignment reads the car's own motion, which does not turn with a world that is moved."""
+    if config.network.compat != "official":
+        return
+    for name, task in tasks.items():
+        settings = getattr(task, "config", None)
+        moved = [key for key in ("turn_rad", "mirror", "world_scale") if getattr(settings, key, 0)]
+        if moved:
+            raise ConfigError(
+                f"config.tasks.{name}.{moved[0]}: model.network.compat='official' aligns frames by the car's "
+                f"own motion, which a moved world does not have; set {', '.join(f'{key}=0' for key in moved)}"
+            )
