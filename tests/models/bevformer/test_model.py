@@ -1,7 +1,6 @@
 """The model as people use it: memory in their hands, true batches, clips, streams, heads of tasks."""
 
 import io
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -14,6 +13,7 @@ from allsight.models import BEVFormer, model_for_tasks
 from allsight.models.bevformer import BEVStream, DetectionHead, TrainableBEVFormer
 from allsight.models.bevformer.stream import BEVStep
 from allsight.objectives import center_loss, center_targets, detection_3d_losses
+from allsight.tasks import BEVDetection
 from allsight.types import Batch, Boxes3D, MultiCameraBatch
 
 NETWORK = dict(bev_hw=(10, 12), channels=16, heads=2, hidden=24, layers=2, cameras=4)
@@ -501,6 +501,6 @@ def test_small_starts_look_at_their_own_place_first():
 
 def test_the_published_alignment_refuses_a_world_that_is_moved():
     official = config(network={"compat": "official"})
-    task = SimpleNamespace(config=SimpleNamespace(turn_rad=0.3, mirror=0.0))
+    task = BEVDetection(BEVDetection.Config(data="nuscenes:nowhere", turn_rad=0.3, mirror=0.0), name="boxes")
     with pytest.raises(ConfigError, match=r"tasks\.boxes\.turn_rad: .* set turn_rad=0"):
         TrainableBEVFormer(official, {"boxes": task})
