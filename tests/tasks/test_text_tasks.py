@@ -111,6 +111,25 @@ def test_masks_are_whole_words_and_stay_the_same_in_evaluation(root):
         assert taken and not rest.strip(), taken
 
 
+def test_what_becomes_of_a_masked_word_is_drawn_once_for_all_of_it(root):
+    """A part of it that stayed readable would tell the rest."""
+    task = build(TASKS["masked"], root, share_masked=1.0)
+    reader, transform = task.reader("train"), task.transform("train")
+    spe, fates = task.tokenizer.spe_id, set()
+    for seed in range(40):
+        sample = transform(reader[0], np.random.default_rng(seed))
+        seen, labels = sample.inputs["text"].tokens[:-1], sample.targets["masked_labels"]
+        start = 0
+        for word in re.findall(r"\s*\S+", sample.inputs["text"].string):
+            count = len(task.tokenizer.encode(word))
+            own = slice(start, start + count)
+            hidden, kept = seen[own] == spe, seen[own] == labels[own]
+            fates.add("hidden" if hidden.all() else "kept" if kept.all() else "other")
+            assert hidden.all() or not hidden.any()
+            start += count
+    assert fates == {"hidden", "kept", "other"}
+
+
 @pytest.mark.parametrize("text", ["a ___ square ___", "___ red square", "a red ___"])
 @pytest.mark.parametrize("cut", [False, True])
 def test_given_blanks_are_the_words_taken_out(root, text, cut):
