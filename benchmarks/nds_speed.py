@@ -77,7 +77,7 @@ def against_devkit(frames: int, boxes: int, devkit: Path) -> list[list[str]]:
         write_noisy(result, reader.index, reader.samples, invented=boxes - _TRUE_BOXES)
         begun = time.process_time()
         truth, racks = tables_truth(reader.index, reader.samples)
-        answers = read_submission(result, reader.index, reader.samples)
+        answers = read_submission(result, reader.index, reader.samples, in_table_order=reader.has_own_splits)
         loaded = time.process_time()
         own = evaluate(filtered(truth, racks), filtered(answers, racks), CLASSES)
         end = time.process_time()

@@ -139,7 +139,9 @@ def drives(tmp_path_factory):
 
 def own_result(root, reader):
     truth, racks = tables_truth(reader.index, reader.samples)
-    answers = read_submission(root / "results.json", reader.index, reader.samples)
+    answers = read_submission(
+        root / "results.json", reader.index, reader.samples, in_table_order=reader.has_own_splits
+    )
     return evaluate(filtered(truth, racks), filtered(answers, racks), CLASSES)
 
 
@@ -151,6 +153,24 @@ def test_a_result_file_without_a_sample_is_an_error_that_names_it(drives, tmp_pa
     (tmp_path / "results.json").write_text(json.dumps(tree))
     with pytest.raises(DataError, match=f"no results of sample {token}"):
         read_submission(tmp_path / "results.json", reader.index, reader.samples)
+
+
+def test_equal_scores_of_own_splits_rank_as_in_the_table_whatever_the_file(drives, tmp_path):
+    root, reader = drives
+    assert reader.has_own_splits
+    tree = json.loads((root / "results.json").read_text())
+    table = [row["token"] for row in json.loads((root / "v1.0-toy/sample.json").read_text())]
+    tree["results"] = {token: tree["results"][token] for token in sorted(tree["results"])}
+    (tmp_path / "results.json").write_text(json.dumps(tree))
+    orders = []
+    for in_table_order in (False, True):
+        boxes = read_submission(
+            tmp_path / "results.json", reader.index, reader.samples, in_table_order=in_table_order
+        )
+        tokens = [reader.index.token(int(reader.samples[n])) for n in boxes.samples]
+        orders.append(list(dict.fromkeys(tokens)))
+    assert orders[0] == [token for token in tree["results"] if tree["results"][token]]
+    assert orders[1] == [token for token in table if tree["results"][token]]
 
 
 def test_written_truth_reads_back_as_a_perfect_result(drives, tmp_path):

@@ -3,7 +3,7 @@
 | array | of each | holds |
 |---|---|---|
 | `scene_start` | scene, and one more | its first sample |
-| `sample_token`, `sample_time_us` | sample | |
+| `sample_token`, `sample_time_us`, `sample_place` | sample | and its row in the table |
 | `data_of` | sample, channel | its row of sensor data, -1 if there is none |
 | `data_file`, `data_hw`, `data_pose`, `data_sensor` | sensor data | file, size, ego to world (7) |
 | `sensor_pose`, `sensor_matrix` | calibrated sensor | sensor to ego (7), intrinsics (9, NaN without) |
@@ -42,13 +42,14 @@ def build(tables: Tables) -> Built:
     for row in scenes:
         if row["log_token"] not in logs:
             raise tables.dangling("scene", row, "log_token", "log")
-    samples, scene_start = _samples(tables, {row["token"]: n for n, row in enumerate(scenes)})
+    samples, places, scene_start = _samples(tables, {row["token"]: n for n, row in enumerate(scenes)})
     row_of = {row["token"]: n for n, row in enumerate(samples)}
     times_us = np.array([int(row["timestamp"]) for row in samples], dtype=np.int64)
     arrays: dict[str, np.ndarray] = {
         "scene_start": scene_start,
         "sample_token": np.array([row["token"].encode() for row in samples], dtype=np.bytes_),
         "sample_time_us": times_us,
+        "sample_place": np.array(places, dtype=np.int64),
     }
     channels = _add_sensor_data(tables, row_of, arrays)
     categories, attributes = _add_boxes(tables, row_of, times_us, arrays)
@@ -62,10 +63,14 @@ def build(tables: Tables) -> Built:
     return arrays, names
 
 
-def _samples(tables: Tables, scene_of: Mapping[str, int]) -> tuple[list[Mapping[str, Any]], np.ndarray]:
-    """Samples scene by scene in the order of time, and where each scene begins."""
+def _samples(
+    tables: Tables, scene_of: Mapping[str, int]
+) -> tuple[list[Mapping[str, Any]], list[int], np.ndarray]:
+    """Samples scene by scene in the order of time, the row of each in its table, where each scene begins."""
     of_scene: list[list[Mapping[str, Any]]] = [[] for _ in scene_of]
-    for row in tables.rows("sample", ("token", "timestamp", "scene_token")):
+    place_of: dict[str, int] = {}
+    for place, row in enumerate(tables.rows("sample", ("token", "timestamp", "scene_token"))):
+        place_of[row["token"]] = place
         if row["scene_token"] not in scene_of:
             raise tables.dangling("sample", row, "scene_token", "scene")
         of_scene[scene_of[row["scene_token"]]].append(row)
@@ -81,7 +86,8 @@ def _samples(tables: Tables, scene_of: Mapping[str, int]) -> tuple[list[Mapping[
                     f"{row['timestamp']}, its next, {row['next']}, at {here[row['next']]}"
                 )
     starts = np.cumsum([0, *map(len, of_scene)], dtype=np.int64)
-    return [row for rows in of_scene for row in rows], starts
+    found = [row for rows in of_scene for row in rows]
+    return found, [place_of[row["token"]] for row in found], starts
 
 
 def _add_sensor_data(

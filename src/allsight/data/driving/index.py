@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from allsight.data.driving.build import build
 from allsight.data.driving.tables import NEEDED, Tables
 
-FORMAT = 1
+FORMAT = 2
 _FOLDER = ".allsight_index"
 _SMALL_BYTES = 64 << 20
 """Smaller tables are parsed each time, which takes about two seconds; larger ones are kept as an index."""

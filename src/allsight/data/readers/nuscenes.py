@@ -90,6 +90,8 @@ class NuScenes:
         self._min_points, self._min_visibility, self._range_m = min_points, min_visibility, range_m
         self._can_bus = CanBus(path / "can_bus") if can_bus else None
         scenes = _scenes_of(path, folder, split, self.index)
+        self.has_own_splits = (folder / _SPLITS).is_file()
+        """Whether splits are those of `splits.json`, not the official ones."""
         starts = self.index.scene_start.tolist()
         self.samples: Int64[np.ndarray, " n"] = np.concatenate(
             [np.arange(starts[s], starts[s + 1]) for s in scenes]

@@ -93,9 +93,17 @@ def write_submission(
     return len(results)
 
 
-def read_submission(path: Path, index: Index, samples: Int64[np.ndarray, " s"]) -> WorldBoxes:
+def read_submission(
+    path: Path, index: Index, samples: Int64[np.ndarray, " s"], *, in_table_order: bool = False
+) -> WorldBoxes:
     """The boxes of a result file; samples are numbered by their place in `samples` (rows of `index`).
 
+    Args:
+        path: The file.
+        index: The tables.
+        samples: The samples of the split.
+        in_table_order: Take samples in the order of `sample.json`, not in that of the file: what the devkit
+            does for splits of one's own (`NuScenes.has_own_splits`). Equal scores are ranked by it.
     Raises:
         DataError: Not such a file, a sample that is missing, an unknown class, or a malformed box.
     """
@@ -114,10 +122,14 @@ def read_submission(path: Path, index: Index, samples: Int64[np.ndarray, " s"]) 
     number_of = {token: n for n, token in enumerate(tokens)}
     columns: dict[str, list[Any]] = {name: [] for name in _NUMBERS}
     samples_of, labels, attributes, scores = [], [], [], []
-    # In the order of the file, since equal scores are ranked by it.
-    for token, boxes in results.items():
+    # The order matters, since equal scores are ranked by it.
+    order: Iterable[str] = results
+    if in_table_order:
+        order = (tokens[n] for n in index.sample_place[samples].argsort(kind="stable").tolist())
+    for token in order:
         if token not in number_of:
             continue
+        boxes = results[token]
         try:
             labels += [label_of[box["detection_name"]] for box in boxes]
             attributes += [place_of.get(box["attribute_name"], -1) for box in boxes]
