@@ -117,6 +117,21 @@ def test_a_resized_picture_shows_points_where_its_matrix_says(how):
         assert torch.allclose(new, old * torch.tensor([x, y]) - torch.tensor([0.0, top]), atol=1e-6)
 
 
+def test_a_picture_that_is_too_low_is_resized_and_then_padded_below():
+    """The last row of the picture is not mixed with what is added, as in the release."""
+    raw = sample()
+    white = torch.full((3, 20, 80), 255, dtype=torch.uint8)
+    images = tuple(Image(white) for _ in raw.inputs["rig"].images)
+    raw = Sample("a", {"rig": Rig(images, *list(vars(rig()).values())[1:])})
+    after = ResizeRig((24, 60))(raw, np.random.default_rng(0)).inputs["rig"]
+    for image in after.images:
+        assert image.hw_px == (24, 60)
+        assert bool((image.pixels[:, :15] == 255).all())
+        assert bool((image.pixels[:, 15:] == torch.tensor(FILL, dtype=torch.uint8)[:, None, None]).all())
+    expected = torch.tensor([[0.75, 0, 0], [0, 0.75, 0], [0, 0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(after.img_from_ref.double(), expected @ rig().img_from_ref.double())
+
+
 def test_cut_and_mirrored_pictures_keep_points_on_what_they_show():
     """A bright cell is followed through the pixels and through the matrix."""
     spot = torch.zeros(3, 48, 80, dtype=torch.uint8)

@@ -55,7 +55,7 @@ class ResizeRig:
     Args:
         hw_px: Height and width.
         how: `exact`: aspect not kept. `bottom`: brought to the width; then rows at the top (the sky) are cut
-            off, or added below where the picture is too low.
+            off, or rows of the mean colour added below where the picture is too low.
     """
 
     hw_px: tuple[int, int]
@@ -66,16 +66,23 @@ class ResizeRig:
             raise ValueError(f"ResizeRig: expected exact or bottom and a size above 0, got {self}")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return on_rigs(
-            sample, lambda rig: _cropped(rig, [self._window(image) for image in rig.images], self.hw_px)
-        )
+        def change(rig: Rig) -> Rig:
+            cuts = [self._cut(image) for image in rig.images]
+            rig = _cropped(rig, [window for window, _ in cuts], [size for _, size in cuts])
+            whole = Window(0, 0, self.hw_px[1], self.hw_px[0])
+            return _cropped(rig, [whole] * len(cuts), [self.hw_px] * len(cuts))
 
-    def _window(self, image: Image) -> Window:
-        height, width = image.hw_px
+        return on_rigs(sample, change)
+
+    def _cut(self, image: Image) -> tuple[Window, tuple[int, int]]:
+        """What is shown of a picture, and the size it gets before rows are added below."""
+        (height, width), (most, across) = image.hw_px, self.hw_px
         if self.how == "exact":
-            return Window(0, 0, width, height)
-        rows = max(1, round(self.hw_px[0] * width / self.hw_px[1]))
-        return Window(0, max(0, height - rows), width, rows)
+            return Window(0, 0, width, height), self.hw_px
+        rows = max(1, round(most * width / across))
+        if rows <= height:
+            return Window(0, height - rows, width, rows), self.hw_px
+        return Window(0, 0, width, height), (min(most, max(1, round(height * across / width))), across)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class RandomCropRig:
         def change(rig: Rig) -> Rig:
             draws = rng.random((len(rig.images), 4))
             windows = [self._window(image, draw) for image, draw in zip(rig.images, draws, strict=True)]
-            rig = _cropped(rig, windows, None)
+            rig = _cropped(rig, windows, [image.hw_px for image in rig.images])
             return _flipped(rig, (draws[:, 3] < self.flip).tolist())
 
         return on_rigs(sample, change)
@@ -282,11 +289,10 @@ def mirrored(rig: Rig) -> Rig:
     return _flipped(rig, [True] * len(rig.images))
 
 
-def _cropped(rig: Rig, windows: list[Window], hw_px: tuple[int, int] | None) -> Rig:
-    """Each picture's window, brought to `hw_px` (None: to the size of the picture)."""
+def _cropped(rig: Rig, windows: list[Window], sizes: list[tuple[int, int]]) -> Rig:
+    """Each picture's window, brought to its size."""
     images, maps = [], []
-    for image, window in zip(rig.images, windows, strict=True):
-        size = hw_px or image.hw_px
+    for image, window, size in zip(rig.images, windows, sizes, strict=True):
         changed = crop_and_resize(Sample("", {"image": image}), window, size, fill=FILL)
         images.append(changed.image)
         x, y = size[1] / window.width, size[0] / window.height
