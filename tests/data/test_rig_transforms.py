@@ -23,6 +23,7 @@ from allsight.data.transforms import (
     WithinRange,
     move_world,
 )
+from allsight.data.transforms.carry import FILL
 from allsight.types import BEVGrid, BEVMap, Boxes3D, BoxNotes, DataError, Image, Rig, Sample
 
 NAMES = ("FRONT", "FRONT_LEFT", "FRONT_RIGHT", "BACK")
