@@ -230,6 +230,38 @@ def test_empty_batch_gives_empty_output_and_gradients(backend, dtype):
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize("size", [(0, 6), (4, 0)])
+def test_a_map_without_pixels_is_refused_however_it_is_padded(backend, dtype, size):
+    value = torch.randn(1, *size, 8, dtype=dtype)
+    rows, columns = size[0] + 2, size[1] + 2
+    offset, mask = (
+        torch.zeros(1, rows, columns, 36, dtype=dtype),
+        torch.zeros(1, rows, columns, 18, dtype=dtype),
+    )
+    with pytest.raises(ValueError, match="value: expected a map of one pixel at least"):
+        dcnv3(value, offset, mask, groups=2, padding=2, backend=backend)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_functional_transforms_take_the_reference():
+    """Kernels have no functional gradient, and `jvp` of them would be a silent zero."""
+    value, offset, mask = random_inputs(5, 1, 4, 4, 1, 4, 9, (4, 4), dtype=torch.float64)
+
+    def total(value, backend="auto"):
+        return dcnv3(value, offset, mask, groups=1, backend=backend).square().sum()
+
+    own = value.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(total(own), own)
+    torch.testing.assert_close(torch.func.grad(total)(value), expected)
+    each = torch.func.vmap(torch.func.grad(total))(torch.stack([value, 2 * value]))
+    torch.testing.assert_close(each, torch.stack([expected, 2 * expected]))
+    with pytest.raises(NotImplementedError, match="forward AD"):
+        torch.func.jvp(total, (value,), (value,))
+    with pytest.raises(ValueError, match=r"torch\.func differentiates PyTorch's own operators alone"):
+        torch.func.grad(lambda value: total(value, "cpu"))(value)
+
+
+@EVERY_BACKEND
 def test_memory_layout_of_the_inputs_does_not_matter(backend, dtype):
     inputs = random_inputs(6, 2, 5, 4, 2, 3, 9, (5, 4), dtype)
     scattered = [tensor.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0) for tensor in inputs]

@@ -74,3 +74,11 @@ def test_shapes_that_do_not_fit_are_named(without_shape_checks):
         expert_dispatch(**{**given, "weight": given["weight"].float()})
     with pytest.raises(ValueError, match="experts: expected on cpu like x, got meta"):
         expert_dispatch(**{**given, "experts": given["experts"].to("meta")})
+
+
+@pytest.mark.parametrize("expert", [-1, 3, 7])
+def test_an_expert_that_there_is_not_is_an_error(expert):
+    given = inputs()
+    given["experts"][0, 1] = expert
+    with pytest.raises(IndexError, match=rf"experts: expected 0 to 2, got {expert}"):
+        expert_dispatch(**given, backend="cpu")

@@ -160,12 +160,12 @@ def test_each_image_of_a_batch_is_computed_alone(backend):
 
 
 @EVERY_BACKEND
-@pytest.mark.parametrize(("batch", "queries"), [(0, 4), (2, 0)])
-def test_empty_calls_give_empty_outputs_and_zero_gradients(backend, dtype, batch, queries):
-    inputs = [t.requires_grad_() for t in random_inputs(0, batch, SHAPES, 2, 3, queries, 2, dtype)]
+@pytest.mark.parametrize(("batch", "queries", "points"), [(0, 4, 2), (2, 0, 2), (2, 4, 0)])
+def test_empty_calls_give_empty_outputs_and_zero_gradients(backend, dtype, batch, queries, points):
+    inputs = [t.requires_grad_() for t in random_inputs(0, batch, SHAPES, 2, 3, queries, points, dtype)]
     value, locations, weights = inputs
     output = ms_deform_attn(value, SHAPES, locations, weights, softmax=True, backend=backend)
-    assert output.shape == (batch, queries, 6)
+    assert output.shape == (batch, queries, 6) and not output.any()
     output.sum().backward()
     assert all(tensor.grad.shape == tensor.shape and not tensor.grad.any() for tensor in inputs)
 

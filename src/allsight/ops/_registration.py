@@ -116,9 +116,11 @@ def register(
         return run
 
     def refused_by_cpu(*call: Any) -> str | None:
-        return None if call[0].is_cpu else f"{tensors[0]} is on {call[0].device}"
+        return _is_transformed() or (None if call[0].is_cpu else f"{tensors[0]} is on {call[0].device}")
 
     def refused_by_triton(*call: Any) -> str | None:
+        if (reason := _is_transformed()) is not None:
+            return reason
         given = zip(tensors, call, strict=False)
         return _triton.refuses(*(tensor for tensor_name, tensor in given if tensor_name not in indices))
 
@@ -136,6 +138,20 @@ def register(
         refuses=lambda *call: None,
     )
     return Operator(name, (*(rows[backend] for backend in backends), last))
+
+
+def _is_transformed() -> str | None:
+    """Why kernels cannot serve a call inside of `torch.func.grad`, `jacrev`, `jvp` and the like, if it is in
+    one: their gradients are no such functions, and what `jvp` would make of them is a silent zero."""
+    if torch.compiler.is_compiling():
+        return None
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    stack, kinds = functorch.get_interpreter_stack(), functorch.TransformType
+    if stack is None:
+        return None
+    if any(interpreter.key() in (kinds.Grad, kinds.Jvp) for interpreter in stack):
+        return "torch.func differentiates PyTorch's own operators alone"
+    return None
 
 
 def nothing(like: Tensor) -> Tensor:

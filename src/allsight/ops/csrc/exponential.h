@@ -85,6 +85,7 @@ template <class T, int n> ALLSIGHT_INLINE void softmax_in_lanes(const T *logits,
 }
 
 template <class T> ALLSIGHT_INLINE void softmax_runs(const T *logits, T *out, int64_t runs, int64_t length) {
+    if (length == 0) return;
     if constexpr (kLanes<T> >= 4)
         if (length >= kLanes<T>) return softmax_in_lanes<T, kLanes<T>>(logits, out, runs, length);
     if constexpr (kLanes<T> > 8)

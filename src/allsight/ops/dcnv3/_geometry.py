@@ -164,6 +164,10 @@ class Geometry:
             raise ValueError(
                 f"{self.operator}: value: expected channels divisible by groups={self.groups}, got {channels}"
             )
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"{self.operator}: value: expected a map of one pixel at least, got {tuple(value.shape)}"
+            )
         rows, columns = self.output_size(height, width)
         if rows < 1 or columns < 1:
             raise ValueError(

@@ -12,7 +12,17 @@ from torch import Tensor
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor, gates: Tensor) -> Tensor:
-    """Compute `allsight.ops.expert_dispatch`."""
+    """Compute `allsight.ops.expert_dispatch`.
+
+    Raises:
+        IndexError: An expert that there is not.
+    """
+    if experts.numel():
+        low, high = (int(end) for end in experts.aminmax())
+        if low < 0 or high >= len(weight):
+            raise IndexError(
+                f"expert_dispatch: experts: expected 0 to {len(weight) - 1}, got {low if low < 0 else high}"
+            )
     out = x.new_zeros(len(x), weight.shape[1])
     for expert, rows, gate in _groups(experts, gates, len(weight)):
         mixed = gate[:, None] * torch.addmm(bias[expert], x[rows], weight[expert].T)
