@@ -36,8 +36,8 @@ class Detection3DScores:
     """nuScenes' mAP, errors and NDS over all samples seen.
 
     Boxes are compared in the world as the devkit does; those without points and those beyond the range of
-    their class are left out. Numbers differ from the devkit's by what an upright box in a tilted frame loses;
-    `allsight.tasks.metrics.submission` compares a result file with tables exactly.
+    their class are left out. Numbers differ from the devkit's by what an upright box in a tilted frame loses,
+    and by bicycles in racks, which the devkit takes out; `allsight.tasks.metrics.submission` compares a result file with tables exactly.
 
     Args:
         classes: Names.
