@@ -37,7 +37,8 @@ class Detection3DScores:
 
     Boxes are compared in the world as the devkit does; those without points and those beyond the range of
     their class are left out. Numbers differ from the devkit's by what an upright box in a tilted frame loses,
-    and by bicycles in racks, which the devkit takes out; `allsight.tasks.metrics.submission` compares a result file with tables exactly.
+    and by bicycles in racks, which the devkit takes out; `allsight.tasks.metrics.submission` compares a
+    result file with tables exactly.
 
     Args:
         classes: Names.
