@@ -6,7 +6,9 @@ from bisect import bisect_left
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from allsight.data.readers.files import ARCHIVE_SUFFIXES, Files, FolderFiles, is_hidden, open_archive
+from allsight.data.readers.file_names import is_hidden, leads_outside
+from allsight.data.readers.files import ARCHIVE_SUFFIXES, Files, open_archive
+from allsight.data.readers.folders import FolderFiles, read_file
 from allsight.data.readers.packed import PackedStrings
 from allsight.types import DataError
 
@@ -49,7 +51,7 @@ class FolderTree:
         self.root = root
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        return read_file(f"{self.root}/{name}")
 
     def where(self, name: str) -> str:
         return str(self.root / name)
@@ -171,7 +173,7 @@ def name_inside(name: str, said_by: str) -> str:
         DataError: It is absolute, climbs out with `..`, or is no possible name.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or ":" in path.parts[0]:
+    if leads_outside(name) or not path.parts or ":" in path.parts[0]:
         raise DataError(
             f"{said_by}: the file name {name[:200]!r} leads out of the data set's folder; "
             "expected a name below it"
