@@ -1,13 +1,14 @@
 """Folders and archives that are made to hang, to fill the memory, or to reach outside."""
 
 import io
+import json
 import os
 import tarfile
 import zipfile
 import zlib
 
 import pytest
-from data.toy_sets import picture, put
+from data.toy_sets import WRITERS, picture, put
 
 from allsight.data.readers import files, open_reader
 from allsight.types import DataError
@@ -121,6 +122,13 @@ def test_a_pipe_is_not_opened_where_a_file_is_named_either(tmp_path, name):
         open_reader(f"manifest:{tmp_path}")[0]
 
 
+def test_a_picture_that_a_json_names_and_that_never_was_there_is_called_missing(tmp_path):
+    question = {"question_id": 1, "image_id": 1, "question": "q", "image": "none.png"}
+    put(tmp_path / "annotations/vqa_train.json", json.dumps({"questions": [question]}))
+    with pytest.raises(DataError, match=rf"^train/1: no such file: {tmp_path}/none\.png$"):
+        open_reader(f"coco_vqa:{tmp_path}")[0]
+
+
 def test_each_folder_is_visited_once_however_many_links_lead_to_it(tmp_path):
     place = pets(tmp_path)
     os.symlink(tmp_path / "train", tmp_path / "train/again")
@@ -129,6 +137,18 @@ def test_each_folder_is_visited_once_however_many_links_lead_to_it(tmp_path):
     reader = open_reader(place)
     assert ids(reader) == ["train/cat/1.png", "train/dog/1.png"] and reader.classes == ("cat", "dog")
     assert reader.notes == ("3 links to folders that were visited already passed over",)
+
+
+@pytest.mark.parametrize("format", ["ade20k", "cityscapes", "label_maps", "yolo"])
+def test_links_are_counted_in_formats_of_several_folders_too(tmp_path, format):
+    first = WRITERS[format](tmp_path / "set")
+    first.rename(tmp_path / "far")
+    os.symlink(tmp_path / "far", first)
+    os.symlink(first.parent, first.parent / "loop")
+    reader = open_reader(f"{format}:{tmp_path / 'set'}")
+    assert "1 links lead outside the data set's folder; they are followed" in reader.notes
+    assert "1 links to folders that were visited already passed over" in reader.notes
+    assert "image" in reader[0].inputs
 
 
 def test_links_that_lead_outside_are_followed_and_counted(tmp_path):

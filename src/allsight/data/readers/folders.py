@@ -31,6 +31,7 @@ class FolderFiles:
         self.outside = 0
         """Links to places outside `home`."""
         self.names = PackedStrings(sorted(self._walk()))
+        self._parents.clear()
 
     def read(self, index: int) -> bytes:
         return read_file(f"{self.root}/{self.names[index]}")

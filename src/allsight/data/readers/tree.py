@@ -45,10 +45,16 @@ class Tree(Protocol):
 
 
 class FolderTree:
-    """A folder on disk. Nothing is listed before it is asked for."""
+    """A folder on disk. Nothing is listed before it is asked for.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        home: The data set's folder, for what is said of links that lead outside. Default `root`.
+    """
+
+    def __init__(self, root: Path, home: Path | None = None) -> None:
         self.root = root
+        self.home = home or root
 
     def read(self, name: str) -> bytes:
         return read_file(f"{self.root}/{name}")
@@ -80,7 +86,7 @@ class FolderTree:
 
     def below(self, folder: str) -> Tree | None:
         if (self.root / folder).is_dir():
-            return FolderTree(self.root / folder)
+            return FolderTree(self.root / folder, self.home)
         for suffix in ARCHIVE_SUFFIXES:
             archive = self.root / f"{folder}{suffix}"
             if archive.is_file():
@@ -149,6 +155,13 @@ class TreeFiles:
 
     def where(self, index: int) -> str:
         return self._tree.where(self._paths[index])
+
+
+def all_files(tree: Tree) -> Files:
+    """Every file of a tree, at any depth."""
+    return (
+        FolderFiles(tree.root, tree.home) if isinstance(tree, FolderTree) else TreeFiles(tree, tree.names())
+    )
 
 
 def open_tree(path: Path) -> Tree:
