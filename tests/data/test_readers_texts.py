@@ -180,12 +180,47 @@ def test_manifests_in_csv_may_hold_line_breaks_and_lists(tmp_path):
         (["text,label", "t"], "row 2: 1 fields; expected 2, as in the header"),
         (["text,text", "t,t"], "expected names of columns, each once"),
         (["text", '"a"b'], "not CSV"),
-        (["text", "x" * 200_000], "not CSV .*field larger than field limit"),
+        (["text"], r"train\.csv: the file has no rows"),
+        ([], r"train\.csv: the file has no rows"),
     ],
 )
 def test_a_wrong_csv_is_refused_with_its_place(tmp_path, rows, reason):
     with pytest.raises(DataError, match=reason):
         open_reader(manifest(tmp_path, *rows, name="train.csv"))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+def test_a_bad_row_is_a_sample_that_cannot_be_read(tmp_path, name):
+    lines = {
+        "train.jsonl": [b'{"text": "one"}', b"{oops", b'{"text": "caf\xe9"}', b"[1]", b'{"text": "five"}'],
+        "train.csv": [b"text", b"one", b"two,2", b"caf\xe9", b"3,3", b"five"],
+    }[name]
+    put(tmp_path / name, b"\n".join(lines))
+    reader = open_reader(f"manifest:{tmp_path}")
+    first = 2 if name == "train.csv" else 1
+    assert [reader[n].inputs["text"].string for n in (0, 4)] == ["one", "five"] and len(reader) == 5
+    for n in (1, 2, 3):
+        row = rf"^train/{n + first}: .*{name}, (line|row) {n + first}(:|,) "
+        with pytest.raises(DataError, match=row) as caught:
+            reader[n]
+        assert caught.value.sample_id == f"train/{n + first}"
+    assert reader.notes[0].startswith("3 rows cannot be read, the first: ")
+
+
+def test_bad_rows_of_one_file_for_all_splits_count_in_each(tmp_path):
+    rows = [json.dumps({"text": s, "split": s}) for s in ("train", "val")]
+    put(tmp_path / "all.jsonl", "\n".join([rows[0], "{", rows[1]]))
+    for split in ("train", "val"):
+        assert len(open_reader(str(tmp_path / "all.jsonl"), split=split)) == 2
+    with pytest.raises(DataError, match="no split 'test'; there are: train, val"):
+        open_reader(str(tmp_path / "all.jsonl"), split="test")
+
+
+def test_a_long_field_of_a_csv_is_refused_with_its_sample_as_in_jsonl(tmp_path):
+    reader = open_reader(manifest(tmp_path, "text", "x" * 200_000, "short", name="train.csv"))
+    with pytest.raises(DataError, match=r"^train/2: a text of 200000 characters.*max_characters"):
+        reader[0]
+    assert reader[1].inputs["text"].string == "short"
 
 
 def test_one_manifest_may_name_the_split_of_each_row(tmp_path):

@@ -116,6 +116,43 @@ def test_a_sample_that_makes_no_sense_is_named(tmp_path, files, said):
     assert caught.value.sample_id == "train-00000/2" and str(caught.value).startswith("train-00000/2")
 
 
+def test_the_last_ending_of_a_file_says_what_it_is(tmp_path):
+    files = [("1.left.cls", b"1"), ("1.left.jpg", jpeg(1)), ("2.cls", b"0"), ("2.jpg", jpeg(2))]
+    data = reader(
+        tmp_path,
+        [*files, ("2.mask.png", b"?"), ("3.a.jpg", jpeg(3)), ("3.b.jpg", jpeg(3))],
+        classes=("a", "b"),
+    )
+    assert data[0].targets == {"label": 1} and list(data.originals(0)) == ["jpg"]
+    assert data[1].targets == {"label": 0} and "files ending in .mask.png are passed over" in data.notes
+    with pytest.raises(DataError, match=r"^train-00000/3: several files of one kind \(.a.jpg, .b.jpg\)"):
+        data[2]
+
+
+def test_a_damaged_first_sample_is_refused_alone(tmp_path):
+    bad = [("1.jpg", jpeg(1)), ("1.json", b"{bad"), ("1.txt", b"x")]
+    for name, others in (("alone", []), ("first", [("2.jpg", jpeg(2)), ("2.txt", b"y")])):
+        data = reader(tmp_path / name, [*bad, *others])
+        with pytest.raises(DataError, match=r"^train-00000/1: its .json cannot be read") as caught:
+            data[0]
+        assert caught.value.sample_id == "train-00000/1"
+    assert data[1].targets == {"captions": ("y",)}
+
+
+def test_a_first_sample_without_what_the_others_have_is_the_one_refused(tmp_path):
+    files = [("1.jpg", jpeg(1)), ("2.cls", b"1"), ("2.jpg", jpeg(2)), ("3.cls", b"1"), ("3.jpg", jpeg(3))]
+    data = reader(tmp_path, files, classes=("a", "b"))
+    assert data.parts == ("image", "label") and data[1].targets == data[2].targets == {"label": 1}
+    with pytest.raises(DataError, match=r"^train-00000/1: no label; expected a file .cls"):
+        data[0]
+
+
+def test_a_sample_without_inputs_is_refused(tmp_path):
+    data = reader(tmp_path, [("1.cls", b"0"), ("1.weird", b"?")], classes=("a", "b"))
+    with pytest.raises(DataError, match=r"^train-00000/1: no picture, video or text"):
+        data[0]
+
+
 def test_labels_need_class_names(tmp_path):
     with pytest.raises(DataError, match=r"put classes.json beside the shards, or set classes"):
         reader(tmp_path, making.class_files(0, 2))

@@ -9,8 +9,8 @@ from allsight.data.readers.ade20k_classes import ADE20K_CLASSES
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.label_pairs import IGNORE, PairedMaps, label_table
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import leave_out_of, notes, pictures_of
-from allsight.data.readers.tree import Tree, TreeFiles, open_tree
+from allsight.data.readers.pictures import leave_out_of, link_notes, notes, pictures_of
+from allsight.data.readers.tree import Tree, TreeFiles, all_files, open_tree
 from allsight.types import DataError
 
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
@@ -46,7 +46,8 @@ class Ade20k(PairedMaps):
         if pictures is None or maps is None:
             expected = f"{path / 'images' / folder} and {path / 'annotations' / folder}"
             raise no_split(path, split, _splits(tree), expected)
-        every = pictures_of(TreeFiles(pictures, pictures.names()), f"{path} ({split})")
+        listed = all_files(pictures)
+        every = pictures_of(listed, f"{path} ({split})")
         files, left_out = leave_out_of(every, split, leave_out)
         names = PackedStrings(f"{name.rpartition('.')[0]}.png" for name in files.names)
         there = set(maps.names())
@@ -61,9 +62,12 @@ class Ade20k(PairedMaps):
             TreeFiles(maps, names),
             label_table({0: IGNORE, **{n + 1: n for n in range(len(ADE20K_CLASSES))}}),
             expected="0 (unlabelled) nor class 1 to 150",
-            notes=notes(
-                (left_out, "pictures left out"),
-                (len(there) - len(every.names), "label maps without a picture passed over"),
+            notes=(
+                *notes(
+                    (left_out, "pictures left out"),
+                    (len(there) - len(every.names), "label maps without a picture passed over"),
+                ),
+                *link_notes(listed),
             ),
             max_pixels=max_pixels,
         )

@@ -9,8 +9,8 @@ from allsight.data.decode import MAX_PIXELS
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.label_pairs import IGNORE, PairedMaps, label_table
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import leave_out_of, notes, pictures_of
-from allsight.data.readers.tree import Tree, TreeFiles, open_tree
+from allsight.data.readers.pictures import leave_out_of, link_notes, notes, pictures_of
+from allsight.data.readers.tree import Tree, TreeFiles, all_files, open_tree
 from allsight.types import DataError
 
 CITYSCAPES_LABELS: tuple[tuple[str, int], ...] = (
@@ -92,7 +92,8 @@ class Cityscapes(PairedMaps):
         if pictures is None or maps is None:
             expected = f"{path / 'leftImg8bit' / split} and {path / annotations / split}"
             raise no_split(path, split, _splits(tree, annotations), expected)
-        every = pictures_of(TreeFiles(pictures, pictures.names()), f"{path} ({split})")
+        listed = all_files(pictures)
+        every = pictures_of(listed, f"{path} ({split})")
         files, left_out = leave_out_of(every, split, leave_out)
         names = PackedStrings(f"{name.removesuffix(_PICTURE)}_{annotations}{_MAP}" for name in files.names)
         there = set(maps.names())
@@ -107,7 +108,7 @@ class Cityscapes(PairedMaps):
             TreeFiles(maps, names),
             label_table({value: label for value, (_, label) in enumerate(CITYSCAPES_LABELS)}),
             expected=f"0 to {len(CITYSCAPES_LABELS) - 1}",
-            notes=notes((left_out, "pictures left out")),
+            notes=(*notes((left_out, "pictures left out")), *link_notes(listed)),
             max_pixels=max_pixels,
         )
 

@@ -66,7 +66,9 @@ class CocoCaptions:
             if row is None:
                 orphans += 1
                 continue
-            texts = cleaned([check_text(annotation["caption"], layout.where)])
+            texts = cleaned(
+                [check_text(annotation["caption"], f"{layout.where}, annotation {annotation['id']}")]
+            )
             empty += not texts
             captions[row] += texts
         has_some = np.array([bool(captions[row]) for row in range(len(self._pictures))])

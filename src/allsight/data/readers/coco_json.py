@@ -90,7 +90,8 @@ def load(data: bytes, where: str, needed: Mapping[str, Mapping[str, str]]) -> Ma
         needed: Name of each list -> key -> kind of value that every entry must have.
 
     Raises:
-        DataError: Not json, or something needed is missing or of another kind.
+        DataError: Not json, or something needed is missing or of another kind; names the entry by its place,
+            counted from 1.
     """
     try:
         tree = json.loads(data)
@@ -100,19 +101,25 @@ def load(data: bytes, where: str, needed: Mapping[str, Mapping[str, str]]) -> Ma
         entries = tree.get(part) if isinstance(tree, dict) else None
         if not isinstance(entries, list):
             raise DataError(f"{where}: no list {part!r}; expected COCO json with {', '.join(needed)}")
-        for entry in entries:
-            if not isinstance(entry, dict):
-                raise DataError(f"{where}: an entry of {part!r} is {entry!r}; expected an object")
-            for key, kind in keys.items():
-                if key not in entry:
-                    raise DataError(f"{where}: an entry of {part!r} (id {entry.get('id')}) has no {key!r}")
-                types, expected = _KINDS[kind]
-                if type(entry[key]) not in types:
-                    raise DataError(
-                        f"{where}: an entry of {part!r} (id {entry.get('id')}) has {key!r} {entry[key]!r}; "
-                        f"expected {expected}"
-                    )
+        for number, entry in enumerate(entries, 1):
+            fault = _fault(entry, keys)
+            if fault:
+                named = f" (id {entry['id']!r:.40})" if isinstance(entry, dict) and "id" in entry else ""
+                raise DataError(f"{where}: entry {number} of {part!r}{named} {fault}")
     return tree
+
+
+def _fault(entry: Any, keys: Mapping[str, str]) -> str:
+    """What is wrong with an entry; empty if nothing is."""
+    if not isinstance(entry, dict):
+        return f"is {entry!r:.60}; expected an object"
+    for key, kind in keys.items():
+        types, expected = _KINDS[kind]
+        if key not in entry:
+            return f"has no {key!r}"
+        if type(entry[key]) not in types:
+            return f"has {key!r} {entry[key]!r:.60}; expected {expected}"
+    return ""
 
 
 def read_json(tree: Tree, name: str, needed: Mapping[str, Mapping[str, str]]) -> Mapping[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from allsight.data.readers.files import ARCHIVE_SUFFIXES, is_hidden
+from allsight.data.readers.file_names import is_hidden
+from allsight.data.readers.files import ARCHIVE_SUFFIXES
 from allsight.data.readers.formats import FORMATS, format_class
 from allsight.data.readers.found import Found
 from allsight.data.readers.tree import Tree, open_tree

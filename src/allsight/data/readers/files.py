@@ -6,8 +6,8 @@ microseconds on a local disk, and makes readers safe to pickle, to fork and to u
 
 from __future__ import annotations
 
-import os
 import re
+import stat
 import struct
 import tarfile
 import zipfile
@@ -18,10 +18,15 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from allsight.data.decode import MAX_PIXELS
+from allsight.data.readers.file_names import is_hidden, leads_outside
+from allsight.data.readers.folders import FolderFiles
 from allsight.data.readers.packed import PackedStrings
 from allsight.types import DataError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+_UNIX = 3
+"""What zips call the system they were made on."""
 
 
 @runtime_checkable
@@ -39,37 +44,31 @@ class Files(Protocol):
         ...
 
 
-class FolderFiles:
-    """The files below a folder, at any depth. Hidden ones and those of macOS archives are passed over."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        found = []
-        for folder, subfolders, files in os.walk(root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not is_hidden(name)]
-            below = Path(folder).relative_to(root).as_posix()
-            found += [name if below == "." else f"{below}/{name}" for name in files if not is_hidden(name)]
-        self.names = PackedStrings(sorted(found))
-
-    def read(self, index: int) -> bytes:
-        # Without pathlib and buffers, which together take as long as the system does.
-        with open(f"{self.root}/{self.names[index]}", "rb", buffering=0) as file:
-            return file.read()
-
-    def where(self, index: int) -> str:
-        return str(self.root / self.names[index])
+MAX_UNPACKED_BYTES = 8 * MAX_PIXELS
+"""A compressed member of an archive that unpacks to more is refused as a decompression bomb: some 680 MiB, an
+uncompressed picture of `MAX_PIXELS` with four channels of 16 bits. Members that lie there as they are may
+have any size, as files in folders may."""
 
 
 class ZipFiles:
-    """The files in a zip, stored or deflated."""
+    """The files in a zip, stored or deflated.
+
+    Raises:
+        DataError: Not a zip, or cut short; a member that is encrypted, compressed otherwise, a link or a
+            device; a name that leads outside. On reading, OSError: a damaged member, or one that unpacks to
+            more than `MAX_UNPACKED_BYTES` or than the archive says.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if not m.is_dir() and not is_hidden(m.filename)]
+                every = archive.infolist()
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{path}: not a zip, or cut short ({error}); get or write it anew") from error
+        for member in every:
+            _check_member(path, member.orig_filename, _is_special(member))
+        members = [m for m in every if not m.is_dir() and not is_hidden(m.filename)]
         for member in members:
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise DataError(
@@ -79,21 +78,34 @@ class ZipFiles:
         members.sort(key=lambda member: member.filename)
         self.names = PackedStrings(member.filename for member in members)
         self._places = np.array(
-            [(m.header_offset, m.compress_size, m.compress_type, m.CRC) for m in members], dtype=np.int64
-        ).reshape(-1, 4)
+            [(m.header_offset, m.compress_size, m.file_size, m.compress_type, m.CRC) for m in members],
+            dtype=np.int64,
+        ).reshape(-1, 5)
 
     def read(self, index: int) -> bytes:
-        header, size, method, checksum = self._places[index].tolist()
+        header, packed_size, size, method, checksum = self._places[index].tolist()
+        if method == zipfile.ZIP_DEFLATED and size > MAX_UNPACKED_BYTES:
+            raise OSError(
+                f"a compressed member of {size} bytes; expected at most {MAX_UNPACKED_BYTES}; "
+                "if you trust it, unpack the zip"
+            )
         with self.path.open("rb", buffering=0) as file:
             file.seek(header)
             # The local header repeats the name, and may have another extra field than the central directory.
-            name_size, extra_size = struct.unpack("<26xHH", file.read(30))
+            local = file.read(30)
+            if len(local) < 30:
+                raise OSError("damaged zip member: no header")
+            name_size, extra_size = struct.unpack("<26xHH", local)
             file.seek(header + 30 + name_size + extra_size)
-            data = file.read(size)
-        try:
-            data = zlib.decompress(data, wbits=-15) if method == zipfile.ZIP_DEFLATED else data
-        except zlib.error as error:
-            raise OSError(f"damaged zip member: {error}") from error
+            data = file.read(packed_size)
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                # One byte more than there should be, to notice those that go on.
+                data = zlib.decompressobj(wbits=-15).decompress(data, size + 1)
+            except zlib.error as error:
+                raise OSError(f"damaged zip member: {error}") from error
+        if len(data) != size:
+            raise OSError(f"damaged zip member: it holds other than the {size} bytes that the zip says")
         if zlib.crc32(data) != checksum:
             raise OSError("damaged zip member: its checksum differs")
         return data
@@ -103,7 +115,12 @@ class ZipFiles:
 
 
 class TarFiles:
-    """The files in an uncompressed tar. Opening it reads the header of every member."""
+    """The files in an uncompressed tar. Opening it reads the header of every member.
+
+    Raises:
+        DataError: Not such a tar, or cut short; a link, device, pipe or sparse file; a name that leads
+            outside.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,6 +128,8 @@ class TarFiles:
         try:
             with tarfile.open(path, "r:") as archive:
                 for member in archive:
+                    special = member.issparse() or not (member.isfile() or member.isdir())
+                    _check_member(path, member.name, special)
                     if member.isfile() and not is_hidden(member.name):
                         members.append((member.name.removeprefix("./"), member.offset_data, member.size))
         except (tarfile.TarError, OSError) as error:
@@ -186,7 +205,7 @@ def open_split(path: Path, split: str) -> Files:
             raise _no_split(path, split, there)
         return SomeFiles(files, picked, lambda name: name.removeprefix(start))
     if (path / split).is_dir():
-        return FolderFiles(path / split)
+        return FolderFiles(path / split, home=path)
     for suffix in ARCHIVE_SUFFIXES:
         if (path / f"{split}{suffix}").is_file():
             return _unwrapped(open_archive(path / f"{split}{suffix}"), split)
@@ -254,8 +273,10 @@ def open_archive(path: Path) -> Files:
     """The files of a .zip or an uncompressed .tar.
 
     Raises:
-        DataError: Another kind of file, or a damaged one.
+        DataError: Another kind of file, or a damaged one; links, devices, or names that lead outside.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a regular file; expected a .zip or an uncompressed .tar")
     if path.suffix == ".zip":
         return ZipFiles(path)
     if path.suffix == ".tar":
@@ -270,6 +291,18 @@ def _unwrapped(files: Files, split: str) -> Files:
     return files
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a path holds a part that file systems and archivers keep for themselves."""
-    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
+def _check_member(path: Path, name: str, special: bool) -> None:
+    """Refuse what could point outside an archive, though nothing is ever extracted."""
+    if leads_outside(name):
+        raise DataError(
+            f"{path}: the name {name[:200]!r} leads outside the archive; expected relative names without "
+            "'..'; whoever made it meant harm or erred, so take a copy you trust"
+        )
+    if special:
+        raise DataError(f"{path}: {name!r} is a link, device or sparse file; expected regular files only")
+
+
+def _is_special(member: zipfile.ZipInfo) -> bool:
+    """Whether a zip made on Unix says that a member is a link, device, pipe or socket."""
+    kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == _UNIX else 0
+    return kind not in (0, stat.S_IFREG, stat.S_IFDIR)

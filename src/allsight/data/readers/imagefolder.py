@@ -13,11 +13,14 @@ from jaxtyping import Int64
 from allsight.data.decode import MAX_PIXELS, LeastSize, decode_picture
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.classes import read_classes
-from allsight.data.readers.files import Files, FolderFiles, has_split, is_hidden, open_split
+from allsight.data.readers.file_names import is_hidden
+from allsight.data.readers.files import Files, has_split, open_split
+from allsight.data.readers.folders import FolderFiles
 from allsight.data.readers.found import Found, parts_of_splits
 from allsight.data.readers.pictures import (
     is_picture,
     leave_out_of,
+    link_notes,
     notes,
     original,
     pictures_of,
@@ -65,17 +68,20 @@ class ImageFolder:
         self._min_hw_px = None if min_side_px is None else (min_side_px, min_side_px)
         every = open_split(path, split)
         pictures = pictures_of(every, f"{path} ({split})")
-        empty = _empty_folders(every.root, pictures) if isinstance(every, FolderFiles) else []
+        empty = _empty_folders(every, pictures) if isinstance(every, FolderFiles) else []
         if empty and split == "train":
             more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
             raise DataError(
                 f"{path / split / empty[0]}: class folder without pictures{more}; fill or remove it"
             )
         self._files, left_out = leave_out_of(pictures, split, leave_out)
-        self.notes = notes(
-            (len(every.names) - len(pictures.names), "files that are no pictures passed over"),
-            (left_out, "pictures left out"),
-            (len(empty), "class folders without pictures"),
+        self.notes = (
+            *notes(
+                (len(every.names) - len(pictures.names), "files that are no pictures passed over"),
+                (left_out, "pictures left out"),
+                (len(empty), "class folders without pictures"),
+            ),
+            *link_notes(every),
         )
         keys = _class_keys(self._files.names, labels, path, split)
         table = read_classes(path / "classes.json") if path.is_dir() else None
@@ -142,10 +148,10 @@ def _has_classes(tree: Tree, split: str, first: str) -> bool:
     return nested or (tree.has_file("classes.json") and all("_" in name for name in pictures))
 
 
-def _empty_folders(root: Path, pictures: Files) -> list[str]:
+def _empty_folders(every: FolderFiles, pictures: Files) -> list[str]:
     filled = {name.split("/")[0] for name in pictures.names if "/" in name}
-    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
-    return sorted(folders - filled)
+    there = {entry.name for entry in every.root.iterdir() if entry.is_dir() and not is_hidden(entry.name)}
+    return sorted(there - filled - set(every.again))
 
 
 def _class_keys(names: Iterable[str], labels: str, path: Path, split: str) -> list[str]:

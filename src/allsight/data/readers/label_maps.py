@@ -11,8 +11,8 @@ from allsight.data.readers.classes import classes_in
 from allsight.data.readers.found import Found, matches, no_split
 from allsight.data.readers.label_pairs import IGNORE, PairedMaps, label_table
 from allsight.data.readers.packed import PackedStrings
-from allsight.data.readers.pictures import is_picture, leave_out_of, notes, pictures_of
-from allsight.data.readers.tree import Tree, TreeFiles, open_tree
+from allsight.data.readers.pictures import is_picture, leave_out_of, link_notes, notes, pictures_of
+from allsight.data.readers.tree import Tree, TreeFiles, all_files, open_tree
 from allsight.types import DataError
 
 _LAYOUTS = (("{split}", "{split}_labels"), ("images/{split}", "labels/{split}"))
@@ -71,7 +71,8 @@ class LabelMaps(PairedMaps):
         self.ignore = ignore if ignore is not None else stated if stated is not None else IGNORE
         """The files' value for pixels nobody labelled."""
 
-        every = pictures_of(TreeFiles(pictures, pictures.names()), str(path / pictures_at))
+        listed = all_files(pictures)
+        every = pictures_of(listed, str(path / pictures_at))
         files, left_out = leave_out_of(every, split, leave_out)
         label_of = {_stem(name): name for name in labels.names() if is_picture(name)}
         missing = [name for name in files.names if _stem(name) not in label_of]
@@ -89,10 +90,13 @@ class LabelMaps(PairedMaps):
             maps,
             label_table({**{value: value for value in range(len(classes))}, self.ignore: IGNORE}),
             expected=f"class 0 to {len(classes) - 1} nor ignore={self.ignore}",
-            notes=notes(
-                (len(classes) * are_numbers, "values that nothing names, called by their numbers"),
-                (left_out, "pictures left out"),
-                (len(label_of) - len(every.names), "label maps without a picture passed over"),
+            notes=(
+                *notes(
+                    (len(classes) * are_numbers, "values that nothing names, called by their numbers"),
+                    (left_out, "pictures left out"),
+                    (len(label_of) - len(every.names), "label maps without a picture passed over"),
+                ),
+                *link_notes(listed),
             ),
             max_pixels=max_pixels,
         )

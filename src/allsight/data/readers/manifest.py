@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from allsight.data.decode import MAX_PIXELS, decode_picture
 from allsight.data.listings import SampleClasses
 from allsight.data.readers.captions import MAX_CHARACTERS, check_length
 from allsight.data.readers.classes import read_classes
+from allsight.data.readers.folders import read_file
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.manifest_rows import check_row, class_key, class_keys, objects_of, texts_of
 from allsight.data.readers.packed import PackedStrings
@@ -50,9 +51,10 @@ class Manifest:
         max_pixels: Larger pictures are refused when they are read.
 
     Raises:
-        DataError: No such split; a row that cannot be read, has a field of another kind, a class that is not
-            known, an id twice, or a picture outside the folder. On reading: the picture is missing or
-            unreadable; a box is not finite or has no area in the picture; a text is too long.
+        DataError: No such split, no rows, or none that can be read; a row with a field of another kind, a
+            class that is not known, an id twice, or a picture outside the folder. On reading: the row is not
+            JSON, not UTF-8 or has too many or too few fields; the picture is missing or unreadable; a box is
+            not finite or has no area in the picture; a text is too long.
     """
 
     reads_single_files = True
@@ -72,19 +74,26 @@ class Manifest:
         self._max_characters, self._max_pixels = max_characters, max_pixels
         self._rows = _open(path, split)
         self._folder = self._rows.path.parent
-        chosen, ids, keys_of = [], [], []
+        chosen, ids, keys_of, faults = [], [], [], []
         for index, row in enumerate(self._rows):
-            if path.is_file() and row.get("split") != split:
-                continue
-            where = f"{self._rows.path}, row {self._rows.number(index)}"
-            check_row(row, where)
-            if not outside and "image" in row:
-                name_inside(row["image"], where)
+            if isinstance(row, DataError):
+                # Of which split it is, nobody can say, so where one file holds all it counts in each.
+                faults.append(row)
+                row = {}
+            else:
+                if path.is_file() and row.get("split") != split:
+                    continue
+                where = f"{self._rows.path}, row {self._rows.number(index)}"
+                check_row(row, where)
+                if not outside and "image" in row:
+                    name_inside(row["image"], where)
             chosen.append(index)
             ids.append(str(row.get("id", self._rows.number(index))))
             keys_of.append(class_keys(row))
-        if not chosen:
-            raise no_split(path, split, _splits(path), "rows with this `split`, or a file of this name")
+        if not len(self._rows):
+            raise DataError(f"{self._rows.path}: the file has no rows; expected a sample in each")
+        if len(faults) == len(chosen):
+            raise faults[0] if len(faults) == len(self._rows) else _no_rows(path, split)
         if len(set(ids)) < len(ids):
             twice = next(id for id in ids if ids.count(id) > 1)
             raise DataError(f"{self._rows.path}: the id {twice!r} occurs twice")
@@ -104,7 +113,10 @@ class Manifest:
         if unknown is not None:
             raise DataError(f"{self._rows.path}: class {unknown!r} is none of the {len(names)} classes")
         self._classes_of = SampleClasses.of_sets([{self._label_of[key] for key in some} for some in keys_of])
-        self.notes = notes((len(self._rows) - len(chosen), "rows of other splits passed over"))
+        self.notes = notes(
+            (len(self._rows) - len(chosen), "rows of other splits passed over"),
+            (len(faults), f"rows cannot be read, the first: {faults[0] if faults else ''}"),
+        )
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
@@ -152,13 +164,15 @@ class Manifest:
     def _row(self, index: int, id: str) -> Row:
         try:
             return self._rows[int(self._chosen[index])]
+        except DataError as fault:
+            raise DataError(f"{id}: {fault}", id) from None
         except OSError as error:
             raise DataError(f"{id}: {self._rows.path}: {error.strerror or error}", id) from error
 
     def _bytes(self, name: str, id: str) -> bytes:
         file = self._folder / name
         try:
-            return file.read_bytes()
+            return read_file(str(file))
         except FileNotFoundError:
             raise DataError(f"{id}: no such picture: {file} (named in {self._rows.path.name})", id) from None
         except OSError as error:
@@ -174,16 +188,24 @@ def _open(path: Path, split: str) -> Rows:
     raise no_split(path, split, _splits(path), f"{path / split}.jsonl or .csv")
 
 
+def _no_rows(path: Path, split: str) -> DataError:
+    return no_split(path, split, _splits(path), "rows with this `split`, or a file of this name")
+
+
+def _readable(rows: Rows) -> Iterator[Row]:
+    return (row for row in rows if not isinstance(row, DataError))
+
+
 def _splits(path: Path) -> list[str]:
     """Splits with a file of their own; or those that a single file's rows name."""
     if path.is_file():
-        return sorted({str(row["split"]) for row in open_rows(path) if "split" in row})
+        return sorted({str(row["split"]) for row in _readable(open_rows(path)) if "split" in row})
     return sorted({file.stem for suffix in SUFFIXES for file in path.glob(f"*{suffix}")})
 
 
 def _found_classes(path: Path, split: str, keys: set[str | int]) -> tuple[str, ...]:
     if split != "train" and "train" in _splits(path):
-        rows = open_rows(path) if path.is_file() else _open(path, "train")
+        rows = _readable(open_rows(path) if path.is_file() else _open(path, "train"))
         keys = {k for row in rows if path.is_dir() or row.get("split") == "train" for k in class_keys(row)}
     numbers = [key for key in keys if isinstance(key, int)]
     if numbers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from allsight.data.decode import PICTURE_SUFFIXES
 from allsight.data.readers.files import Files, SomeFiles
+from allsight.data.readers.folders import FolderFiles
 from allsight.types import DataError
 
 
@@ -50,7 +51,7 @@ def read_or_refuse(files: Files, index: int, id: str) -> bytes:
     try:
         return files.read(index)
     except FileNotFoundError:
-        raise DataError(f"{id}: no such file: {files.where(index)}; it was there at the start", id) from None
+        raise DataError(f"{id}: no such file: {files.where(index)}", id) from None
     except OSError as error:
         raise DataError(f"{id}: cannot be read from {files.where(index)}: {error}", id) from error
 
@@ -58,6 +59,11 @@ def read_or_refuse(files: Files, index: int, id: str) -> bytes:
 def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
     """Lines for people about what a reader passed over; none for zeros."""
     return tuple(f"{count} {what}" for count, what in counted if count)
+
+
+def link_notes(files: Files) -> tuple[str, ...]:
+    """Lines for people about links in a folder; none for files in archives."""
+    return files.notes if isinstance(files, FolderFiles) else ()
 
 
 def is_picture(name: str) -> bool:

@@ -14,7 +14,7 @@ from allsight.data.readers.captions import MAX_CHARACTERS, check_length
 from allsight.data.readers.files import Files, SomeFiles, has_split, open_split, splits_there
 from allsight.data.readers.found import Found, no_split
 from allsight.data.readers.lines import Lines
-from allsight.data.readers.pictures import notes, read_or_refuse
+from allsight.data.readers.pictures import link_notes, notes, read_or_refuse
 from allsight.data.readers.tree import Tree
 from allsight.types import DataError, Sample, Text
 
@@ -52,20 +52,22 @@ class PlainText:
         file = _line_file(path, split)
         self._lines = Lines(file) if file is not None else None
         self._files: Files | None = None
-        empty = 0
+        empty, links = 0, ()
         if self._lines is not None:
             self._numbers = np.array(
                 [n for n, line in enumerate(self._lines) if line.strip()], dtype=np.int64
             )
             empty = len(self._lines) - len(self._numbers)
         else:
-            self._files = _documents(path, split)
+            every = _documents_folder(path, split)
+            links = link_notes(every)
+            self._files = SomeFiles(every, [n for n, name in enumerate(every.names) if name.endswith(".txt")])
             self._numbers = np.arange(len(self._files.names))
         if not len(self._numbers):
             raise DataError(
                 f"{path}: no documents in the split {split!r}; expected lines with text, or .txt files"
             )
-        self.notes = notes((empty, "lines without text passed over"))
+        self.notes = (*notes((empty, "lines without text passed over")), *links)
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
@@ -127,13 +129,12 @@ def _line_file(path: Path, split: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def _documents(path: Path, split: str) -> Files:
+def _documents_folder(path: Path, split: str) -> Files:
     if path.is_dir() and not has_split(path, split):
         raise no_split(
             path, split, _splits(path), f"{path / split}.txt or a folder {path / split} of .txt files"
         )
-    files = open_split(path, split)
-    return SomeFiles(files, [n for n, name in enumerate(files.names) if name.endswith(".txt")])
+    return open_split(path, split)
 
 
 def _splits(path: Path) -> list[str]:

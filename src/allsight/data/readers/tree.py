@@ -6,7 +6,9 @@ from bisect import bisect_left
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from allsight.data.readers.files import ARCHIVE_SUFFIXES, Files, FolderFiles, is_hidden, open_archive
+from allsight.data.readers.file_names import is_hidden, leads_outside
+from allsight.data.readers.files import ARCHIVE_SUFFIXES, Files, open_archive
+from allsight.data.readers.folders import FolderFiles, read_file
 from allsight.data.readers.packed import PackedStrings
 from allsight.types import DataError
 
@@ -43,13 +45,19 @@ class Tree(Protocol):
 
 
 class FolderTree:
-    """A folder on disk. Nothing is listed before it is asked for."""
+    """A folder on disk. Nothing is listed before it is asked for.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        home: The data set's folder, for what is said of links that lead outside. Default `root`.
+    """
+
+    def __init__(self, root: Path, home: Path | None = None) -> None:
         self.root = root
+        self.home = home or root
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        return read_file(f"{self.root}/{name}")
 
     def where(self, name: str) -> str:
         return str(self.root / name)
@@ -78,7 +86,7 @@ class FolderTree:
 
     def below(self, folder: str) -> Tree | None:
         if (self.root / folder).is_dir():
-            return FolderTree(self.root / folder)
+            return FolderTree(self.root / folder, self.home)
         for suffix in ARCHIVE_SUFFIXES:
             archive = self.root / f"{folder}{suffix}"
             if archive.is_file():
@@ -149,6 +157,13 @@ class TreeFiles:
         return self._tree.where(self._paths[index])
 
 
+def all_files(tree: Tree) -> Files:
+    """Every file of a tree, at any depth."""
+    return (
+        FolderFiles(tree.root, tree.home) if isinstance(tree, FolderTree) else TreeFiles(tree, tree.names())
+    )
+
+
 def open_tree(path: Path) -> Tree:
     """A folder, a .zip or an uncompressed .tar; one folder that wraps all of an archive is taken off.
 
@@ -171,7 +186,7 @@ def name_inside(name: str, said_by: str) -> str:
         DataError: It is absolute, climbs out with `..`, or is no possible name.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or ":" in path.parts[0]:
+    if leads_outside(name) or not path.parts or ":" in path.parts[0]:
         raise DataError(
             f"{said_by}: the file name {name[:200]!r} leads out of the data set's folder; "
             "expected a name below it"

@@ -16,7 +16,7 @@ from allsight.data.listings import SampleClasses
 from allsight.data.readers.extras import needed_module
 from allsight.data.readers.files import Files, SomeFiles, has_split, open_split
 from allsight.data.readers.found import Found, parts_of_splits
-from allsight.data.readers.pictures import leave_out_of, notes, read_or_refuse
+from allsight.data.readers.pictures import leave_out_of, link_notes, notes, read_or_refuse
 from allsight.data.readers.tree import Tree
 from allsight.types import DataError, Sample, Video
 
@@ -72,10 +72,13 @@ class VideoFolder:
         if unknown is not None:
             raise DataError(f"{path} ({split}): class {unknown!r} is none of the {len(index_of)} of train")
         self._labels = np.array([-1 if key is None else index_of[key] for key in keys], dtype=np.int64)
-        self.notes = notes(
-            (len(every.names) - len(clips.names), "files that are no clips passed over"),
-            (left_out, "clips left out"),
-            (int((self._labels < 0).sum()), "clips without a class folder: no label"),
+        self.notes = (
+            *notes(
+                (len(every.names) - len(clips.names), "files that are no clips passed over"),
+                (left_out, "clips left out"),
+                (int((self._labels < 0).sum()), "clips without a class folder: no label"),
+            ),
+            *link_notes(every),
         )
 
     @classmethod

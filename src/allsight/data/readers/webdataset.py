@@ -25,10 +25,11 @@ from allsight.data.shards.content import (
     KINDS,
     Meaning,
     check_parts,
-    is_understood,
+    common_parts,
     parts_of,
     pictures_among,
     to_sample,
+    understood,
 )
 from allsight.data.shards.members import spans
 from allsight.data.shards.opening import find_shards, tars_of
@@ -52,8 +53,8 @@ class WebDataset:
             or a pattern of tars as path or URL: `s3://bucket/{split}-{00000..00099}.tar`. Shards on servers
             need the indexes that `allsight data pack` and `allsight data index` write.
         split: Which split.
-        kind: What each sample must have: a key of `content.KINDS`; `auto` takes what the first one has (or
-            what `SPLIT.shards.json` says).
+        kind: What each sample must have: a key of `content.KINDS`; `auto` takes what most of the first ten
+            have (or what `SPLIT.shards.json` says).
         classes: Class names in order of their labels; else those of `classes.json` beside the shards.
         fps: Frames a second of videos that say nothing of it.
         frames: How many are taken of each video file (`.mp4`, ...), evenly spread.
@@ -117,7 +118,8 @@ class WebDataset:
         table = self._class_table()
         self.classes = classes or (table.names if table else ())
         self._meaning = Meaning(self.classes, fps, frames, max_pixels)
-        parts, strange = self._look()
+        # What is stated needs no counting; a look at one sample tells of its other files.
+        parts, strange = self._look(1 if kind != "auto" or found.catalogue.parts else _LOOKED_AT)
         self.parts = KINDS[kind] if kind != "auto" else found.catalogue.parts or parts
         """Inputs and targets that each sample has at least."""
         if "label" in self.parts and not self.classes:
@@ -213,19 +215,30 @@ class WebDataset:
         except FileNotFoundError:
             return None
 
-    def _look(self) -> tuple[tuple[str, ...], list[str]]:
-        """What the first readable sample has, and which of its files say nothing here."""
+    def _look(self, number: int) -> tuple[tuple[str, ...], list[str]]:
+        """What the first readable samples have, and which of their files say nothing here.
+
+        Damaged ones are refused when they are read; nothing is learnt from them unless there are no others.
+        """
+        looked: list[tuple[str, ...]] = []
+        strange: dict[str, None] = {}
         last: DataError | None = None
         for index in range(min(_LOOKED_AT, len(self))):
             try:
-                _, files = self._shelf.read(index)
-                parts = parts_of(tuple(files), files.get("json"))
+                id, files = self._shelf.read(index)
+                meant = understood(files, id)
+                looked.append(parts_of(files, files.get(meant.get("json", "")), id))
             except DataError as error:
                 last = error
                 continue
-            return parts, [ending for ending in files if not is_understood(ending)]
-        assert last is not None
-        raise last
+            strange |= dict.fromkeys(ending for ending in files if ending not in meant.values())
+            if len(looked) == number:
+                break
+        if not looked and last is not None and len(self) > _LOOKED_AT:
+            raise DataError(
+                f"none of the first {_LOOKED_AT} samples can be read, so what samples hold is unknown: {last}"
+            ) from last
+        return common_parts(looked), list(strange)
 
 
 _BESIDE = "tars in which the files of a sample lie side by side"
@@ -244,7 +257,11 @@ def _is_shard(tar: Path) -> bool:
             except DataError:
                 return False
     endings = [member.ending for member in first.members] if first is not None else []
-    return len(endings) > 1 and any(map(is_understood, endings))
+    try:
+        return len(endings) > 1 and bool(understood(endings, ""))
+    except DataError:
+        # Pictures that only look like files of one sample (`cat.a.jpg`, `cat.b.jpg`).
+        return False
 
 
 def _cache_here(folder: Path | None, limit_mb: int | None) -> tuple[Path | None, int]:

@@ -14,8 +14,15 @@ from allsight.data.listings import SampleClasses
 from allsight.data.readers.boxes import BoxTable
 from allsight.data.readers.coco_masks import segmentation_to_mask
 from allsight.data.readers.found import Found
-from allsight.data.readers.pictures import leave_out_of, notes, original, pictures_of, read_or_refuse
-from allsight.data.readers.tree import Tree, TreeFiles, open_tree
+from allsight.data.readers.pictures import (
+    leave_out_of,
+    link_notes,
+    notes,
+    original,
+    pictures_of,
+    read_or_refuse,
+)
+from allsight.data.readers.tree import Tree, all_files, open_tree
 from allsight.data.readers.yolo_labels import LabelFile, parse_labels
 from allsight.data.readers.yolo_yaml import read_settings, split_folders, splits_in
 from allsight.types import DataError, Sample
@@ -67,7 +74,8 @@ class Yolo:
             raise DataError(
                 f"{path}: no class names; write data.yaml with 'names', or set classes=(name, ...)"
             )
-        every = pictures_of(TreeFiles(pictures, pictures.names()), f"{path} ({split})")
+        listed = all_files(pictures)
+        every = pictures_of(listed, f"{path} ({split})")
         self._files, left_out = leave_out_of(every, split, leave_out)
         texts = set(labels.names())
         self._pairs = settings.keypoint_pairs
@@ -101,6 +109,7 @@ class Yolo:
                 (len(orphans), "texts without a picture passed over"),
                 (left_out, "pictures left out"),
             ),
+            *link_notes(listed),
         )
 
     @classmethod

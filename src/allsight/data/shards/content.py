@@ -9,6 +9,9 @@
 | `.txt` | beside a picture or a video target `captions`, alone input `text` |
 | `.label_map.png` | target `label_map`, 255 where nobody labelled |
 | `.json` | `{"allsight": {"inputs": ..., "targets": ...}}`: all else, as in `plain`; else target `json` |
+
+Keys end at the first dot, so the file `a.b.jpg` of the sample `a` ends in `.b.jpg`. It counts as what its
+last ending says, `.jpg`, unless the sample has such a file without more dots (`a.jpg` beside `a.mask.png`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,27 +73,76 @@ class Meaning:
     max_pixels: int = MAX_PIXELS
 
 
-def is_understood(ending: str) -> bool:
-    """Whether files of this ending say something here."""
-    return (
-        ending in (*_PICTURES, *_CLIPS, "cls", "txt", "json", _LABEL_MAP)
-        or _FRAME.fullmatch(ending) is not None
-    )
+def understood(endings: Iterable[str], id: str) -> dict[str, str]:
+    """Ending in its short form -> the ending as it stands, of the files that say something here.
+
+    Raises:
+        DataError: Several files of one kind, all with more dots in their endings, so that it is unclear
+            which one counts; names the sample.
+    """
+    exact = {ending: ending for ending in endings if _kind(ending)}
+    kinds = {_kind(ending) for ending in exact}
+    longer: dict[str, list[str]] = {}
+    for ending in endings:
+        short = "" if ending in exact else _short(ending)
+        if short and _kind(short) not in kinds:
+            # Frames differ in their numbers.
+            longer.setdefault(short if _kind(short) == "frame" else _kind(short), []).append(ending)
+    several = next((given for given in longer.values() if len(given) > 1), None)
+    if several:
+        raise DataError(
+            f"{id}: several files of one kind (.{', .'.join(several)}); a key ends at the first dot of a "
+            "name, so write other letters for dots in keys",
+            id,
+        )
+    return {**exact, **{_short(ending): ending for (ending,) in longer.values()}}
 
 
-def parts_of(endings: Sequence[str], json_text: bytes | None) -> tuple[str, ...]:
-    """Names of the inputs and targets that a sample with these files has, without decoding any."""
-    parts = []
-    if any(ending in _PICTURES for ending in endings):
-        parts.append("image")
-    if any(ending in _CLIPS or _FRAME.fullmatch(ending) for ending in endings):
+def _kind(ending: str) -> str:
+    """What a file of exactly this ending is; empty where it says nothing."""
+    if ending in _PICTURES:
+        return "picture"
+    if ending in _CLIPS:
+        return "clip"
+    if _FRAME.fullmatch(ending):
+        return "frame"
+    return ending if ending in ("cls", "txt", "json", _LABEL_MAP) else ""
+
+
+def _short(ending: str) -> str:
+    """The longest end of an ending that is understood, from a dot on; empty without one."""
+    while ending and not _kind(ending):
+        ending = ending.partition(".")[2]
+    return ending
+
+
+def parts_of(endings: Iterable[str], json_text: bytes | None, id: str = "") -> tuple[str, ...]:
+    """Names of the inputs and targets that a sample with these files has, without decoding any.
+
+    Raises:
+        DataError: Its `.json` is damaged, or several files are of one kind; names the sample.
+    """
+    kinds = {_kind(ending) for ending in understood(endings, id)}
+    parts = ["image"] if "picture" in kinds else []
+    if kinds & {"clip", "frame"}:
         parts.append("video")
-    if "txt" in endings:
+    if "txt" in kinds:
         parts.append("captions" if parts else "text")
-    parts += [part for part, ending in (("label", "cls"), ("label_map", _LABEL_MAP)) if ending in endings]
-    own = _own(_json(json_text, "")) if json_text else {}
+    parts += [part for part, ending in (("label", "cls"), ("label_map", _LABEL_MAP)) if ending in kinds]
+    own = _own(_json(json_text, id)) if json_text else {}
     parts += [*own.get("inputs", {}), *own.get("targets", {})]
     return tuple(dict.fromkeys(parts))
+
+
+def common_parts(of_samples: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What all samples of a data set are taken to have, from what some of them have.
+
+    That is what more than half of them have. Inputs and labels count from half on, since a sample is of no
+    use without them, whereas texts and what stands in a `.json` may be extras.
+    """
+    counts = Counter(part for parts in of_samples for part in parts)
+    needed = ("image", "video", "text", "label")
+    return tuple(part for part, n in counts.items() if 2 * n + (part in needed) > len(of_samples))
 
 
 def to_sample(
@@ -103,6 +156,7 @@ def to_sample(
     Raises:
         DataError: A file is damaged or contradicts another one; names the sample.
     """
+    files = {ending: files[given] for ending, given in understood(files, id).items()}
     record = _json(files["json"], id) if "json" in files else {}
     own = _own(record)
     inputs: dict[str, Any] = {}
@@ -149,18 +203,27 @@ def to_sample(
 
 
 def check_parts(sample: Sample, needed: Sequence[str]) -> None:
-    """Refuse a sample that lacks what the others of its data set have."""
+    """Refuse a sample without any input, or one that lacks what the others of its data set have.
+
+    Raises:
+        DataError: Names the sample and what is missing.
+    """
     for part in needed:
         if part not in sample.inputs and part not in sample.targets:
             file = _FILE_OF.get(part, ".json")
             raise DataError(
                 f"{sample.id}: no {part}; expected a file {file}, as other samples have", sample.id
             )
+    if not sample.inputs:
+        raise DataError(
+            f"{sample.id}: no picture, video or text; expected such as a file .jpg, .mp4 or .txt", sample.id
+        )
 
 
 def pictures_among(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Those of a sample's files (ending -> bytes) that its inputs `image` and `video` are decoded from."""
-    return {e: d for e, d in files.items() if e in (*_PICTURES, *_CLIPS) or _FRAME.fullmatch(e)}
+    meant = understood(files, "")
+    return {e: files[given] for e, given in meant.items() if _kind(e) in ("picture", "clip", "frame")}
 
 
 def to_files(sample: Sample, originals: Mapping[str, bytes]) -> dict[str, bytes]:
