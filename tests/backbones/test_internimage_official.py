@@ -125,6 +125,28 @@ def test_arguments_we_do_not_have_are_refused(changes, message):
         translated(**changes)
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"depths": 4}, "depths: expected a list of numbers, got 4"),
+        ({"groups": "3, 6"}, "groups: expected a list of numbers"),
+        ([1], r"arguments: expected names with values, got \[1\]"),
+        ({5: 1}, "arguments: expected names with values"),
+        ({"MODEL": 5}, "MODEL: expected names with values, got 5"),
+        ({"MODEL": {"INTERN_IMAGE": 5}}, r"MODEL\.INTERN_IMAGE: expected names with values, got 5"),
+        ({"MODEL": {"INTERN_IMAGE": {}}, "TRAIN": 5}, "TRAIN: expected names with values, got 5"),
+    ],
+)
+def test_arguments_of_another_form_are_refused(args, said):
+    with pytest.raises(ConfigError, match=said):
+        InternImage.Config.from_official_args(args)
+
+
+def test_the_kernel_of_dcnv4_is_the_same_operator():
+    """The flag chooses a faster kernel; the weights of the points still go through softmax."""
+    assert translated(core_op="DCNv3", use_dcn_v4_op=True) == translated()
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_saved_weights_come_back_and_their_variant_is_recognised(tmp_path, suffix):
     model = nano()
@@ -211,8 +233,10 @@ def test_a_foreign_size_is_built_and_the_nearest_variant_named():
 def test_weights_of_another_variant_are_named():
     weights = nano().official_state_dict()
     with pytest.raises(
-        CheckpointError, match=r"missing.*; the weights are nano \(operator=dcnv3, channels=16"
+        CheckpointError,
+        match=r"the model: the weights are InternImage nano \(operator=dcnv3, channels=16.*\), the model is "
+        r"InternImage micro \(.*missing",
     ):
         InternImage.from_official(weights, InternImage.Config.variant("micro"))
-    with pytest.raises(CheckpointError, match=r"; the weights have block_norm=pre$"):
+    with pytest.raises(CheckpointError, match=r"the model: the weights have block_norm=pre; "):
         InternImage.from_official(weights, InternImage.Config.variant("nano", block_norm="res_post"))

@@ -66,7 +66,7 @@ def fields_of(settings: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     known = {key: settings[key] for key in official.ARGUMENTS if key in settings}
     try:
-        return official.backbone_fields({key: value for key, value in known.items() if key != "out_indices"})
+        return official.stated_fields({key: value for key, value in known.items() if key != "out_indices"})
     except ValueError as error:
         raise CheckpointError(f"config.json beside the weights: {error}") from error
 
