@@ -90,19 +90,25 @@ def scaled(
     )
 
 
-def _power(name: str, base: float, phi: float) -> float:
-    for what, value in (("phi", phi), (name, base)):
-        if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < math.inf:
-            raise ConfigError(f"scaled: {what}: expected a finite number, got {value!r}")
-    if base <= 0:
-        raise ConfigError(f"scaled: {name}: expected a number above 0, got {base!r}")
+def _power(name: str, base: object, phi: object) -> float:
+    exponent, factor = _finite("phi", phi), _finite(name, base)
+    if factor <= 0:
+        raise ConfigError(f"scaled: {name}: expected a number above 0, got {factor:g}")
+    if exponent * math.log(factor) > math.log(_LARGEST):
+        raise ConfigError(
+            f"scaled: phi: {name} ** {exponent:g} is more than {_LARGEST:g}; choose phi nearer to 0"
+        )
+    return factor**exponent
+
+
+def _finite(name: str, value: object) -> float:
     try:
-        factor = float(base) ** phi
+        number = value if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     except OverflowError:
-        factor = math.inf
-    if factor > _LARGEST:
-        raise ConfigError(f"scaled: phi: {name} ** {phi:g} is more than {_LARGEST:g}; choose phi nearer to 0")
-    return factor
+        number = math.inf
+    if isinstance(number, float) and math.isfinite(number):
+        return number
+    raise ConfigError(f"scaled: {name}: expected a finite number, got {number!r}")
 
 
 def _stem(config: InternImage.Config, hw_px: tuple[int, int]) -> PartCost:

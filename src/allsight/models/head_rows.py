@@ -44,7 +44,7 @@ def select_classes(found: Published, rows: HeadRows) -> Published:
     return replace(found, tensors={**found.tensors, **kept}, notes=(*found.notes, note))
 
 
-def _checked(rows: Sequence[int], source: str) -> list[int]:
+def _checked(rows: object, source: str) -> list[int]:
     """Whole numbers. A mask is refused: its entries would be taken for the classes 0 and 1."""
     plain = rows.tolist() if isinstance(rows, np.ndarray | torch.Tensor) else rows
     numbers: list[object] = list(plain) if isinstance(plain, Iterable) else [plain]
