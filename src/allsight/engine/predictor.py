@@ -27,7 +27,6 @@ from allsight.engine.run_folder import read_classes, read_run_config
 from allsight.engine.starting import own_weights, run_weights
 from allsight.engine.training_state import load_weights
 from allsight.models.base import AnswersQueries, TaskModel
-from allsight.models.misfit import cause_of_misfit
 from allsight.tasks.asking import notes_of
 from allsight.tasks.base import Task, build_tasks
 from allsight.types import Answer, Batch, CheckpointError, DataError, Image, Rig, Sample, State
@@ -374,7 +373,7 @@ def _load_weights(
             )
         found = read_weights(Path(which))
         own = own_weights(model, found, where=which)
-        load_weights(model, own, where=which, likely=partial(cause_of_misfit, model, found))
+        load_weights(model, own, where=which, likely=partial(model.cause_of_misfit, found))
         return which
     if folder is None:
         raise ConfigError(f"weights: '{which}' needs a run folder; give a file")

@@ -18,7 +18,6 @@ from allsight.engine.checkpoint import (
 from allsight.engine.config import StartConfig
 from allsight.engine.training_state import load_weights
 from allsight.models.base import TaskModel
-from allsight.models.misfit import cause_of_misfit
 from allsight.types import CheckpointError
 from allsight.weights import Mismatch, read_weights
 
@@ -61,7 +60,7 @@ def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], N
         key: tensor for key, tensor in weights.items() if not any(_is_below(key, n) for n in config.fresh)
     }
     try:
-        load_weights(model, {**used, **kept}, where=said, likely=partial(cause_of_misfit, model, found))
+        load_weights(model, {**used, **kept}, where=said, likely=partial(model.cause_of_misfit, found))
     except Mismatch as error:
         raise CheckpointError(f"{error}; parts that are to start anew go into start.fresh") from None
     return said if not kept else f"{said}, {', '.join(config.fresh)} anew"

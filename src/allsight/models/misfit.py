@@ -7,7 +7,7 @@ from torch import nn
 from allsight.backbones import InternImage
 from allsight.backbones import internimage_fitting as fitting
 from allsight.backbones import internimage_layouts as layouts
-from allsight.backbones import internimage_recognition as recognition
+from allsight.backbones.internimage_recognition import head_of
 from allsight.models.classifier import Classifier
 from allsight.types import CheckpointError
 from allsight.weights import Opened, Weights
@@ -35,7 +35,7 @@ def cause_of_misfit(model: nn.Module, weights: Weights) -> str:
 
 
 def _of_head(found: layouts.Published, config: Classifier.Config) -> str:
-    head = recognition.head_of(found.tensors)
+    head = head_of(found.tensors)
     if head is None:
         around = next(
             (note for note in found.notes if note.startswith("the backbone of")), "a backbone alone"
