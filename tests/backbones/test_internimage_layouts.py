@@ -93,7 +93,39 @@ def test_what_the_names_do_not_tell_is_said():
         open_weights(on_meta(InternImage, InternImage.Config.variant("large")).official_state_dict())
     )
     _, notes = recognition.configure(InternImage.Config, found, InternImage.variants)
-    assert notes == ("offset_scale leaves no trace in weights: 2.0 as 'large' has",)
+    act = "act leaves no trace in weights: gelu taken"
+    assert notes == ("offset_scale leaves no trace in weights: 2.0 as 'large' has", act)
+
+
+def test_of_a_config_json_only_what_it_states_is_believed(tmp_path):
+    """Official defaults fill the rest of the constructor's arguments, and are nobody's statement."""
+    write_weights(nano().official_state_dict(), tmp_path / "model.safetensors")
+    stated = {"model_type": "intern_image", "core_op": "DCNv3_pytorch", "channels": 16}
+    for more, act in (({}, "gelu"), ({"act_layer": "SiLU"}, "silu")):
+        (tmp_path / "config.json").write_text(json.dumps({**stated, **more}))
+        loaded = InternImage.from_official(tmp_path)
+        assert loaded.config == InternImage.Config.variant("nano", act=act)
+        assert ("act leaves no trace in weights: gelu taken" in loaded.load_report.notes) == (not more)
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"depths": 5}, "depths: expected a list of numbers, got 5"),
+        ({"groups": None}, "groups: expected a list of numbers, got None"),
+        ({"core_op": "DCNv4"}, "core_op: expected DCNv3, got 'DCNv4'"),
+        ({"norm_layer": ["LN"]}, "norm_layer: expected one of LN, BN"),
+        ({"frozen_stages": "all"}, "frozen_stages: expected a number"),
+        ({"level2_post_norm_block_ids": 5}, "level2_post_norm_block_ids: expected a list"),
+        ({"mlp_ratio": "four", "act_layer": None}, "act_layer: expected one of"),
+    ],
+)
+def test_a_config_json_that_is_not_understood_is_refused_in_a_line(tmp_path, stated, said):
+    write_weights(nano().official_state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "internimage", **stated}))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        InternImage.from_official(tmp_path)
+    assert "config.json beside the weights" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +259,7 @@ def test_layer_scales_of_one_may_be_missing_since_they_change_nothing():
     images = torch.randn(1, 3, 40, 33)
     for a, b in zip(scaled(images), plain(images), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(CheckpointError, match=r"missing.*the weights have layer_scale=None"):
+    with pytest.raises(CheckpointError, match=r"the model: the weights have layer_scale=None; .*missing"):
         InternImage.from_official(
             plain.official_state_dict(), InternImage.Config.variant("nano", layer_scale=1e-5)
         )

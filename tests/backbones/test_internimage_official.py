@@ -1,9 +1,12 @@
 """Official names, arguments and sizes, and how they translate."""
 
+from inspect import unwrap
+
 import pytest
 import torch
 
 from allsight.backbones import InternImage
+from allsight.backbones import internimage_official as official
 from allsight.config import ConfigError
 from allsight.types import CheckpointError
 
@@ -118,11 +121,33 @@ def test_yaml_of_the_official_configurations_gives_our_variants():
         (dict(norm_layer="GN"), "norm_layer: expected one of LN, BN, got 'GN'"),
         (dict(act_layer="tanh"), "act_layer: expected one of GELU, SiLU, ReLU, got 'tanh'"),
         (dict(frozen_stages=1), "frozen_stages"),
+        (dict(depths=4), "depths: expected a list of numbers, got 4"),
+        (dict(groups="3, 6"), "groups: expected a list of numbers, got '3, 6'"),
     ],
 )
 def test_arguments_we_do_not_have_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         translated(**changes)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([1], r"arguments: expected names with values, got \[1\]"),
+        ({5: 1}, "arguments: expected names with values"),
+        ({"MODEL": 5}, "MODEL: expected names with values, got 5"),
+        ({"MODEL": {"INTERN_IMAGE": 5}}, r"MODEL\.INTERN_IMAGE: expected names with values, got 5"),
+        ({"MODEL": {"INTERN_IMAGE": {}}, "TRAIN": 5}, "TRAIN: expected names with values, got 5"),
+    ],
+)
+def test_arguments_of_another_form_are_refused(args, said):
+    with pytest.raises(ConfigError, match=said):
+        unwrap(official.official_args)(args)
+
+
+def test_the_kernel_of_dcnv4_is_the_same_operator():
+    """The flag chooses a faster kernel; the weights of the points still go through softmax."""
+    assert translated(core_op="DCNv3", use_dcn_v4_op=True) == translated()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -211,8 +236,10 @@ def test_a_foreign_size_is_built_and_the_nearest_variant_named():
 def test_weights_of_another_variant_are_named():
     weights = nano().official_state_dict()
     with pytest.raises(
-        CheckpointError, match=r"missing.*; the weights are nano \(operator=dcnv3, channels=16"
+        CheckpointError,
+        match=r"the model: the weights are InternImage nano \(operator=dcnv3, channels=16.*\), the model is "
+        r"InternImage micro \(.*missing",
     ):
         InternImage.from_official(weights, InternImage.Config.variant("micro"))
-    with pytest.raises(CheckpointError, match=r"; the weights have block_norm=pre$"):
+    with pytest.raises(CheckpointError, match=r"the model: the weights have block_norm=pre; "):
         InternImage.from_official(weights, InternImage.Config.variant("nano", block_norm="res_post"))

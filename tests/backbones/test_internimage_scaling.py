@@ -1,5 +1,7 @@
 """What a backbone costs, against the modules and the published figures; and the rule that scales it."""
 
+import math
+from inspect import unwrap
 from itertools import pairwise
 
 import pytest
@@ -102,3 +104,19 @@ def test_what_is_not_stacked_by_the_rules_cannot_be_scaled():
         scaled(InternImage.Config.variant("tiny", depths=(4, 5, 18, 4)), 1.0)
     with pytest.raises(ConfigError, match="scaled: groups: expected groups of 16 channels"):
         scaled(InternImage.Config.variant("tiny", groups=(4, 8, 8, 32)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("phi", "factors", "said"),
+    [
+        (math.nan, {}, "phi: expected a finite number, got nan"),
+        ("x", {}, "phi: expected a finite number, got 'x'"),
+        (1e9, {}, r"phi: alpha \*\* 1e\+09 is more than"),
+        (10**400, {}, "phi: expected a finite number, got inf"),
+        (1, {"beta": math.inf}, "beta: expected a finite number, got inf"),
+        (0.5, {"alpha": -1.0}, "alpha: expected a number above 0"),
+    ],
+)
+def test_what_is_no_factor_cannot_scale(phi, factors, said):
+    with pytest.raises(ConfigError, match=f"scaled: {said}"):
+        unwrap(scaled)(InternImage.Config.variant("tiny"), phi, **factors)

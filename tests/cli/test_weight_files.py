@@ -89,6 +89,19 @@ def test_verify_lists_every_tensor_that_does_not_fit(weights, tmp_path, capsys):
     assert said.out.count("missing     levels.") == 10 and said.err.count("\n") == 1
 
 
+def test_verify_finds_a_byte_that_changed(weights, tmp_path, capsys):
+    """A number that is another and still finite is found by the checksum of its record alone."""
+    data = bytearray(weights.read_bytes())
+    place = data.index(read_weights(weights)["patch_embed.conv2.weight"].numpy().tobytes())
+    data[place] ^= 1
+    (tmp_path / "flip.pth").write_bytes(data)
+    assert main(["weights", "verify", str(tmp_path / "flip.pth")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'flip.pth'}: " in error and "data/" in error and error.count("\n") == 1
+    assert main(["weights", "verify", str(weights), "--against", str(tmp_path / "flip.pth")]) == 2
+    assert main(["weights", "inspect", str(tmp_path / "flip.pth")]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,6 +1,7 @@
 """Weights in, answers out: which weights are taken, and what is refused."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,18 +10,23 @@ import torch
 import toys
 from PIL import Image as PillowImage
 from spike_run import spike_run
+from torch import nn
 
 from allsight.backbones import InternImage
 from allsight.config import ConfigError, Mixture, replace
 from allsight.engine.checkpoint import list_checkpoints, write_best
-from allsight.engine.config import EvalConfig, RunConfig
+from allsight.engine.config import EvalConfig, RunConfig, StartConfig
 from allsight.engine.optim import AdamW
 from allsight.engine.predictor import load
+from allsight.engine.run_folder import read_run_config
 from allsight.engine.schedule import Constant
+from allsight.engine.starting import start_from
 from allsight.engine.trainer import Trainer
+from allsight.engine.training_state import load_weights
 from allsight.models import Classifier, MultiHead
 from allsight.tasks import Classification
 from allsight.types import CheckpointError
+from allsight.weights import Mismatch, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +155,87 @@ def test_published_classifier_weights_are_taken_by_a_recipe(tmp_path):
     predictor = load(run, weights=tmp_path / "official.pth", classes=names)
     answer = predictor.predict(picture("red", 64))
     assert {name for name, _ in answer.top(3)} == {"ant", "bee", "cat"}
+    for some in (("ant", "bee"), ("ant", "bee", "cat", "dog")):
+        with pytest.raises(ConfigError, match=f"--classes: {len(some)} names for .* which has 3 classes"):
+            load(run, weights=tmp_path / "official.pth", classes={"things": some})
     other = replace(run, {"model.num_classes": 4})
     with pytest.raises((CheckpointError, ConfigError), match=r"head|classes"):
         load(other, weights=tmp_path / "official.pth")
+
+
+def small_run(**changes):
+    """A recipe of a small classifier of 3 things, and the classifier's weights under official names."""
+    model = Classifier.Config(backbone=InternImage.Config.variant("nano"), num_classes=3)
+    run = RunConfig(
+        name="official",
+        model=model,
+        tasks=Mixture(things=Classification.Config(data="imagefolder:nowhere", num_classes=3, size_px=64)),
+        schedule=Constant.Config(steps=1),
+    )
+    return run, Classifier(replace(model, changes) if changes else model).official_state_dict()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300])
+@pytest.mark.parametrize("whole", [True, False])
+def test_weights_with_infinities_are_refused_by_name(run, tmp_path, value, whole):
+    """Those of a file, published or own, and those of a run that has diverged; also to start from."""
+    recipe, weights = small_run()
+    if whole:
+        recipe, weights = read_run_config(run, trust=True), load(run, "raw", trust=True).model.state_dict()
+    name = next(iter(weights))
+    weights[name] = torch.full_like(weights[name], value, dtype=torch.float64)
+    write_weights(weights, tmp_path / "w.safetensors")
+    said = r"w\.safetensors: 1 tensors \(float64\) hold infinities or NaN: .*(conv1|first)\.weight$"
+    with pytest.raises(CheckpointError, match=said):
+        load(run if whole else recipe, weights=tmp_path / "w.safetensors", trust=True)
+    model = load(recipe, weights="random").model
+    with pytest.raises(CheckpointError, match=said):
+        start_from(model, StartConfig(weights=str(tmp_path / "w.safetensors")), tell=print)
+
+
+def test_what_a_new_model_has_full_of_nan_may_hold_it():
+    module = nn.BatchNorm1d(2)
+    module.running_mean.fill_(float("nan"))
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    load_weights(module, weights, where="w")
+    module.running_mean.zero_()
+    with pytest.raises(CheckpointError, match=r"w: 1 tensors .*: running_mean"):
+        load_weights(module, weights, where="w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"backbone.depths": (1, 1, 4, 1)},
+            r"InternImage nearest to nano \(.*\), the model is InternImage nano",
+        ),
+        (
+            {"backbone": InternImage.Config.variant("micro")},
+            r"InternImage micro \(.*\), the model is InternImage",
+        ),
+        ({"num_classes": 7}, "the weights have 7 classes, the model 3; "),
+        ({"head": "attention"}, "the weights have the head 'attention', the model 'conv'; "),
+        ({"backbone.block_norm": "res_post"}, "the weights have block_norm=res_post; "),
+        (None, "the weights are the backbone of Mask R-CNN, without a classification head; "),
+    ],
+)
+def test_why_weights_do_not_fit_is_said_before_names_in_groups(tmp_path, changes, said):
+    recipe, weights = small_run(**(changes or {}))
+    if changes is None:
+        weights = {f"backbone.{name}": t for name, t in weights.items() if "head" not in name}
+        weights["roi_head.mask_head.convs.0.conv.weight"] = torch.zeros(1)
+    write_weights(weights, tmp_path / "w.safetensors")
+    with pytest.raises(
+        Mismatch, match=r"w\.safetensors: weights do not fit the model: the weights "
+    ) as caught:
+        load(recipe, weights=tmp_path / "w.safetensors")
+    error = str(caught.value)
+    assert re.search(said, error) and re.search("[0-9]+ (missing|unexpected|of another shape): ", error)
+    assert len(error) < 2000 and "\n" not in error
+    model = load(recipe, weights="random").model
+    with pytest.raises(CheckpointError, match=said + ".*; parts that are to start anew go into start.fresh"):
+        start_from(model, StartConfig(weights=str(tmp_path / "w.safetensors")), tell=print)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_the_backbone_of_a_run_starts_another_model(folder, tmp_path):
     ):
         with pytest.raises((ConfigError, CheckpointError), match=message):
             started(replace(of_run, changes))
-    with pytest.raises(CheckpointError, match=r"missing backbone\.stages\.0\.blocks\.1"):
+    with pytest.raises(CheckpointError, match=r"missing: backbone\.stages\.0\.blocks\.1"):
         started(of_run, replace(SMALL, {"depths": (2, 1)}))
     with pytest.raises(ConfigError, match="expected fresh or part"):
         replace(of_run, {"fresh": ("heads",)})

@@ -3,16 +3,20 @@
 import itertools
 import json
 import os
+from inspect import unwrap
 from pathlib import Path
 
 import pytest
 import torch
 
 from allsight.backbones import InternImage
+from allsight.backbones import internimage_layouts as layouts
 from allsight.config import ConfigError, build, dump
 from allsight.models import Classifier
 from allsight.models.base import model_for_tasks
+from allsight.models.head_rows import select_classes
 from allsight.types import Batch, CheckpointError
+from allsight.weights import open_weights
 
 # Parameters with 1000 classes, with 21841, and of the backbone alone.
 SIZES = {
@@ -295,6 +299,7 @@ def test_classes_are_chosen_by_a_list(tmp_path, as_file):
         ([9], "has 9; expected numbers from 0 to 4"),
         ([-1], "has -1; expected"),
         ([], "is empty"),
+        ([True, False], "got True"),
         ("absent.txt", "no such file; expected one class number a line"),
         ("words.txt", "expected one class number a line"),
     ],
@@ -304,6 +309,13 @@ def test_lists_of_classes_that_do_not_fit_are_refused(tmp_path, monkeypatch, row
     Path("words.txt").write_text("tench\n")
     with pytest.raises(CheckpointError, match=message):
         Classifier.from_official(classifier().official_state_dict(), head_rows=rows)
+
+
+@pytest.mark.parametrize("rows", [[3, "x"], [1.5], 3.5])
+def test_what_are_no_numbers_of_classes_is_refused(rows):
+    found = layouts.find(open_weights(classifier().official_state_dict()))
+    with pytest.raises(CheckpointError, match="expected numbers of classes, or a file with one a line, got"):
+        unwrap(select_classes)(found, rows)
 
 
 def test_a_classifier_without_classes_leaves_the_head_out():

@@ -43,7 +43,7 @@ def test_files_that_hold_no_weights_are_named(tmp_path):
         with pytest.raises(CheckpointError, match=r"text\.pth: "):
             read_weights(tmp_path / "text.pth")
     (tmp_path / "text.pth").write_bytes(b"hello")
-    with pytest.raises(CheckpointError, match=r"text\.pth: not a torch file"):
+    with pytest.raises(CheckpointError, match=r"text\.pth: not a torch file nor .*; give a file of weights"):
         read_weights(tmp_path / "text.pth")
     torch.save({"epoch": 3}, tmp_path / "bare.pth")
     with pytest.raises(
@@ -94,7 +94,7 @@ def test_a_mismatch_names_every_tensor_on_request():
     with pytest.raises(Mismatch) as caught:
         load_mapped(nn.Linear(3, 2), weights, {"weight": "w", "bias": "b"}, what="toy", hint="try again")
     error = caught.value
-    assert "9 unexpected: layer.0-8.x (9)" in str(error) and str(error).endswith("; try again")
+    assert "9 unexpected: layer.0-8.x (9)" in str(error) and ": try again; 1 missing" in str(error)
     assert "w: (2, 4) in the file, (2, 3) in the model" in str(error) and "\n" not in str(error)
     assert len(error.full().splitlines()) == 11 and "unexpected  layer.7.x" in error.full()
     assert error.missing == ("b",) and error.reshaped == {"w": ((2, 4), (2, 3))}

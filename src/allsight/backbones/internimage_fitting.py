@@ -53,7 +53,7 @@ def load_published(
     """
     weights, neutral, done = fitted(found.tensors, fields)
     where = f"{found.source}: {what}"
-    hint = _hint(found, fields, variants)
+    hint = misfit(found, fields, variants)
     report = load_mapped(module, weights, names, what=where, skip=skip, neutral=neutral, hint=hint)
     return replace(
         report,
@@ -92,8 +92,8 @@ def fitted(
     return weights, neutral, notes
 
 
-def _hint(found: Published, fields: Mapping[str, Any], variants: Variants) -> str:
-    """What to say about weights that do not fit `fields`."""
+def misfit(found: Published, fields: Mapping[str, Any], variants: Variants) -> str:
+    """How the network of some weights differs from one with `fields`, in words; "" where that is not seen."""
     try:
         seen = recognise(found, variants)
     except CheckpointError:
@@ -105,8 +105,11 @@ def _hint(found: Published, fields: Mapping[str, Any], variants: Variants) -> st
             if seen.fields[name] != fields[name]
         ]
         return f"the weights have {', '.join(differing)}" if differing else ""
-    nearest = seen.variant or f"nearest to {nearest_variant(seen.fields, variants)}"
-    return f"the weights are {nearest} ({size_of(seen.fields)})"
+    named = [
+        f"{variant_of(net, variants) or f'nearest to {nearest_variant(net, variants)}'} ({size_of(net)})"
+        for net in (seen.fields, fields)
+    ]
+    return f"the weights are InternImage {named[0]}, the model is InternImage {named[1]}"
 
 
 def _points(weights: Mapping[str, Tensor], fields: Mapping[str, Any]) -> int:

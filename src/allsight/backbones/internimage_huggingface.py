@@ -56,8 +56,12 @@ def settings_of(fields: Mapping[str, Any], *, head: Mapping[str, Any] | None = N
     }
 
 
-def fields_of(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+def fields_of(settings: Mapping[str, Any] | None, source: str) -> dict[str, Any]:
     """Return the fields of `InternImage.Config` that a `config.json` states; none if it is of another model.
+
+    Args:
+        settings: Its content, if there is one.
+        source: The weights it lies beside, for messages.
 
     Raises:
         CheckpointError: It is InternImage's, but not understood.
@@ -66,9 +70,9 @@ def fields_of(settings: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     known = {key: settings[key] for key in official.ARGUMENTS if key in settings}
     try:
-        return official.backbone_fields({key: value for key, value in known.items() if key != "out_indices"})
+        return official.stated_fields({key: value for key, value in known.items() if key != "out_indices"})
     except ValueError as error:
-        raise CheckpointError(f"config.json beside the weights: {error}") from error
+        raise CheckpointError(f"{source}: config.json beside the weights: {error}") from error
 
 
 def write(weights: Mapping[str, Tensor], settings: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:

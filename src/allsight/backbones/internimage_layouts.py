@@ -89,7 +89,7 @@ def find(opened: Opened) -> Published:
     found = {renamed: opened.tensors[name] for name, renamed in taken.items()}
     if len(found) != len(taken):
         raise CheckpointError(f"{opened.source}: holds some weights twice under {prefix or 'the same names'}")
-    stated = huggingface.fields_of(opened.settings)
+    stated = huggingface.fields_of(opened.settings, opened.source)
     if any(huggingface.official_name(name) != name for name in names) or stated:
         naming = "names of Hugging Face"
     else:

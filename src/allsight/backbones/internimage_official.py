@@ -86,6 +86,29 @@ _OFFICIALLY = {
 ARGUMENTS = frozenset(_CONSTRUCTOR)
 """Names of the official constructor's arguments."""
 _OF_THE_FRAMEWORK = ("type", "init_cfg", "_delete_")
+_LISTS = ("depths", "groups", "out_indices", "level2_post_norm_block_ids")
+# Field of ours -> the arguments that decide it.
+_DECIDING: dict[str, tuple[str, ...]] = {
+    "channels": ("channels",),
+    "depths": ("depths",),
+    "groups": ("groups",),
+    "mlp_ratio": ("mlp_ratio",),
+    "block_norm": ("post_norm", "res_post_norm"),
+    "idle_res_post_norm": ("post_norm", "res_post_norm"),
+    "layer_scale": ("layer_scale",),
+    "offset_scale": ("offset_scale",),
+    "dw_kernel_size": ("dw_kernel_size",),
+    "center_feature_scale": ("center_feature_scale",),
+    "remove_center": ("remove_center",),
+    "third_stage_norm_after": ("level2_post_norm", "level2_post_norm_block_ids"),
+    "norm": ("norm_layer",),
+    "act": ("act_layer",),
+    "drop": ("drop_rate",),
+    "drop_path": ("drop_path_rate",),
+    "drop_path_rule": ("drop_path_type",),
+    "out_stages": ("out_indices",),
+    "remat": ("with_cp",),
+}
 
 _NORMS = {"LN": "layer", "BN": "batch"}
 _ACTIVATIONS = {"GELU": "gelu", "SiLU": "silu", "ReLU": "relu"}
@@ -139,6 +162,7 @@ def official_args(args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: An argument that the official code does not have.
     """
+    args = _mapping(args, "arguments")
     if any(key.isupper() for key in args):
         given, defaults = _flatten_yaml(args), {**_CONSTRUCTOR, **_YAML}
     else:
@@ -156,15 +180,24 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: Unknown or unsupported arguments.
     """
     given = official_args(args)
-    if given["core_op"] not in ("DCNv3", "DCNv3_pytorch") or given["use_dcn_v4_op"]:
+    # With use_dcn_v4_op another kernel computes the same: the weights of the points still go through softmax.
+    if given["core_op"] not in ("DCNv3", "DCNv3_pytorch"):
         raise ConfigError(f"official InternImage: core_op: expected DCNv3, got {given['core_op']!r}")
+    for key in _LISTS:
+        optional = key == "level2_post_norm_block_ids"
+        if not isinstance(given[key], list | tuple) and not (optional and given[key] is None):
+            raise ConfigError(f"official InternImage: {key}: expected a list of numbers, got {given[key]!r}")
+    if not isinstance(given["frozen_stages"], int | float):
+        raise ConfigError(
+            f"official InternImage: frozen_stages: expected a number, got {given['frozen_stages']!r}"
+        )
     if given["frozen_stages"] >= 0:
         raise ConfigError(
             "official InternImage: frozen_stages: the official one trains the stem, ours does not; drop it "
             "and set frozen_stages of the result"
         )
     for key, known in (("norm_layer", _NORMS), ("act_layer", _ACTIVATIONS)):
-        if given[key] not in known:
+        if not isinstance(given[key], str) or given[key] not in known:
             expected = ", ".join(known)
             raise ConfigError(f"official InternImage: {key}: expected one of {expected}, got {given[key]!r}")
     scaled = given["layer_scale"] is not None
@@ -191,6 +224,16 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
         "out_stages": tuple(given["out_indices"]),
         "remat": "block" if given["with_cp"] else "none",
     }
+
+
+def stated_fields(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `backbone_fields` without those that official defaults decide.
+
+    Raises:
+        ConfigError: Unknown or unsupported arguments.
+    """
+    fields = backbone_fields(args)
+    return {name: value for name, value in fields.items() if all(key in args for key in _DECIDING[name])}
 
 
 def constructor_args(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,18 +275,25 @@ def constructor_args(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flatten_yaml(args: Mapping[str, Any]) -> dict[str, Any]:
     """Bring the three accepted cuts of the YAML file to constructor arguments."""
-    model = args.get("MODEL", args)
+    model = _mapping(args.get("MODEL", args), "MODEL")
     block = model.get("INTERN_IMAGE", None)
     if block is None:
         return {key.lower(): value for key, value in args.items()}
-    flat = {key.lower(): value for key, value in block.items()}
+    flat = {key.lower(): value for key, value in _mapping(block, "MODEL.INTERN_IMAGE").items()}
     # Other entries of MODEL never reach the constructor (DROP_RATE, DROP_PATH_TYPE) or concern training.
     for name, argument in (("NUM_CLASSES", "num_classes"), ("DROP_PATH_RATE", "drop_path_rate")):
         if name in model:
             flat[argument] = model[name]
-    if "USE_CHECKPOINT" in args.get("TRAIN", {}):
-        flat["with_cp"] = args["TRAIN"]["USE_CHECKPOINT"]
+    train = _mapping(args.get("TRAIN", {}), "TRAIN")
+    if "USE_CHECKPOINT" in train:
+        flat["with_cp"] = train["USE_CHECKPOINT"]
     return flat
+
+
+def _mapping(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"official InternImage: {what}: expected names with values, got {value!r}")
+    return value
 
 
 def _name_of(value: str, names: Mapping[str, str]) -> str:

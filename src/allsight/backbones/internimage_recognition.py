@@ -57,7 +57,12 @@ def configure(kind: type[C], found: Published, variants: Variants) -> tuple[C, t
         CheckpointError: They are not those of a whole InternImage.
     """
     seen = recognise(found, variants)
-    return built(kind, seen.fields, found.source), seen.notes
+    config: Any = built(kind, seen.fields, found.source)
+    # What nearly all weights have is no surprise, so only this report says it.
+    unsaid = [name for name in ("offset_scale", "act") if name not in found.stated]
+    usual = [name for name in unsaid if not any(note.startswith(name) for note in seen.notes)]
+    notes = [f"{name} leaves no trace in weights: {getattr(config, name)} taken" for name in usual]
+    return config, (*seen.notes, *notes)
 
 
 def built(kind: type[C], fields: Mapping[str, Any], source: str) -> C:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 from allsight.backbones.internimage import InternImage
 from allsight.config import ConfigError
+
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def scaled(
         beta: Factor on the width for phi = 1.
 
     Raises:
-        ConfigError: `origin` is not stacked by the paper's rules.
+        ConfigError: `origin` is not stacked by the paper's rules, a factor is not a number above 0, or the
+            network would be too large to be written down.
 
     Source: InternImage, arXiv:2211.05778, section 3.2.
     """
@@ -71,10 +76,11 @@ def scaled(
     width = origin.channels // origin.groups[0]
     if any(groups * width != origin.stage_channels(i) for i, groups in enumerate(origin.groups)):
         raise ConfigError(f"scaled: groups: expected groups of {width} channels, got {origin.groups}")
-    total = alpha**phi * (3 * depths[0] + depths[2])
-    thin = max(1, round(depths[0] * alpha**phi))
+    deeper, wider = (_power(name, base, phi) for name, base in (("alpha", alpha), ("beta", beta)))
+    total = deeper * (3 * depths[0] + depths[2])
+    thin = max(1, round(depths[0] * deeper))
     deep = max(thin, round(total - 3 * thin))
-    groups = max(1, round(beta**phi * origin.channels / width))
+    groups = max(1, round(wider * origin.channels / width))
     return origin.model_copy(
         update={
             "channels": groups * width,
@@ -82,6 +88,27 @@ def scaled(
             "groups": tuple(groups * 2**i for i in range(4)),
         }
     )
+
+
+def _power(name: str, base: object, phi: object) -> float:
+    exponent, factor = _finite("phi", phi), _finite(name, base)
+    if factor <= 0:
+        raise ConfigError(f"scaled: {name}: expected a number above 0, got {factor:g}")
+    if exponent * math.log(factor) > math.log(_LARGEST):
+        raise ConfigError(
+            f"scaled: phi: {name} ** {exponent:g} is more than {_LARGEST:g}; choose phi nearer to 0"
+        )
+    return factor**exponent
+
+
+def _finite(name: str, value: object) -> float:
+    try:
+        number = value if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        number = math.inf
+    if isinstance(number, float) and math.isfinite(number):
+        return number
+    raise ConfigError(f"scaled: {name}: expected a finite number, got {number!r}")
 
 
 def _stem(config: InternImage.Config, hw_px: tuple[int, int]) -> PartCost:

@@ -13,7 +13,7 @@ from allsight.cli.words import Json, Run, Trust, print_json
 if TYPE_CHECKING:
     from allsight.backbones import InternImage
     from allsight.models import Classifier
-    from allsight.weights import LoadReport, Survey
+    from allsight.weights import LoadReport, Opened, Survey
 
 app = typer.Typer(
     help="Look at files of weights, convert, check and export them.",
@@ -119,7 +119,7 @@ def verify(
     ] = None,
     ema: Ema = False,
 ) -> None:
-    """Check that weights are complete, of the right shapes and finite. Exit status 1 where values differ.
+    """Check that weights are whole, of the right shapes and finite. Exit status 1 where values differ.
 
     \b
     allsight weights verify internimage_t_1k_224.pth --variant tiny
@@ -138,7 +138,7 @@ def verify(
         if found != sha256.lower():
             raise CheckpointError(f"{file}: has checksum {found}, expected {sha256.lower()}")
     try:
-        model = _load(file, ema=ema)
+        model = _load(_undamaged(file, ema=ema))
     except Mismatch as error:
         print(error.full())
         raise
@@ -147,7 +147,7 @@ def verify(
         raise CheckpointError(f"{file}: is {report.variant or 'no known variant'}, expected {variant}")
     print(report)
     if against is not None:
-        lines = difference(model.official_state_dict(), _load(against).official_state_dict())
+        lines = difference(model.official_state_dict(), _load(_undamaged(against)).official_state_dict())
         if lines:
             print("\n".join(lines[:20]) + (f"\nand {len(lines) - 20} more" if len(lines) > 20 else ""))
             print(f"{len(lines)} tensors differ from {against}", file=sys.stderr)
@@ -213,7 +213,16 @@ def _print(said: dict[str, Any], counted: Survey) -> None:
     print(f"{said['source']}: {said.get('layout', said['container'])}")
     if said["network"]:
         settings, head = said["settings"], said["head"]
-        shown = ("operator", "channels", "depths", "groups", "block_norm", "layer_scale", "offset_scale")
+        shown = (
+            "operator",
+            "channels",
+            "depths",
+            "groups",
+            "block_norm",
+            "layer_scale",
+            "offset_scale",
+            "act",
+        )
         print(f"network     {said['network']} {said['variant'] or '(no known variant)'}")
         print(f"settings    {', '.join(f'{name}={settings[name]}' for name in shown if name in settings)}")
         print("head        " + (f"{head['head']}, {head['num_classes']} classes" if head else "none"))
@@ -231,7 +240,9 @@ def _print(said: dict[str, Any], counted: Survey) -> None:
         print(f"  {name}  {tuple(shape)}")
 
 
-def _load(file: Path, *, ema: bool = False, head_rows: Path | None = None) -> Classifier | InternImage:
+def _load(
+    file: Path | Opened, *, ema: bool = False, head_rows: Path | None = None
+) -> Classifier | InternImage:
     """The classifier, or the backbone where there is no head."""
     from allsight.backbones import InternImage, internimage_layouts, internimage_recognition
     from allsight.models import Classifier
@@ -242,6 +253,19 @@ def _load(file: Path, *, ema: bool = False, head_rows: Path | None = None) -> Cl
     if head is None and head_rows is None:
         return InternImage.from_official(opened)
     return Classifier.from_official(opened, head_rows=head_rows)
+
+
+def _undamaged(source: Path, *, ema: bool = False) -> Opened:
+    """Opened weights, every record of whose files is as it was written."""
+    from allsight.types import CheckpointError
+    from allsight.weights import damaged_record, open_weights
+
+    opened = open_weights(source, ema=ema)
+    for file in opened.files:
+        damaged = damaged_record(file)
+        if damaged is not None:
+            raise CheckpointError(f"{file}: {damaged} is not as it was written (checksum); fetch it again")
+    return opened
 
 
 def _report(model: Classifier | InternImage) -> LoadReport:

@@ -24,7 +24,7 @@ from allsight.engine.events import EventLog
 from allsight.engine.interference import Interference, measure_interference
 from allsight.engine.precision import Precision
 from allsight.engine.run_folder import read_classes, read_run_config
-from allsight.engine.starting import run_weights
+from allsight.engine.starting import own_weights, run_weights
 from allsight.engine.training_state import load_weights
 from allsight.models.base import AnswersQueries, TaskModel
 from allsight.tasks.asking import notes_of
@@ -306,9 +306,11 @@ def load(
     config = run if isinstance(run, RunConfig) else read_run_config(Path(run), trust=trust)
     names = dict(read_classes(folder)) if folder is not None else {}
     for task, given in _given_classes(classes, list(config.tasks)).items():
-        if names.get(task) and len(names[task]) != len(given):
+        number = len(names.get(task, ())) or _set_classes(config, task)
+        if number not in (None, len(given)):
             raise ConfigError(
-                f"classes: {len(given)} names for task '{task}', which has {len(names[task])} classes"
+                f"--classes: {len(given)} names for task '{task}', which has {number} classes; give one name "
+                "for each, in their order"
             )
         names[task] = given
     place = pick_device(device, 0)
@@ -370,11 +372,8 @@ def _load_weights(
                 f"weights: {which}: no such file; expected best, last, raw, random, or a file"
             )
         found = read_weights(Path(which))
-        try:
-            own = model.own_weights(found)
-        except CheckpointError as error:
-            raise CheckpointError(f"{which}: {error}") from error
-        load_weights(model, own, where=which)
+        own = own_weights(model, found, where=which)
+        load_weights(model, own, where=which, likely=partial(model.cause_of_misfit, found))
         return which
     if folder is None:
         raise ConfigError(f"weights: '{which}' needs a run folder; give a file")
@@ -397,6 +396,12 @@ def _given_classes(
     if len(tasks) != 1:
         raise ConfigError(f"classes: one file of names needs one task; this model has {', '.join(tasks)}")
     return {tasks[0]: _read_names(Path(classes))}
+
+
+def _set_classes(config: RunConfig, task: str) -> int | None:
+    """How many classes the settings of a task or of its model state; None: its data or the names tell."""
+    stated = getattr(config.tasks[task], "num_classes", None)
+    return stated or (getattr(config.model, "num_classes", None) if len(config.tasks) == 1 else None)
 
 
 def _read_names(file: Path) -> tuple[str, ...]:

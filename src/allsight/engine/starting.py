@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from allsight.config import ConfigError
@@ -18,7 +19,7 @@ from allsight.engine.config import StartConfig
 from allsight.engine.training_state import load_weights
 from allsight.models.base import TaskModel
 from allsight.types import CheckpointError
-from allsight.weights import read_weights
+from allsight.weights import Mismatch, read_weights
 
 
 def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], None]) -> str:
@@ -36,11 +37,10 @@ def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], N
     place = Path(config.weights).expanduser()
     if place.is_dir():
         found, said = run_weights(place, "best", averaged=True, tell=tell)
-        weights = model.own_weights(found)
+        weights = own_weights(model, found, where=said)
     elif place.is_file():
-        weights, said = read_weights(place), str(place)
-        if not config.part:
-            weights = model.own_weights(weights)
+        found, said = read_weights(place), str(place)
+        weights = found if config.part else own_weights(model, found, where=said)
     else:
         raise ConfigError(
             f"config.start.weights: {config.weights}: no such file or run folder; give its path, or set "
@@ -60,10 +60,22 @@ def start_from(model: TaskModel, config: StartConfig, *, tell: Callable[[str], N
         key: tensor for key, tensor in weights.items() if not any(_is_below(key, n) for n in config.fresh)
     }
     try:
-        load_weights(model, {**used, **kept}, where=said)
-    except CheckpointError as error:
+        load_weights(model, {**used, **kept}, where=said, likely=partial(model.cause_of_misfit, found))
+    except Mismatch as error:
         raise CheckpointError(f"{error}; parts that are to start anew go into start.fresh") from None
     return said if not kept else f"{said}, {', '.join(config.fresh)} anew"
+
+
+def own_weights(model: TaskModel, weights: Tensors, *, where: str) -> Tensors:
+    """Weights under the model's names, also published ones.
+
+    Raises:
+        CheckpointError: They are of another kind of network; names `where`.
+    """
+    try:
+        return model.own_weights(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def part_of(weights: Tensors, own: Tensors, config: StartConfig, *, where: str) -> tuple[str, Tensors]:

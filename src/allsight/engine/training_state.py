@@ -7,7 +7,7 @@ Order of data and all randomness follow from seed and step, so nothing of them i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ from allsight.engine.loss_scale import LossScale
 from allsight.engine.memory import TemporalMemory
 from allsight.engine.parallel import Parallel, local_part
 from allsight.types import CheckpointError
+from allsight.weights import check_finite, check_fit
+from allsight.weights.survey import is_finite
 
 Value = TypeVar("Value")
 
@@ -70,13 +72,13 @@ class TrainingState:
         """Load a checkpoint into all parts; the number of steps done.
 
         Raises:
-            CheckpointError: It does not fit the run; every missing, unexpected or reshaped key is named.
+            CheckpointError: It does not fit the run; a `Mismatch` has every key that does not.
         """
         stored = stored_tensors(path)
         run = load_tensors(path, lambda key: key.startswith("run/"))
         self._check_tokenizer(run.get("run/tokenizer"), path)
         shapes = {key: shape for key, (shape, _) in _below(stored, "model/").items()}
-        _check_fit(self._parallel.weight_shapes(), shapes, str(path))
+        check_fit(self._parallel.weight_shapes(), shapes, what=str(path))
         if self._ema is not None and not _below(stored, "ema/"):
             raise CheckpointError(
                 f"{path}: holds no averaged weights; unset optim.ema_decay to go on without"
@@ -105,31 +107,29 @@ def _named(hash: str) -> str:
     return f"the tokenizer {hash[:12]}" if hash else "no tokenizer"
 
 
-def load_weights(model: nn.Module, weights: Tensors, *, where: str) -> None:
-    """Copy weights into a model, all or none.
+def load_weights(
+    model: nn.Module, weights: Tensors, *, where: str, likely: Callable[[], str] = lambda: ""
+) -> None:
+    """Copy weights into a new model, all or none.
 
+    Args:
+        where: Of the weights, for errors.
+        likely: Finds the likely cause of weights that do not fit, for the error.
     Raises:
-        CheckpointError: Names or shapes differ.
+        Mismatch: Names or shapes differ.
+        CheckpointError: Infinities or NaN. What a new model has full of NaN itself (a monitor that has seen
+            nothing yet) may hold them.
     """
     own = model.state_dict()
-    own_shapes = {name: tensor.shape for name, tensor in own.items()}
-    _check_fit(own_shapes, {name: tensor.shape for name, tensor in weights.items()}, where)
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    check_fit({name: tensor.shape for name, tensor in own.items()}, shapes, what=where, hint=likely)
+    # A number may be finite in the file and not in the model's type.
+    taken = {name: weights[name].to(tensor.dtype) for name, tensor in own.items()}
+    checked = {name: tensor for name, tensor in taken.items() if is_finite(own[name])}
+    check_finite(checked, weights, what=where)
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(weights[name])
-
-
-def _check_fit(own: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size], where: str) -> None:
-    faults = [f"missing {name}" for name in own if name not in shapes]
-    faults += [f"unexpected {name}" for name in shapes if name not in own]
-    faults += [
-        f"{name} has shape {tuple(shapes[name])} in place of {tuple(shape)}"
-        for name, shape in own.items()
-        if name in shapes and shapes[name] != shape
-    ]
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise CheckpointError(f"{where}: weights do not fit the model: {shown}")
+            tensor.copy_(taken[name])
 
 
 def _below(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:

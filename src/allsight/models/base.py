@@ -141,6 +141,13 @@ class TaskModel(Model):
         """Published weights under this model's names; models without published weights change nothing."""
         return weights
 
+    def cause_of_misfit(self, weights: Mapping[str, Tensor]) -> str:
+        """What most likely sets weights, as they lie in a file, apart from this model; "" where unknown."""
+        # Concrete networks are loaded only where there is something to explain.
+        from allsight.models.misfit import cause_of_misfit
+
+        return cause_of_misfit(self, weights)
+
 
 class PlainModel(Model):
     """Base of models with a natural signature, `classifier(images)`; `for_tasks` wraps one in its adapter."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from allsight.backbones.internimage_layouts import Published
@@ -25,8 +26,9 @@ def select_classes(found: Published, rows: HeadRows) -> Published:
     Raises:
         CheckpointError: No head, no numbers, or one that the head does not have.
     """
-    numbers = _read(Path(rows)) if isinstance(rows, str | os.PathLike) else [int(row) for row in rows]
-    if "head.weight" not in found.tensors:
+    numbers = _read(Path(rows)) if isinstance(rows, str | os.PathLike) else _checked(rows, found.source)
+    parts = [found.tensors.get(name) for name in ("head.weight", "head.bias")]
+    if any(part is None or not part.ndim for part in parts):
         raise CheckpointError(f"{found.source}: head_rows: the weights have no head to choose classes from")
     classes = found.tensors["head.weight"].shape[0]
     wrong = next((row for row in numbers if not 0 <= row < classes), None)
@@ -40,6 +42,20 @@ def select_classes(found: Published, rows: HeadRows) -> Published:
     kept = {name: found.tensors[name][index] for name in ("head.weight", "head.bias")}
     note = f"head_rows: {len(numbers)} of {classes} classes kept"
     return replace(found, tensors={**found.tensors, **kept}, notes=(*found.notes, note))
+
+
+def _checked(rows: object, source: str) -> list[int]:
+    """Whole numbers. A mask is refused: its entries would be taken for the classes 0 and 1."""
+    plain = rows.tolist() if isinstance(rows, np.ndarray | torch.Tensor) else rows
+    numbers: list[object] = list(plain) if isinstance(plain, Iterable) else [plain]
+    taken: list[int] = []
+    for row in numbers:
+        if isinstance(row, bool) or not isinstance(row, int | np.integer):
+            raise CheckpointError(
+                f"{source}: head_rows: expected numbers of classes, or a file with one a line, got {row!r}"
+            )
+        taken.append(int(row))
+    return taken
 
 
 def _read(file: Path) -> list[int]:

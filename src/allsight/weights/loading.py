@@ -37,11 +37,11 @@ class Mismatch(CheckpointError):
         reshaped: Mapping[str, Shapes],
         hint: str = "",
     ) -> Mismatch:
-        """Make the error; `hint` says what to do."""
+        """Make the error; `hint` says the likely cause, which stands before the names."""
         shapes = [_in_words(name, shapes) for name, shapes in reshaped.items()]
         kinds = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
         text = "; ".join(f"{len(found)} {kind}: {in_words(found)}" for kind, found in kinds if found)
-        error = cls(f"{what}: weights do not fit the model: {text}" + (f"; {hint}" if hint else ""))
+        error = cls(f"{what}: weights do not fit the model: {f'{hint}; ' if hint else ''}{text}")
         error.missing, error.unexpected = tuple(missing), tuple(unexpected)
         error.reshaped = dict(reshaped)
         return error
@@ -73,7 +73,7 @@ def load_mapped(
         what: What is being loaded, for messages.
         skip: Whether a published name is left out by rule when the module does not want it.
         neutral: Values that change nothing, for published names that the weights may lack.
-        hint: What to do about weights that do not fit, for the message.
+        hint: The likely cause of weights that do not fit, for the message.
 
     Raises:
         Mismatch: Tensors are missing, unexpected or of another shape; nothing was loaded then.
@@ -82,21 +82,23 @@ def load_mapped(
     state = module.state_dict()
     own = {published: name for name, published in names.items()}
     given = {**(neutral or {}), **weights}
-    missing = [name for name in own if name not in given]
     others = [name for name in weights if name not in own]
     skipped = [name for name in others if skip(name)]
-    unexpected = [name for name in others if not skip(name)]
-    shapes = {
-        name: (tuple(given[name].shape), tuple(state[own[name]].shape)) for name in own if name in given
-    }
-    reshaped = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-    if missing or unexpected or reshaped:
-        raise Mismatch.of(what, missing, unexpected, reshaped, hint)
+    check_fit(
+        {published: state[name].shape for published, name in own.items()},
+        {
+            name: tensor.shape
+            for name, tensor in given.items()
+            if name in own or (name in weights and not skip(name))
+        },
+        what=what,
+        hint=lambda: hint,
+    )
     tensors = {
         name: given[published].to(dtype=state[name].dtype, copy=True).contiguous()
         for published, name in own.items()
     }
-    _check_finite({published: tensors[name] for published, name in own.items()}, weights, what)
+    check_finite({published: tensors[name] for published, name in own.items()}, weights, what=what)
     module.load_state_dict(tensors, assign=any(tensor.is_meta for tensor in state.values()))
     matched = tuple(name for name in own if name in weights)
     return LoadReport(
@@ -104,7 +106,43 @@ def load_mapped(
     )
 
 
-def _check_finite(tensors: Weights, stored: Weights, what: str) -> None:
+def check_fit(
+    own: Mapping[str, Sequence[int]],
+    given: Mapping[str, Sequence[int]],
+    *,
+    what: str,
+    hint: Callable[[], str] = lambda: "",
+) -> None:
+    """Refuse weights whose names or shapes are not those of a model.
+
+    Args:
+        own: Name -> shape of what the model wants.
+        given: Name -> shape of what there is.
+        what: What is being loaded, for messages.
+        hint: Finds the likely cause, for the message; "" where it is not known.
+
+    Raises:
+        Mismatch: Tensors are missing, unexpected or of another shape.
+    """
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    shapes = {name: (tuple(given[name]), tuple(own[name])) for name in own if name in given}
+    reshaped = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    if missing or unexpected or reshaped:
+        raise Mismatch.of(what, missing, unexpected, reshaped, hint())
+
+
+def check_finite(tensors: Weights, stored: Weights, *, what: str) -> None:
+    """Refuse infinities and NaN.
+
+    Args:
+        tensors: As the model is to have them.
+        stored: As they lie in the file, whose type the message names.
+        what: What is being loaded, for messages.
+
+    Raises:
+        CheckpointError: There are some; names the tensors.
+    """
     bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if bad:
         dtype = str(stored[bad[0]].dtype).removeprefix("torch.") if bad[0] in stored else "?"

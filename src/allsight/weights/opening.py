@@ -106,8 +106,10 @@ def _open_file(path: Path, ema: bool) -> Opened:
         return _open_without_objects(path, ema, error)
     except Exception as error:
         # Arbitrary bytes make the unpickler raise nearly anything.
-        known = isinstance(error, RuntimeError | EOFError | OSError)
-        reason = (known and str(error).partition("\n")[0]) or (known and "it ends too early") or repr(error)
+        if not _is_zip(path) and not _is_pickle(path):
+            raise _no_weights(path) from error
+        known = isinstance(error, RuntimeError | OSError) and str(error).partition("\n")[0]
+        reason = known or "it is cut short or damaged; fetch it again"
         if _is_zip(path) and "central directory" in reason:
             reason = "its end is missing, so it was cut short; fetch it again"
         raise CheckpointError(f"{path}: not a torch file{_look_of(path)}: {reason}") from error
@@ -126,10 +128,8 @@ def _open_without_objects(path: Path, ema: bool, error: Exception) -> Opened:
         note = f"holds objects that were not built: {named}; only tensors and plain data were read"
         opened = _opened(content, str(path), "torch file", ema, (path,))
         return replace(opened, notes=(note, *opened.notes)) if dropped else opened
-    with path.open("rb") as file:
-        start = file.read(1)
-    if start != b"\x80":
-        raise CheckpointError(f"{path}: not a torch file nor .safetensors{_look_of(path)}") from error
+    if not _is_pickle(path):
+        raise _no_weights(path) from error
     raise CheckpointError(
         f"{path}: holds more than tensors in the form before PyTorch 1.6 and is not opened, since that would "
         f"run code from it; if you trust its origin, save torch.load(path, weights_only=False)['model'] to a "
@@ -145,7 +145,8 @@ def _open_safetensors(path: Path) -> Opened:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file{_look_of(path)}: {error}") from error
+        looks = _look_of(path) or ": cut short or damaged; fetch it again"
+        raise CheckpointError(f"{path}: not a safetensors file{looks}") from error
     if not tensors:
         raise CheckpointError(f"{path}: no tensors in it")
     return Opened(
@@ -175,6 +176,16 @@ def _opened(
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def _no_weights(path: Path) -> CheckpointError:
+    looks = _look_of(path) or "; give a file of weights (.pth, .safetensors), or fetch it again"
+    return CheckpointError(f"{path}: not a torch file nor .safetensors{looks}")
 
 
 def _look_of(path: Path) -> str:
