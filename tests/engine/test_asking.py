@@ -173,7 +173,7 @@ def test_what_is_cut_is_said_in_the_answer_and_counted_in_the_run(generalist, ph
     assert short.notes == () and "notes" not in short.to_json()
     (note,) = long.to_json()["notes"]
     count = len(generalist.tasks["questions"].tokenizer.encode("is it red? " * 10_000))
-    assert note.startswith(f"question: {count - 31:,} of {count:,} tokens left out")
+    assert note.startswith(f"question: {count - 30:,} of {count:,} tokens left out")
     (event,) = map(json.loads, (tmp_path / "run" / "events.jsonl").read_text().splitlines())
     assert (event["kind"], event["task"], event["values"]) == ("ask", "questions", {"texts_cut": 1})
     assert asked.texts_cut == 1

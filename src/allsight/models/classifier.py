@@ -280,6 +280,11 @@ class TrainableClassifier(TaskModel):
             )
         return {"logits": self.classifier(images)}, None
 
+    def cause_of_misfit(self, weights: Mapping[str, Tensor]) -> str:
+        from allsight.models.misfit import cause_of_misfit
+
+        return cause_of_misfit(self, weights)
+
     def own_weights(self, weights: Weights) -> dict[str, Tensor]:
         """Return published weights under this model's names; what is not published comes back as it is."""
         is_own = any(name.startswith("classifier.") for name in weights)

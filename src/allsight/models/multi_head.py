@@ -43,6 +43,11 @@ class MultiHead(TaskModel):
         """Channels and stride of the maps that heads get, fine to coarse."""
         return self.backbone.feature_specs
 
+    def cause_of_misfit(self, weights: Mapping[str, Tensor]) -> str:
+        from allsight.models.misfit import cause_of_misfit
+
+        return cause_of_misfit(self, weights)
+
     def forward(self, batch: Batch, state: State = None) -> tuple[Outputs, State]:
         """What the head of the batch's task makes of its pictures; there is no temporal state.
 
