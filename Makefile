@@ -8,7 +8,7 @@ CAN_RUN := import sys; sys.exit(sys.version_info < (3, 6))
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 # Tests run side by side, one thread each: on two cores that beats one process with two threads.
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow check format bench setup clean
 

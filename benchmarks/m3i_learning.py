@@ -36,7 +36,7 @@ QUICK = ("supervised", "intra", "intra_inter", "full")
 FULL = ("supervised", "intra", "inter", "intra_inter", "full", "full_10", "two_stage")
 VIT = ("full_vit",)
 PROBE_PICTURES = 1000
-MONITORS = ("features/std", "features/rank", "target_std", "target_rank", "top_share")
+MONITORS = ("features/std", "features/rank", "features/place_share", "target_std", "target_rank", "top_share")
 RATES = (5e-4, 1e-3, 2e-3)
 
 
