@@ -177,6 +177,7 @@ def test_lack_of_memory_says_where_it_happened(monkeypatch, where, expected):
         Trainer(blocks_run()).fit()
 
 
+@pytest.mark.slow
 def test_savings_are_what_the_plan_counts():
     task = Classification.Config(data="imagefolder:none", num_classes=10, batch_size=16, size_px=64)
     config = RunConfig(

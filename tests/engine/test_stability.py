@@ -9,6 +9,7 @@ from allsight.config import replace
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_adaptive_clipping_trains_a_net_that_fails_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import stability

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import torch
 from allsight.layers import DCNv4, DeformConv2d, MSDeformAttn
@@ -42,6 +44,7 @@ for layer, inputs, sizes in (
 """
 
 
+@pytest.mark.slow
 def test_layers_can_be_compiled_whole_and_exported_for_any_batch_and_size():
     # In a process of its own: the shape checks of the test run do not understand symbolic sizes.
     result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)

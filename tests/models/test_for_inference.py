@@ -120,6 +120,7 @@ assert programs == 2, programs
 """
 
 
+@pytest.mark.slow
 def test_compiled_blocks_share_a_program_for_all_sizes():
     # In a process of its own: the shape checks of the test run and torch.compile do not get along.
     result = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)

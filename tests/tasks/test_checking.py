@@ -22,7 +22,12 @@ from allsight.types import Batch, DataError, Sample
 toys = import_file(Path(__file__).parents[1] / "contracts" / "toys.py")
 
 SHIPPED = {
-    "bev_detection": {"data": "nuscenes:drives", "hw_px": (32, 64), "streams": False},
+    "bev_detection": {
+        "data": "nuscenes:drives",
+        "hw_px": (32, 64),
+        "streams": False,
+        "head": {"queries": 50},
+    },
     "bev_segmentation": {"data": "nuscenes:drives", "hw_px": (32, 64), "streams": False},
     "classification": {
         "data": "imagefolder:imagefolder",
