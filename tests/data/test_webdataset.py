@@ -1,6 +1,7 @@
 """The reader of shards on disk: what their files mean, and what is said of those that mean nothing."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -169,6 +170,27 @@ def test_the_index_is_written_once_and_again_when_the_tar_is_another(tmp_path):
     assert open_reader(f"webdataset:{tmp_path}").notes == ()
     again = reader(tmp_path, [("a.txt", b"one"), ("b.txt", b"x" * 20000)])
     assert len(again) == 2 and again.notes
+
+
+def test_another_tar_of_the_same_size_gets_an_index_of_its_own(tmp_path):
+    """Tars are padded: a sample more does not show in the size."""
+    reader(tmp_path, [("a.txt", b"one")])
+    tar, index = tmp_path / "train-00000.tar", tmp_path / "train-00000.tar.index"
+    before = tar.stat().st_size
+    again = reader(tmp_path, [("a.txt", b"two"), ("b.txt", b"more")])
+    assert tar.stat().st_size == before and len(again) == 2
+    assert again[0].inputs["text"].string == "two"
+    # One that was copied after its index is looked at once, and the index stays.
+    old, late = index.read_bytes(), index.stat().st_mtime + 60
+    os.utime(tar, (late, late))
+    assert len(open_reader(f"webdataset:{tmp_path}")) == 2
+    assert index.read_bytes() == old
+
+
+def test_labels_of_dotted_names_are_in_the_index(tmp_path):
+    files = [("1.left.cls", b"1"), ("1.left.jpg", jpeg(1)), ("2.cls", b"0"), ("2.jpg", jpeg(2))]
+    data = reader(tmp_path, files, classes=("a", "b"))
+    assert data.labels.tolist() == [1, 0]
 
 
 def test_a_folder_of_others_is_read_all_the_same(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
+from allsight.data.shards.content import understood
 from allsight.data.shards.members import Span, spans
 from allsight.types import DataError
 
@@ -149,13 +150,28 @@ def index_tar(path: Path) -> Index:
             view.release()
 
 
+def tar_crc32(path: Path) -> int:
+    """The checksum of a whole tar."""
+    with mapped(path) as data:
+        view = memoryview(data)
+        try:
+            return _crc(view, 0, len(data))
+        finally:
+            view.release()
+
+
 def label_of(span: Span, data: bytes | mmap.mmap) -> int:
     """The number in a sample's file `.cls`, or -1."""
-    for member in span.members:
-        if member.ending == "cls" and member.size <= 11:
-            text = bytes(data[member.data_at : member.data_at + member.size]).strip()
-            return int(text) if text.isdigit() and int(text) < 2**31 else -1
-    return -1
+    members = {member.ending: member for member in span.members}
+    try:
+        member = members.get(understood(members, span.key).get("cls", ""))
+    except DataError:
+        # It is unclear which file counts: the sample is refused when it is read.
+        return -1
+    if member is None or member.size > 11:
+        return -1
+    text = bytes(data[member.data_at : member.data_at + member.size]).strip()
+    return int(text) if text.isdigit() and int(text) < 2**31 else -1
 
 
 def write_whole(path: Path, data: bytes) -> None:

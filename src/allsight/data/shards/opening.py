@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from allsight.data.readers.files import shards_of, splits_there
 from allsight.data.shards.catalogue import Catalogue, catalogue_name, expand, index_name
-from allsight.data.shards.index import HEADER_BYTES, Index, IndexHeader, index_tar, write_whole
+from allsight.data.shards.index import (
+    HEADER_BYTES,
+    Index,
+    IndexHeader,
+    index_tar,
+    tar_crc32,
+    write_whole,
+)
 from allsight.data.shards.remote import FsspecStore, HttpStore, Patience
 from allsight.data.shards.stores import FolderStore, Store, is_url
 from allsight.types import DataError
@@ -170,6 +179,20 @@ def _indexed(folder: Path, names: Sequence[str]) -> Found:
     return Found(FolderStore(folder), Catalogue.of(names, headers), indexes, tuple(notes))
 
 
+def _is_of(index: Index, tar: Path, beside: Path) -> bool:
+    """Whether an index is that of a tar. Tars are padded, so another one may well have the same size."""
+    if index.header.tar_bytes != tar.stat().st_size:
+        return False
+    if tar.stat().st_mtime_ns <= beside.stat().st_mtime_ns:
+        return True
+    if tar_crc32(tar) != index.header.tar_crc32:
+        return False
+    # Copied after its index: said once, if that is allowed, so that it is not read through each time.
+    with suppress(OSError):
+        os.utime(beside)
+    return True
+
+
 def ensure_index(path: Path) -> tuple[Index, bool]:
     """The index beside a tar, or a new one where there is none or it is of another tar; whether it is new.
 
@@ -181,7 +204,7 @@ def ensure_index(path: Path) -> tuple[Index, bool]:
     beside = path.with_name(index_name(path.name))
     try:
         index = Index.unpack(beside.read_bytes(), str(beside))
-        if index.header.tar_bytes == path.stat().st_size:
+        if _is_of(index, path, beside):
             return index, False
     except FileNotFoundError:
         pass
