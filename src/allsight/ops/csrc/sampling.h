@@ -198,48 +198,49 @@ ALLSIGHT_INLINE void mix(const T *__restrict value, int64_t pixel_step, const Po
 template <int value> using Number = std::integral_constant<int, value>;
 
 // The transpose of `mix` for `count` points: add the gradient of a group's channels to the corners it came from, and
-// leave <gradient, corner> of every point in `dots`, from which all other gradients follow.
-template <class T, int n, int width, int count>
+// leave <gradient, corner> of every point in `dots`, from which all other gradients follow. `at_once` says that the
+// channels are one step wide: their gradient then stays in registers. Point after point, since the addresses of all
+// corners of several points are more than there are registers for.
+template <class T, int n, int width, int count, bool at_once>
 ALLSIGHT_INLINE void spread_block(const T *__restrict value, T *__restrict grad_value, int64_t pixel_step,
                                   const T *__restrict grad, int64_t channels, const Points<T> &at, int64_t first,
                                   int64_t right, int64_t down) {
     using V = Vec<T, n>;
-    constexpr int num_sums = 4 * count > n ? 4 * count / n : 1;
-    V dot[num_sums * n] = {};
-    for (int64_t c = 0; c < channels; c += n * width) {
-        V g[width];
-#pragma GCC unroll 4
-        for (int i = 0; i < width; ++i) g[i] = load<V>(grad + c + i * n);
+    constexpr int step = n * width;
+    V dot[4 * count] = {}, g[width];
+    if constexpr (at_once)
+        for (int i = 0; i < width; ++i) g[i] = load<V>(grad + i * n);
 #pragma GCC unroll 16
-        for (int q = 0; q < count; ++q) {
-            const int64_t start = at.pixel[first + q] * pixel_step + c;
+    for (int q = 0; q < count; ++q) {
+        const Four<V> w = splat_four<V>(at.corner + 4 * (first + q));
+        const int64_t start = at.pixel[first + q] * pixel_step;
+        const auto corner = [&](int i, int64_t place, V weight, V &sum) {
+            sum += g[i] * load<V>(value + place);
+            store(grad_value + place, load<V>(grad_value + place) + weight * g[i]);
+        };
+        for (int64_t c = 0; c < (at_once ? step : channels); c += step) {
 #pragma GCC unroll 4
-            for (int which = 0; which < 4; ++which) {
-                const int64_t place = start + (which & 1 ? right : 0) + (which & 2 ? down : 0);
-                const T *from = value + place;
-                T *to = grad_value + place;
-                const T w = at.corner[4 * (first + q) + which];
-#pragma GCC unroll 4
-                for (int i = 0; i < width; ++i) {
-                    dot[4 * q + which] += g[i] * load<V>(from + i * n);
-                    store(to + i * n, load<V>(to + i * n) + w * g[i]);
-                }
+            for (int i = 0; i < width; ++i) {
+                if constexpr (!at_once) g[i] = load<V>(grad + c + i * n);
+                const int64_t place = start + c + i * n;
+                corner(i, place, w.a, dot[4 * q]), corner(i, place + right, w.b, dot[4 * q + 1]);
+                corner(i, place + down, w.c, dot[4 * q + 2]), corner(i, place + right + down, w.d, dot[4 * q + 3]);
             }
         }
     }
-#pragma GCC unroll 4
-    for (int s = 0; s < num_sums; ++s) store(at.dots + 4 * first + s * n, sums_of<T, n>(dot + s * n));
+    store_sums<T, n, 4 * count>(at.dots + 4 * first, dot);
 }
 
 // The same for all runs: blocks of as many points as fill the lanes of one sum, then what is left over.
-template <class T, int n, int width>
-ALLSIGHT_INLINE void spread(const T *value, T *grad_value, int64_t pixel_step, const T *grad, int64_t channels,
-                            const Points<T> &at, int64_t first, const Run *runs, int64_t num_runs) {
+template <class T, int n, int width, bool at_once>
+ALLSIGHT_INLINE void spread_runs(const T *value, T *grad_value, int64_t pixel_step, const T *grad, int64_t channels,
+                                 const Points<T> &at, int64_t first, const Run *runs, int64_t num_runs) {
     constexpr int block = n > 4 ? n / 4 : 1;
     for (int64_t run = 0; run < num_runs; ++run) {
         const int64_t right = runs[run].right, down = runs[run].down, end = first + runs[run].points;
         const auto take = [&](auto count) {
-            spread_block<T, n, width, count.value>(value, grad_value, pixel_step, grad, channels, at, first, right, down);
+            spread_block<T, n, width, count.value, at_once>(value, grad_value, pixel_step, grad, channels, at, first,
+                                                            right, down);
             first += count.value;
         };
         while (first + block <= end) take(Number<block>{});
@@ -247,6 +248,15 @@ ALLSIGHT_INLINE void spread(const T *value, T *grad_value, int64_t pixel_step, c
             if (first + 2 <= end) take(Number<2>{});
         while (first < end) take(Number<1>{});
     }
+}
+
+template <class T, int n, int width>
+ALLSIGHT_INLINE void spread(const T *value, T *grad_value, int64_t pixel_step, const T *grad, int64_t channels,
+                            const Points<T> &at, int64_t first, const Run *runs, int64_t num_runs) {
+    if (channels == n * width)
+        spread_runs<T, n, width, true>(value, grad_value, pixel_step, grad, channels, at, first, runs, num_runs);
+    else
+        spread_runs<T, n, width, false>(value, grad_value, pixel_step, grad, channels, at, first, runs, num_runs);
 }
 
 // Call body(lanes, width) with the widest vectors that `channels` can be cut into.

@@ -157,6 +157,11 @@ template <int which> struct OfFour {
 
 #if defined(__clang__) || __GNUC__ >= 12
 template <class V, class T, int... j> ALLSIGHT_INLINE V repeat_four(const T *from, std::integer_sequence<int, j...>) {
+#if defined(__AVX512F__)
+    // By name, since GCC 12 spreads four lanes over sixteen through memory, where a wide load waits for narrow stores.
+    if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return (V)_mm512_maskz_broadcast_f32x4(0xFFFF, _mm_loadu_ps(from));
+    if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return (V)_mm512_maskz_broadcast_f64x4(0xFF, _mm256_loadu_pd(from));
+#endif
     const auto four = load<Vec<T, 4>>(from);
     return __builtin_shufflevector(four, four, (j % 4)...);
 }
@@ -180,25 +185,45 @@ template <int distance> struct Swapped {
     static constexpr int of(int lane) { return lane ^ distance; }
 };
 
-// The first (or second) half of each segment of a, followed by the same of b, segment by segment.
-template <int n, int segment, bool second> struct Halves {
-    static constexpr int of(int lane) {
-        const int half = segment / 2, start = lane / segment * segment, place = lane % segment;
-        return (place < half ? start + place : n + start + place - half) + (second ? half : 0);
-    }
+// In each segment, its first half from a and its second from b.
+template <int n, int segment> struct HalfOfEach {
+    static constexpr int of(int lane) { return lane % segment < segment / 2 ? lane : n + lane; }
 };
 
-// Sums over the lanes of n vectors at once: lane i of the result is the sum over in[i]. Each level adds halves of
-// ever shorter segments of two vectors, so that n sums take n - 1 additions, in a fixed order.
-template <class T, int n, int segment = n> ALLSIGHT_INLINE Vec<T, n> sums_of(Vec<T, n> *in) {
+// The first lane of each segment, in turns.
+template <int n, int segment> struct FirstOfEach {
+    static constexpr int of(int lane) { return lane * segment % n; }
+};
+
+// Sums over the lanes of `count` vectors at once: the lanes of each segment of n / count lanes of the result are the sum
+// over one of them, in their order. A level adds halves of ever shorter segments of two vectors and then, when there is
+// one vector left, of itself, so that n sums take n - 1 additions; the order of additions does not depend on `count`.
+// Halves that stay where they are cost no shuffle.
+template <class T, int n, int count, int segment = n> ALLSIGHT_INLINE Vec<T, n> sums_of(Vec<T, n> *in) {
+    using V = Vec<T, n>;
     if constexpr (segment == 1) {
         return in[0];
+    } else if constexpr (count == 1) {
+        in[0] += pick<Swapped<segment / 2>>(in[0], in[0]);
+        return sums_of<T, n, 1, segment / 2>(in);
     } else {
-        for (int i = 0; i < segment / 2; ++i) {
-            const Vec<T, n> a = in[i], b = in[i + segment / 2];
-            in[i] = pick<Halves<n, segment, false>>(a, b) + pick<Halves<n, segment, true>>(a, b);
+        for (int i = 0; i < count / 2; ++i) {
+            const V a = in[i], b = in[i + count / 2];
+            const V kept = pick<HalfOfEach<n, segment>>(a, b), moved = pick<HalfOfEach<n, segment>>(b, a);
+            in[i] = kept + pick<Swapped<segment / 2>>(moved, moved);
         }
-        return sums_of<T, n, segment / 2>(in);
+        return sums_of<T, n, count / 2, segment / 2>(in);
+    }
+}
+
+// Store the sums over the lanes of each of `count` vectors, a power of two or some times n.
+template <class T, int n, int count> ALLSIGHT_INLINE void store_sums(T *to, Vec<T, n> *in) {
+    if constexpr (count >= n) {
+        for (int i = 0; i < count; i += n) store(to + i, sums_of<T, n, n>(in + i));
+    } else {
+        const auto sums = sums_of<T, n, count>(in);
+        const auto packed = pick<FirstOfEach<n, n / count>>(sums, sums);
+        std::memcpy(to, &packed, count * sizeof(T));
     }
 }
 
