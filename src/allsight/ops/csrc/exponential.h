@@ -1,6 +1,8 @@
 // exp(x) for x <= 0, whole vectors at a time: to 2 units in the last place, NaN stays NaN, -inf gives 0.
 #pragma once
 
+#include <cmath>
+
 #include "simd.h"
 
 namespace allsight {
@@ -45,12 +47,32 @@ ALLSIGHT_INLINE Whole<double> exp_nonpositive(Whole<double> x) {
     return x < -708.0 ? V{} : result * scale;
 }
 
-// The largest (or the sum) over the lanes of a vector, in every lane: halves are folded onto each other.
-template <class V, class Fold, int distance = int(sizeof(V) / sizeof(V{}[0])) / 2> ALLSIGHT_INLINE V fold(V v, Fold f) {
-    if constexpr (distance == 0)
+// The largest (or the sum) over each `span` lanes of a vector, in every lane: halves are folded onto each other.
+template <int span, class V, class Fold> ALLSIGHT_INLINE V fold(V v, Fold f) {
+    if constexpr (span == 1)
         return v;
     else
-        return fold<V, Fold, distance / 2>(f(v, pick<Swapped<distance>>(v, v)), f);
+        return fold<span / 2>(f(v, pick<Swapped<span / 2>>(v, v)), f);
+}
+
+// Softmax without a way through memory: each `span` lanes are a run, or, where that is all lanes, runs may be shorter.
+// `out` has room for a whole vector beyond the last run.
+template <class T, int span>
+ALLSIGHT_INLINE void softmax_in_registers(const T *logits, T *out, int64_t runs, int64_t length) {
+    using V = Whole<T>;
+    using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    constexpr int n = kLanes<T>;
+    const int64_t count = runs * length, step = span < n ? n : length;
+    const auto lane = numbered<Vec<Int, n>>(std::make_integer_sequence<int, n>{});
+    V missing = {}; // -inf in the lanes of no logit
+    if constexpr (span == n) missing = lane < Int(length) ? V{} : V{} - T(INFINITY);
+    for (int64_t i = 0; i < count; i += step) {
+        const int64_t left = count - i < step ? count - i : step;
+        const V v = (left == n ? load<V>(logits + i) : load_some<V>(logits + i, left)) + missing;
+        const V most = fold<span>(v, [](V a, V b) { return a > b ? a : b; });
+        const V e = exp_nonpositive(v - most);
+        store(out + i, e * (T(1) / fold<span>(e, [](V a, V b) { return a + b; })));
+    }
 }
 
 // Softmax of `runs` runs of `length` logits, n lanes at a time; `length` >= n. The last vector of a run overlaps the
@@ -65,7 +87,7 @@ template <class T, int n> ALLSIGHT_INLINE void softmax_in_lanes(const T *logits,
             const V v = load<V>(from + i);
             most = v > most ? v : most;
         }
-        most = fold(most, [](V a, V b) { return a > b ? a : b; });
+        most = fold<n>(most, [](V a, V b) { return a > b ? a : b; });
         for (int64_t i = 0; i < tail; i += n) store(out + run + i, load<V>(from + i) - most);
         store(out + run + tail, load<V>(from + tail) - most);
     }
@@ -75,7 +97,7 @@ template <class T, int n> ALLSIGHT_INLINE void softmax_in_lanes(const T *logits,
         V sums = {};
         int64_t i = 0;
         for (; i + n <= length; i += n) sums += load<V>(at + i);
-        T total = fold(sums, [](V a, V b) { return a + b; })[0];
+        T total = fold<n>(sums, [](V a, V b) { return a + b; })[0];
         for (; i < length; ++i) total += at[i];
         const T factor = T(1) / total;
         const V last = load<V>(at + tail);
@@ -85,13 +107,16 @@ template <class T, int n> ALLSIGHT_INLINE void softmax_in_lanes(const T *logits,
 }
 
 template <class T> ALLSIGHT_INLINE void softmax_runs(const T *logits, T *out, int64_t runs, int64_t length) {
+    constexpr int n = kLanes<T>;
     if (length == 0) return;
-    if constexpr (kLanes<T> >= 4)
-        if (length >= kLanes<T>) return softmax_in_lanes<T, kLanes<T>>(logits, out, runs, length);
-    if constexpr (kLanes<T> > 8)
-        if (length >= 8) return softmax_in_lanes<T, 8>(logits, out, runs, length);
-    if constexpr (kLanes<T> > 4)
-        if (length >= 4) return softmax_in_lanes<T, 4>(logits, out, runs, length);
+    if constexpr (n >= 4) {
+        if (length > n / 2 && length <= n) return softmax_in_registers<T, n>(logits, out, runs, length);
+        if (length == n / 2) return softmax_in_registers<T, n / 2>(logits, out, runs, length);
+        if (length == n / 4) return softmax_in_registers<T, n / 4>(logits, out, runs, length);
+        if (length > n) return softmax_in_lanes<T, n>(logits, out, runs, length);
+    }
+    if constexpr (n > 4)
+        if (length > 4) return softmax_in_lanes<T, 4>(logits, out, runs, length);
     // Few points: one lane a run.
     for (int64_t run = 0; run < runs; ++run) {
         const T *from = logits + run * length;

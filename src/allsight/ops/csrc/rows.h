@@ -49,7 +49,7 @@ template <class T, class Term> ALLSIGHT_INLINE T sum_of_parts(int64_t channels, 
     }
     for (; at + n <= channels; at += n) a += term(Full<T>{at});
     if (at < channels) b += term(Tail<T>{at, channels - at});
-    return fold((a + b) + (c + d), [](V x, V y) { return x + y; })[0];
+    return fold<kLanes<T>>((a + b) + (c + d), [](V x, V y) { return x + y; })[0];
 }
 
 // Layer norm of one row: out(part, values) gets what comes out. Squares are taken of distances from the mean.

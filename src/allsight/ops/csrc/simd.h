@@ -40,14 +40,30 @@ template <class T, int n> using Vec = typename Lanes<T, n>::Type;
 template <class T> using Whole = Vec<T, kLanes<T>>;
 template <class T> using WholeInt = Vec<int32_t, kLanes<T>>;
 
+// 0, 1, 2, ... by lane.
+template <class V, int... j> ALLSIGHT_INLINE V numbered(std::integer_sequence<int, j...>) { return V{j...}; }
+
 template <class V, class T> ALLSIGHT_INLINE V load(const T *from) {
     V v;
     std::memcpy(&v, from, sizeof v);
     return v;
 }
 
-// The first `count` lanes, zero in the others: reads nothing past them.
+// The first `count` lanes, zero in the others: reads nothing past them. By name where there are loads with a mask: what
+// is copied to memory first, in pieces, is slow to read back as a whole.
 template <class V, class T> ALLSIGHT_INLINE V load_some(const T *from, int64_t count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64 && sizeof(T) == 4) return (V)_mm512_maskz_loadu_epi32((1u << count) - 1, from);
+    if constexpr (sizeof(V) == 64 && sizeof(T) == 8) return (V)_mm512_maskz_loadu_epi64((1u << count) - 1, from);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(V) == 32) {
+        using Int = std::conditional_t<sizeof(T) == 4, int, long long>;
+        typedef Int Mask __attribute__((vector_size(32)));
+        const Mask mask = numbered<Mask>(std::make_integer_sequence<int, 32 / int(sizeof(T))>{}) < (Int)count;
+        if constexpr (sizeof(T) == 4) return (V)_mm256_maskload_epi32((const Int *)from, (__m256i)mask);
+        if constexpr (sizeof(T) == 8) return (V)_mm256_maskload_epi64((const Int *)from, (__m256i)mask);
+    }
+#endif
     V v = {};
     std::memcpy(&v, from, (size_t)count * sizeof(T));
     return v;
