@@ -1,8 +1,6 @@
 // exp(x) for x <= 0, whole vectors at a time: to 2 units in the last place, NaN stays NaN, -inf gives 0.
 #pragma once
 
-#include <cmath>
-
 #include "simd.h"
 
 namespace allsight {
@@ -55,23 +53,16 @@ template <int span, class V, class Fold> ALLSIGHT_INLINE V fold(V v, Fold f) {
         return fold<span / 2>(f(v, pick<Swapped<span / 2>>(v, v)), f);
 }
 
-// Softmax without a way through memory: each `span` lanes are a run, or, where that is all lanes, runs may be shorter.
-// `out` has room for a whole vector beyond the last run.
-template <class T, int span>
-ALLSIGHT_INLINE void softmax_in_registers(const T *logits, T *out, int64_t runs, int64_t length) {
+// Softmax of runs of `length` logits each, which a vector holds one or several of, without a way through memory. `out` has
+// room for a whole vector beyond the last run.
+template <class T, int length> ALLSIGHT_INLINE void softmax_in_registers(const T *logits, T *out, int64_t runs) {
     using V = Whole<T>;
-    using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
     constexpr int n = kLanes<T>;
-    const int64_t count = runs * length, step = span < n ? n : length;
-    const auto lane = numbered<Vec<Int, n>>(std::make_integer_sequence<int, n>{});
-    V missing = {}; // -inf in the lanes of no logit
-    if constexpr (span == n) missing = lane < Int(length) ? V{} : V{} - T(INFINITY);
-    for (int64_t i = 0; i < count; i += step) {
-        const int64_t left = count - i < step ? count - i : step;
-        const V v = (left == n ? load<V>(logits + i) : load_some<V>(logits + i, left)) + missing;
-        const V most = fold<span>(v, [](V a, V b) { return a > b ? a : b; });
-        const V e = exp_nonpositive(v - most);
-        store(out + i, e * (T(1) / fold<span>(e, [](V a, V b) { return a + b; })));
+    const int64_t count = runs * length;
+    for (int64_t i = 0; i < count; i += n) {
+        const V v = i + n <= count ? load<V>(logits + i) : load_some<V>(logits + i, count - i);
+        const V e = exp_nonpositive(v - fold<length>(v, [](V a, V b) { return a > b ? a : b; }));
+        store(out + i, e * (T(1) / fold<length>(e, [](V a, V b) { return a + b; })));
     }
 }
 
@@ -110,11 +101,13 @@ template <class T> ALLSIGHT_INLINE void softmax_runs(const T *logits, T *out, in
     constexpr int n = kLanes<T>;
     if (length == 0) return;
     if constexpr (n >= 4) {
-        if (length > n / 2 && length <= n) return softmax_in_registers<T, n>(logits, out, runs, length);
-        if (length == n / 2) return softmax_in_registers<T, n / 2>(logits, out, runs, length);
-        if (length == n / 4) return softmax_in_registers<T, n / 4>(logits, out, runs, length);
+        if (length == n) return softmax_in_registers<T, n>(logits, out, runs);
+        if (length == n / 2) return softmax_in_registers<T, n / 2>(logits, out, runs);
+        if (length == n / 4) return softmax_in_registers<T, n / 4>(logits, out, runs);
         if (length > n) return softmax_in_lanes<T, n>(logits, out, runs, length);
     }
+    if constexpr (n > 8)
+        if (length > 8) return softmax_in_lanes<T, 8>(logits, out, runs, length);
     if constexpr (n > 4)
         if (length > 4) return softmax_in_lanes<T, 4>(logits, out, runs, length);
     // Few points: one lane a run.
