@@ -139,13 +139,16 @@ ALLSIGHT_APART void dcnv3_backward_of(const Dcnv3<T> op, const Dcnv3Scratch<T> s
     const Points<T> at = scratch.at;
     const int64_t points = call.points, count = (to - from) * points, image = op.image(batch);
     const T scale = T(call.offset_scale);
+    T *grad_image = (T *)call.grad_value + image;
+    clear(grad_image + from * call.group_channels, call.height * call.width, (to - from) * call.group_channels, op.channels);
     for (int64_t row = 0; row < call.rows; ++row) {
+        op.fetch_rows(op.value + image, row, row == 0);
         for (int64_t column = 0; column < call.columns; ++column) {
             const int64_t pixel = op.pixel(batch, row, column);
             op.template place_points<true>(at, scratch.lattice, pixel, row, column, from, to - from);
             for (int64_t g = from; g < to; ++g) {
                 const int64_t c = g * call.group_channels;
-                spread<T, n, wide>(op.value + image + c, (T *)call.grad_value + image + c, op.channels,
+                spread<T, n, wide>(op.value + image + c, grad_image + c, op.channels,
                                    (const T *)call.grad_out + pixel * op.channels + c, call.group_channels, at,
                                    (g - from) * points, &op.run, 1);
             }
@@ -166,7 +169,6 @@ ALLSIGHT_APART void dcnv3_backward_of(const Dcnv3<T> op, const Dcnv3Scratch<T> s
 // of the pixels whatever the number of threads.
 template <class T> int dcnv3_backward(const allsight_dcnv3 &call) {
     const Dcnv3<T> op(call);
-    clear<T>((T *)call.grad_value, call.batch * call.height * call.width * op.channels, call.threads);
     std::atomic<int> status{ALLSIGHT_OK};
     with_lanes<T>(call.group_channels, [&](auto lanes, auto width) {
         constexpr int n = lanes.value, wide = width.value > 2 ? 2 : width.value;

@@ -130,11 +130,13 @@ ALLSIGHT_APART void ms_deform_attn_backward_of(const MsDeformAttn<T> op, const M
     const Points<T> at = scratch.at;
     const int64_t length = call.levels * call.points, count = (to - from) * length;
     const int64_t image = batch * call.pixels * op.channels;
+    T *grad_image = (T *)call.grad_value + image;
+    clear(grad_image + from * call.head_channels, call.pixels, (to - from) * call.head_channels, op.channels);
     for (int64_t query = batch * call.queries; query < (batch + 1) * call.queries; ++query) {
         scratch.template place_points<true>(op, query, from, to - from);
         for (int64_t head = from; head < to; ++head) {
             const int64_t c = head * call.head_channels;
-            spread<T, n, wide>(op.value + image + c, (T *)call.grad_value + image + c, op.channels,
+            spread<T, n, wide>(op.value + image + c, grad_image + c, op.channels,
                                (const T *)call.grad_out + query * op.channels + c, call.head_channels, at,
                                (head - from) * length, scratch.runs, call.levels);
         }
@@ -153,7 +155,6 @@ ALLSIGHT_APART void ms_deform_attn_backward_of(const MsDeformAttn<T> op, const M
 // A thread owns some heads of some images, as the groups of dcnv3_backward.
 template <class T> int ms_deform_attn_backward(const allsight_ms_deform_attn &call) {
     const MsDeformAttn<T> op(call);
-    clear<T>((T *)call.grad_value, call.batch * call.pixels * op.channels, call.threads);
     std::atomic<int> status{ALLSIGHT_OK};
     with_lanes<T>(call.head_channels, [&](auto lanes, auto width) {
         constexpr int n = lanes.value, wide = width.value > 2 ? 2 : width.value;

@@ -39,12 +39,10 @@ template <class Work> void share_slices(int64_t threads, int64_t images, int64_t
     });
 }
 
-// Set `count` values to zero.
-template <class T> void clear(T *values, int64_t count, int64_t threads) {
-    share(threads, threads, [&](int64_t first, int64_t end) {
-        const int64_t from = count / threads * first, to = end == threads ? count : count / threads * end;
-        std::memset(values + from, 0, (size_t)(to - from) * sizeof(T));
-    });
+// Set `count` channels of each pixel to zero: done for what is added to next, it is then in the cache.
+template <class T> void clear(T *first, int64_t pixels, int64_t count, int64_t pixel_step) {
+    if (count == pixel_step) count *= pixels, pixels = pixels > 0;
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) std::memset(first + pixel * pixel_step, 0, (size_t)count * sizeof(T));
 }
 
 } // namespace allsight
