@@ -139,6 +139,22 @@ def test_each_folder_is_visited_once_however_many_links_lead_to_it(tmp_path):
     assert reader.notes == ("3 links to folders that were visited already passed over",)
 
 
+def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(tmp_path, monkeypatch):
+    place = pets(tmp_path)
+    put(tmp_path / "train/lost+found/1.png", picture())
+    assert open_reader(place).classes == ("cat", "dog")  # what a disk keeps for itself
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith(("train/cat", "lost+found")):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/train/cat: the folder cannot be listed \(Permission denied\)"):
+        open_reader(place)
+
+
 @pytest.mark.parametrize("format", ["ade20k", "cityscapes", "label_maps", "yolo"])
 def test_links_are_counted_in_formats_of_several_folders_too(tmp_path, format):
     first = WRITERS[format](tmp_path / "set")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 
+_KEPT = ("__MACOSX", "lost+found")
+
+
 def is_hidden(name: str) -> bool:
     """Whether a path holds a part that file systems and archivers keep for themselves."""
-    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
+    return any((part.startswith(".") and part != ".") or part in _KEPT for part in name.split("/"))
 
 
 def leads_outside(name: str) -> bool:

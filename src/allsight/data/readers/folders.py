@@ -9,6 +9,7 @@ from pathlib import Path
 
 from allsight.data.readers.file_names import is_hidden
 from allsight.data.readers.packed import PackedStrings
+from allsight.types import DataError
 
 
 class FolderFiles:
@@ -20,6 +21,9 @@ class FolderFiles:
     Args:
         root: The folder; names are below it.
         home: The data set's folder; links to places in it do not count as leading outside. Default `root`.
+
+    Raises:
+        DataError: A folder cannot be listed; what it holds would be missing in silence.
     """
 
     def __init__(self, root: Path, home: Path | None = None) -> None:
@@ -59,9 +63,14 @@ class FolderFiles:
             try:
                 status = os.stat(f"{self.root}/{folder}")
                 entries = sorted(os.scandir(f"{self.root}/{folder}"), key=lambda entry: entry.name)
-            except OSError:
-                # As `os.walk` has it: what cannot be listed holds no files.
-                continue
+            except FileNotFoundError:
+                continue  # gone in the meantime
+            except OSError as error:
+                place = os.path.join(self.root, folder)
+                raise DataError(
+                    f"{place}: the folder cannot be listed ({error.strerror}); get the right to read it, or move it "
+                    "out of the data set"
+                ) from error
             key = (status.st_dev, status.st_ino)
             if key in seen:
                 again.append(folder)
