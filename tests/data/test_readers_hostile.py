@@ -151,7 +151,8 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(tmp_path, 
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(DataError, match=rf"^{tmp_path}/train/cat: the folder cannot be listed \(Permission denied\)"):
+    said = rf"^{tmp_path}/train/cat: the folder cannot be listed \(Permission denied\)"
+    with pytest.raises(DataError, match=said):
         open_reader(place)
 
 

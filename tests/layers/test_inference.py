@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from allsight import ops
-from allsight.layers import DCNv3, DCNv4, dcnv3, prepare_for_inference
-from allsight.layers.inference import fuses
+from allsight.layers import MLP, DCNv3, DCNv4, dcnv3, prepare_for_inference
+from allsight.layers.inference import PackedLinear, fuses
 
 COMPILED = pytest.mark.skipif(not ops.is_compiled(), reason="no compiled kernels")
 LAYERS = {
@@ -124,3 +124,72 @@ def test_a_prepared_model_can_be_copied_and_stored():
     again = prepare_for_inference(layer_of().requires_grad_(False))
     again.load_state_dict(prepared.state_dict())
     assert torch.equal(again(x), prepared(x))
+
+
+def packs():
+    """How often oneDNN's product is taken."""
+    product = torch.ops.mkldnn._linear_pointwise
+    return mock.patch.object(torch.ops.mkldnn, "_linear_pointwise", wraps=product)
+
+
+@COMPILED
+@pytest.mark.parametrize("act", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("shape", [(1, 16), (5, 16), (2, 7, 3, 16), (0, 16), (16,)])
+def test_a_packed_layer_gives_what_linear_and_activation_give(act, shape):
+    torch.manual_seed(0)
+    model, x = MLP(16, 40, act=act).eval(), torch.randn(shape)
+    prepared = prepare_for_inference(model)
+    with packs() as product:
+        torch.testing.assert_close(prepared(x), model(x).detach(), atol=1e-6, rtol=1e-6)
+    assert product.call_count == (2 if len(shape) > 1 and shape[0] else 0)
+    strided = torch.randn(6, 32)[:, ::2]
+    torch.testing.assert_close(prepared(strided), model(strided).detach(), atol=1e-6, rtol=1e-6)
+
+
+@COMPILED
+def test_a_packed_layer_follows_its_weight():
+    layer, x = prepare_for_inference(nn.Linear(8, 4)), torch.randn(3, 8)
+    assert isinstance(layer, PackedLinear)
+    before = layer(x)
+    layer.load_state_dict({"weight": 2 * layer.weight, "bias": 2 * layer.bias})
+    torch.testing.assert_close(layer(x), 2 * before)
+    layer.weight = nn.Parameter(-layer.weight, requires_grad=False)
+    torch.testing.assert_close(layer(x) - layer.bias, layer.bias - 2 * before)
+    double = copy.deepcopy(layer).double()(x.double())
+    torch.testing.assert_close(layer(x).double(), double, atol=1e-6, rtol=1e-6)
+    with torch.inference_mode():
+        inside = prepare_for_inference(nn.Linear(8, 4))
+        first = inside(x)
+    assert torch.equal(inside(x), first)
+
+
+@COMPILED
+def test_a_layer_that_two_share_is_packed_once_and_hooks_and_gradients_take_the_plain_way():
+    shared = nn.Linear(8, 8)
+    prepared = prepare_for_inference(nn.Sequential(shared, nn.ReLU(), shared))
+    assert prepared[0] is prepared[2]
+    x = torch.randn(2, 8)
+    with packs() as product:
+        expected = prepared(x)
+        assert product.call_count == 2
+        prepared(x.requires_grad_()).sum().backward()
+        assert x.grad is not None and product.call_count == 2
+        x = x.detach()
+        prepared[0].register_forward_hook(lambda *_: None)
+        torch.testing.assert_close(prepared(x), expected)
+        assert product.call_count == 2
+
+
+@COMPILED
+def test_files_hold_a_weight_once():
+    layer, x = prepare_for_inference(nn.Linear(64, 64)), torch.randn(2, 64)
+    before = len(pickle.dumps(layer))
+    expected = layer(x)
+    assert len(pickle.dumps(layer)) == before
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(x), expected)
+
+
+def test_without_the_product_packed_layers_are_plain_ones(monkeypatch):
+    layer, x = nn.Linear(8, 4), torch.randn(3, 8)
+    monkeypatch.setattr("allsight.layers.inference._is_usable", lambda: False)
+    assert torch.equal(prepare_for_inference(layer)(x), layer(x))

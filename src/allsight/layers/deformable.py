@@ -181,7 +181,11 @@ class OneProduct(InferenceOnly):
         self, context: Float[Tensor, "b ho wo c"]
     ) -> tuple[Float[Tensor, "b ho wo gpx2"], Float[Tensor, "b ho wo gp"]]:
         merged = self.offset_and_mask
-        both = in_float32(F.linear, context, merged.weight, merged.bias)
+
+        def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return merged(x) if weight is merged.weight else F.linear(x, weight, bias)
+
+        both = in_float32(product, context, merged.weight, merged.bias)
         return both[..., : self._places], both[..., self._places :]
 
     def inference_form(self) -> nn.Module:

@@ -8,16 +8,23 @@ is done once; whole networks offer it as `for_inference`.
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from allsight import ops
+from allsight.layers.activation import ActivationName, make_activation
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _Net = TypeVar("_Net", bound="ForInference")
+
+# oneDNN's names of activations. PyTorch's operators for it are those its compiler makes of a frozen network;
+# they are not public, so that `_is_usable` asks whether they are there.
+_ATTRIBUTES = {None: ("none", ""), "gelu": ("gelu", "none"), "silu": ("swish", ""), "relu": ("relu", "")}
 
 
 def fuses(x: Tensor, *steps: nn.Module) -> bool:
@@ -74,6 +81,62 @@ class InferenceOnly(nn.Module):
         return super().train(False)
 
 
+class PackedLinear(InferenceOnly, nn.Linear):
+    """A linear layer and an activation as one product of oneDNN in float32 on a CPU, else as they are.
+
+    `torch.nn.Linear` has its weight put in order by every call. Here that is done by the first call, and
+    again after the weight has changed; the result stands beside the weight, so that it takes twice the
+    memory. It is no part of state dicts, copies and files.
+
+    Args:
+        linear: Whose weight and bias this layer takes.
+        act: Activation of the result.
+    """
+
+    _packed: tuple[tuple[object, ...], Tensor] | None = None
+
+    def __init__(self, linear: nn.Linear, act: ActivationName | None = None) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.act = nn.Identity() if act is None else make_activation(act)
+        self.act_name: ActivationName | None = act
+        self.eval()
+
+    def forward(self, input: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape d"]:
+        x, weight = input, self.weight
+        packs = x.dtype is weight.dtype is torch.float32 and x.dim() > 1 and x.numel() and weight.numel()
+        if packs and fuses(x, self, self.act) and _is_usable():
+            attribute, algorithm = _ATTRIBUTES[self.act_name]
+            product: Any = torch.ops.mkldnn._linear_pointwise
+            return product(x, self._order(), self.bias, attribute, [], algorithm)
+        return self.act(F.linear(x, weight, self.bias))
+
+    def _order(self) -> Tensor:
+        """The weight in oneDNN's order."""
+        weight = self.weight.detach()
+        state = (weight.data_ptr(), None if weight.is_inference() else weight._version)
+        if self._packed is None or self._packed[0] != state:
+            # What is made in inference mode could not be used outside of it.
+            with torch.inference_mode(False):
+                self._packed = state, torch.ops.mkldnn._reorder_linear_weight(weight)
+        return self._packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+
+@cache
+def _is_usable() -> bool:
+    """Whether this PyTorch has the product and can run it here."""
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(torch.ones(16, 16))
+        product: Any = torch.ops.mkldnn._linear_pointwise
+        given = product(torch.ones(2, 16), packed, torch.zeros(16), "gelu", [], "none")
+    except (AttributeError, RuntimeError):
+        return False
+    return bool(torch.allclose(given, torch.full((2, 16), 16.0)))
+
+
 class ForInference(nn.Module):
     """Base of whole networks, which can give a prepared copy of themselves."""
 
@@ -119,9 +182,10 @@ def prepare_for_inference(model: _Model, *, compile: bool | str = False) -> _Mod
 
     Every layer that knows a faster form of itself gives it (`inference_form`): deformable layers predict
     offsets and weights by one matrix product, factors on residual branches become part of the weights before
-    them, batch norms part of the convolution before them. Weights are copied and laid out anew, so the copy's
-    state dict is not that of the model; the model itself is left as it is. Outputs differ by rounding only.
-    The copy takes any size that the model takes; preparing it again gives a further copy.
+    them, batch norms part of the convolution before them. Linear layers keep a second copy of their weight
+    in the order in which a CPU's products read it (`PackedLinear`). Weights are copied and laid out anew, so
+    the copy's state dict is not that of the model; the model itself is left as it is. Outputs differ by
+    rounding only. The copy takes any size that the model takes; preparing it again gives a further copy.
 
     Args:
         model: Any module, such as an `InternImage` or a classifier with one.
@@ -140,6 +204,7 @@ def prepare_for_inference(model: _Model, *, compile: bool | str = False) -> _Mod
         True
     """
     prepared: Any = model.inference_form() if isinstance(model, Preparable) else with_prepared_layers(model)
+    prepared = _pack(prepared)
     prepared.eval().requires_grad_(False)
     if isinstance(model, ForInference):
         prepared.is_prepared = True
@@ -166,6 +231,24 @@ def _replace_children(module: nn.Module) -> None:
             if isinstance(child, ForInference):
                 child.is_prepared = True
             _replace_children(child)
+
+
+def _pack(module: nn.Module) -> nn.Module:
+    """Put packed layers in the place of plain linear ones; a plain linear layer alone gives a packed one."""
+    known: dict[nn.Linear, PackedLinear] = {}
+
+    def packed(linear: nn.Linear) -> PackedLinear:
+        if linear not in known:
+            known[linear] = PackedLinear(linear)
+        return known[linear]
+
+    if type(module) is nn.Linear:
+        return packed(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, packed(child))
+    return module
 
 
 @torch.no_grad()

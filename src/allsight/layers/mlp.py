@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allsight.layers.activation import ActivationName, make_activation
+from allsight.layers.activation import ActivationName, activation_name, make_activation
+from allsight.layers.inference import PackedLinear, with_prepared_layers
 
 
 class MLP(nn.Module):
@@ -34,3 +35,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape c"]:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+    def inference_form(self) -> nn.Module:
+        """Return a copy whose activation is part of the product before it."""
+        prepared, act = with_prepared_layers(self), activation_name(self.act)
+        if act is not None and type(self.fc1) is nn.Linear:
+            prepared.fc1, prepared.act = PackedLinear(prepared.fc1, act), nn.Identity()
+        return prepared

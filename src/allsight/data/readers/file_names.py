@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 _KEPT = ("__MACOSX", "lost+found")
 
 

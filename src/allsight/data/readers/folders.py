@@ -68,8 +68,8 @@ class FolderFiles:
             except OSError as error:
                 place = os.path.join(self.root, folder)
                 raise DataError(
-                    f"{place}: the folder cannot be listed ({error.strerror}); get the right to read it, or move it "
-                    "out of the data set"
+                    f"{place}: the folder cannot be listed ({error.strerror}); get the right to read it, "
+                    "or move it out of the data set"
                 ) from error
             key = (status.st_dev, status.st_ino)
             if key in seen:
