@@ -59,7 +59,7 @@ template <bool turns> ALLSIGHT_INLINE Colours recoloured(const allsight_recolour
 
 // 16 pixels at a time pass through three planes of bytes.
 constexpr int kBlock = 16;
-using Plane = Vec<uint8_t, kBlock>;
+using Plane = Bytes;
 
 // Of three vectors of pixels side by side, the bytes of one channel: those in the first two, then all of them.
 template <int channel> struct InFirstTwo {
@@ -92,14 +92,14 @@ ALLSIGHT_INLINE void recolour_block(const allsight_recolour &call, const uint8_t
     uint8_t planes[3][kBlock];
     store(planes[0], plane_of<0>(a, b, c)), store(planes[1], plane_of<1>(a, b, c));
     store(planes[2], plane_of<2>(a, b, c));
+    Levels changed[3][kBlock / n];
     for (int i = 0; i < kBlock; i += n) {
         const Colours before = {load_bytes(planes[0] + i), load_bytes(planes[1] + i), load_bytes(planes[2] + i)};
         const Colours after = recoloured<turns>(call, before);
-        store_bytes(planes[0] + i, after.red), store_bytes(planes[1] + i, after.green);
-        store_bytes(planes[2] + i, after.blue);
+        changed[0][i / n] = after.red, changed[1][i / n] = after.green, changed[2][i / n] = after.blue;
     }
-    const Plane red = load<Plane>(planes[call.red]), green = load<Plane>(planes[call.green]);
-    const Plane blue = load<Plane>(planes[call.blue]);
+    const Plane red = to_bytes(changed[call.red]), green = to_bytes(changed[call.green]);
+    const Plane blue = to_bytes(changed[call.blue]);
     store(to, part_of<0>(red, green, blue)), store(to + 16, part_of<1>(red, green, blue));
     store(to + 32, part_of<2>(red, green, blue));
 }

@@ -92,7 +92,7 @@ template <class I> ALLSIGHT_INLINE bool any_negative(I v) {
     return all < 0;
 }
 
-// A whole vector of bytes in memory as integers, and back; values are 0 to 255. By name, since GCC takes a conversion
+// A whole vector of bytes in memory as integers; values are 0 to 255. By name, since GCC takes a conversion
 // between sizes this different apart, lane by lane.
 ALLSIGHT_INLINE WholeInt<float> load_bytes(const uint8_t *from) {
 #if defined(__AVX512F__)
@@ -112,18 +112,22 @@ ALLSIGHT_INLINE WholeInt<float> load_bytes(const uint8_t *from) {
 #endif
 }
 
-ALLSIGHT_INLINE void store_bytes(uint8_t *to, WholeInt<float> v) {
+// 16 integers, in as many vectors as they take, as bytes. In a register: stores narrower than what is loaded next make
+// that load wait.
+using Bytes = Vec<uint8_t, 16>;
+ALLSIGHT_INLINE Bytes to_bytes(const WholeInt<float> *v) {
 #if defined(__AVX512F__)
-    _mm512_mask_cvtepi32_storeu_epi8(to, 0xFFFF, (__m512i)v);
+    return (Bytes)_mm512_maskz_cvtepi32_epi8(0xFFFF, (__m512i)v[0]);
 #elif defined(__AVX2__)
-    const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
-    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(pairs, pairs));
+    const __m256i turns = _mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]), pairs = _mm256_permute4x64_epi64(turns, 0xD8);
+    return (Bytes)_mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 #elif defined(__SSE2__)
-    const __m128i pairs = _mm_packs_epi32((__m128i)v, (__m128i)v);
-    const int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(pairs, pairs));
-    std::memcpy(to, &four, sizeof four);
+    const __m128i first = _mm_packs_epi32((__m128i)v[0], (__m128i)v[1]);
+    return (Bytes)_mm_packus_epi16(first, _mm_packs_epi32((__m128i)v[2], (__m128i)v[3]));
 #else
-    for (int lane = 0; lane < kLanes<float>; ++lane) to[lane] = (uint8_t)v[lane];
+    Bytes bytes;
+    for (int lane = 0; lane < 16; ++lane) bytes[lane] = (uint8_t)v[lane / kLanes<float>][lane % kLanes<float>];
+    return bytes;
 #endif
 }
 
