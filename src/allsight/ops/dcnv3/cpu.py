@@ -18,10 +18,10 @@ def forward(value: Tensor, offset: Tensor, mask: Tensor, geometry: Geometry, sof
     dtype, value_type = _native.compute_type(value, offset, mask), value.dtype
     value, offset, mask = _native.dense(value, dtype), _rows(offset, dtype), _rows(mask, dtype)
     call, shape = _call(value, offset, mask, geometry, softmax)
-    out = torch.empty(shape, dtype=dtype)
+    out = _native.room_like(value) if value.shape == shape else torch.empty(shape, dtype=dtype)
     call.out = out.data_ptr()
     _native.run("dcnv3_forward", call, dtype)
-    return out if dtype is value_type else out.to(value_type)
+    return _native.as_type(out, value_type)
 
 
 def backward(
@@ -31,12 +31,13 @@ def backward(
     dtype = _native.compute_type(value, offset, mask)
     given = _native.dense(value, dtype), _rows(offset, dtype), _rows(mask, dtype)
     grad = _native.dense(grad, dtype)
-    grads = tuple(torch.empty(tensor.shape, dtype=dtype) for tensor in given)
+    grads = [_native.room_like(tensor) for tensor in given]
     call, _ = _call(*given, geometry, softmax)
     call.grad_out = grad.data_ptr()
     call.grad_value, call.grad_offset, call.grad_mask = (tensor.data_ptr() for tensor in grads)
     _native.run("dcnv3_backward", call, dtype)
-    return grads[0].to(value.dtype), grads[1].to(offset.dtype), grads[2].to(mask.dtype)
+    as_type = _native.as_type
+    return as_type(grads[0], value.dtype), as_type(grads[1], offset.dtype), as_type(grads[2], mask.dtype)
 
 
 def _call(
@@ -87,8 +88,7 @@ def _taps(geometry: Geometry, dtype: torch.dtype) -> Tensor:
 
 def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The same values in that type, pixels one fixed step apart: part of a wider projection needs no copy."""
-    if tensor.dtype is not dtype:
-        tensor = tensor.to(dtype)
+    tensor = _native.as_type(tensor, dtype)
     if tensor.is_contiguous():
         return tensor
     _, rows, columns, width = tensor.shape

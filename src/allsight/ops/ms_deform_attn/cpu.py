@@ -20,7 +20,7 @@ def forward(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes, s
     call = _call(value, shapes, locations, weights, softmax)
     call.out = out.data_ptr()
     _native.run("ms_deform_attn_forward", call, dtype)
-    return out if dtype is value_type else out.to(value_type)
+    return _native.as_type(out, value_type)
 
 
 def backward(
@@ -30,12 +30,13 @@ def backward(
     dtype = _native.compute_type(value, locations, weights)
     given = [_native.dense(tensor, dtype) for tensor in (value, locations, weights)]
     grad = _native.dense(grad, dtype)
-    grads = [torch.empty(tensor.shape, dtype=dtype) for tensor in given]
+    grads = [_native.room_like(tensor) for tensor in given]
     call = _call(given[0], shapes, given[1], given[2], softmax)
     call.grad_out = grad.data_ptr()
     call.grad_value, call.grad_locations, call.grad_weights = (tensor.data_ptr() for tensor in grads)
     _native.run("ms_deform_attn_backward", call, dtype)
-    return grads[0].to(value.dtype), grads[1].to(locations.dtype), grads[2].to(weights.dtype)
+    as_type = _native.as_type
+    return as_type(grads[0], value.dtype), as_type(grads[1], locations.dtype), as_type(grads[2], weights.dtype)
 
 
 def _call(
