@@ -35,8 +35,13 @@ def backward(
     call.grad_out = grad.data_ptr()
     call.grad_value, call.grad_locations, call.grad_weights = (tensor.data_ptr() for tensor in grads)
     _native.run("ms_deform_attn_backward", call, dtype)
+    of_value, of_locations, of_weights = grads
     as_type = _native.as_type
-    return as_type(grads[0], value.dtype), as_type(grads[1], locations.dtype), as_type(grads[2], weights.dtype)
+    return (
+        as_type(of_value, value.dtype),
+        as_type(of_locations, locations.dtype),
+        as_type(of_weights, weights.dtype),
+    )
 
 
 def _call(
