@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from allsight import ops
-from allsight.layers import MLP, DCNv3, DCNv4, dcnv3, prepare_for_inference
+from allsight.layers import MLP, DCNv3, DCNv4, dcnv3, inference, prepare_for_inference
 from allsight.layers.inference import PackedLinear, fuses
 
 COMPILED = pytest.mark.skipif(not ops.is_compiled(), reason="no compiled kernels")
@@ -158,9 +158,37 @@ def test_a_packed_layer_follows_its_weight():
     double = copy.deepcopy(layer).double()(x.double())
     torch.testing.assert_close(layer(x).double(), double, atol=1e-6, rtol=1e-6)
     with torch.inference_mode():
+        layer.weight.mul_(3)
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
         inside = prepare_for_inference(nn.Linear(8, 4))
+        inside(x)
+        inside.weight.mul_(3)
         first = inside(x)
+        torch.testing.assert_close(first, nn.functional.linear(x, inside.weight, inside.bias))
     assert torch.equal(inside(x), first)
+
+
+@COMPILED
+def test_a_new_weight_in_the_place_of_the_old_one_is_noticed():
+    """Memory that was freed is soon given out again, at the same address."""
+    layer, x = prepare_for_inference(nn.Linear(64, 64)), torch.randn(3, 64)
+    for _ in range(20):
+        layer.weight = None
+        layer.weight = nn.Parameter(torch.randn(64, 64), requires_grad=False)
+        expected = nn.functional.linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), expected)
+
+
+@COMPILED
+def test_packing_does_not_depend_on_the_default_type_and_device():
+    inference._is_usable.cache_clear()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert inference._is_usable()
+    finally:
+        torch.set_default_dtype(before)
 
 
 @COMPILED

@@ -93,7 +93,8 @@ class PackedLinear(InferenceOnly, nn.Linear):
         act: Activation of the result.
     """
 
-    _packed: tuple[tuple[object, ...], Tensor] | None = None
+    _packed: tuple[Tensor, int, Tensor] | None = None
+    """The weight as it was packed, its version then, and what came of it."""
 
     def __init__(self, linear: nn.Linear, act: ActivationName | None = None) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
@@ -105,7 +106,8 @@ class PackedLinear(InferenceOnly, nn.Linear):
     def forward(self, input: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape d"]:
         x, weight = input, self.weight
         packs = x.dtype is weight.dtype is torch.float32 and x.dim() > 1 and x.numel() and weight.numel()
-        if packs and fuses(x, self, self.act) and _is_usable():
+        # Changes of a tensor that was made in inference mode cannot be noticed.
+        if packs and not weight.is_inference() and fuses(x, self, self.act) and _is_usable():
             attribute, algorithm = _ATTRIBUTES[self.act_name]
             product: Any = torch.ops.mkldnn._linear_pointwise
             return product(x, self._order(), self.bias, attribute, [], algorithm)
@@ -113,13 +115,15 @@ class PackedLinear(InferenceOnly, nn.Linear):
 
     def _order(self) -> Tensor:
         """The weight in oneDNN's order."""
-        weight = self.weight.detach()
-        state = (weight.data_ptr(), None if weight.is_inference() else weight._version)
-        if self._packed is None or self._packed[0] != state:
-            # What is made in inference mode could not be used outside of it.
+        weight, known = self.weight, self._packed
+        if known is None or known[0].data_ptr() != weight.data_ptr() or known[1] != weight._version:
+            # What is made in inference mode could not be used outside of it. The packed weight is kept, so that
+            # no other one can come to lie in its place.
             with torch.inference_mode(False):
-                self._packed = state, torch.ops.mkldnn._reorder_linear_weight(weight)
-        return self._packed[1]
+                kept = weight.detach()
+                known = kept, weight._version, torch.ops.mkldnn._reorder_linear_weight(kept)
+            self._packed = known
+        return known[2]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}
@@ -129,12 +133,14 @@ class PackedLinear(InferenceOnly, nn.Linear):
 def _is_usable() -> bool:
     """Whether this PyTorch has the product and can run it here."""
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(torch.ones(16, 16))
+        # Whatever the default device and type are.
+        ones = torch.ones(16, 16, device="cpu", dtype=torch.float32)
+        packed = torch.ops.mkldnn._reorder_linear_weight(ones)
         product: Any = torch.ops.mkldnn._linear_pointwise
-        given = product(torch.ones(2, 16), packed, torch.zeros(16), "gelu", [], "none")
+        given = product(ones, packed, None, "gelu", [], "none")
     except (AttributeError, RuntimeError):
         return False
-    return bool(torch.allclose(given, torch.full((2, 16), 16.0)))
+    return bool(torch.allclose(given, 16 * ones))
 
 
 class ForInference(nn.Module):
