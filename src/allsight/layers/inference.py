@@ -117,8 +117,8 @@ class PackedLinear(InferenceOnly, nn.Linear):
         """The weight in oneDNN's order."""
         weight, known = self.weight, self._packed
         if known is None or known[0].data_ptr() != weight.data_ptr() or known[1] != weight._version:
-            # What is made in inference mode could not be used outside of it. The packed weight is kept, so that
-            # no other one can come to lie in its place.
+            # What is made in inference mode could not be used outside of it. The weight that was packed is
+            # kept, so that no other one can come to lie in its place.
             with torch.inference_mode(False):
                 kept = weight.detach()
                 known = kept, weight._version, torch.ops.mkldnn._reorder_linear_weight(kept)
