@@ -12,8 +12,8 @@ from allsight.models import UniPerceiver
 from allsight.tasks import VQA, Captioning, Classification, ImageTextRetrieval, MaskedLanguage
 
 _STEPS = 13_000
-_THIRD = _STEPS // 3
-"""Until then all tasks have even shares; then names, which are learnt by now, and later pairs make room."""
+_THIRD, _HALF = _STEPS // 3, _STEPS // 2
+"""Between them names, pairs and captions, which are learnt by then, make room for questions."""
 
 
 def uni_perceiver_micro_world() -> RunConfig:
@@ -36,25 +36,35 @@ def uni_perceiver_micro_world() -> RunConfig:
             names=Classification.Config(
                 data="imagefolder:language/classes",
                 tokenizer="language/tokenizer.json",
-                share=((0, 0.3), (_THIRD, 0.3), (_STEPS // 2, 0.08)),
+                share=((0, 0.3), (_THIRD, 0.3), (_HALF, 0.08)),
                 size_px=64,
                 crop="none",
                 eval_crop=1.0,
                 batch_size=32,
             ),
             captions=Captioning.Config(
-                data="coco_captions:language", share=0.36, max_tokens=16, batch_size=32, **text
+                data="coco_captions:language",
+                share=((0, 0.36), (_THIRD, 0.36), (_HALF, 0.25)),
+                max_tokens=16,
+                batch_size=32,
+                **text,
             ),
             pairs=ImageTextRetrieval.Config(
                 data="webdataset:language/image_text",
-                share=((0, 0.12), (_THIRD, 0.12), (_STEPS // 2, 0.06)),
+                share=((0, 0.12), (_THIRD, 0.12), (_HALF, 0.05)),
                 max_tokens=16,
                 label_smoothing=0.0,
                 batch_size=64,
                 group_size=64,
                 **text,
             ),
-            questions=VQA.Config(data="coco_vqa:language", share=0.34, max_tokens=16, batch_size=32, **text),
+            questions=VQA.Config(
+                data="coco_vqa:language",
+                share=((0, 0.34), (_THIRD, 0.34), (_HALF, 0.5)),
+                max_tokens=16,
+                batch_size=32,
+                **text,
+            ),
             words=MaskedLanguage.Config(
                 data="manifest:language",
                 with_image=True,

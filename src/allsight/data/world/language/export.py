@@ -23,10 +23,11 @@ import simplejpeg
 
 from allsight.config import ConfigError
 from allsight.data.shards.tar_writing import TAR_END, tar_members
+from allsight.data.text_annotations import Question, captions_list, questions_list
 from allsight.data.world.export import same_file
 from allsight.data.world.language.arranging import Arrangement, Thing, caption_of
 from allsight.data.world.language.options import Language
-from allsight.data.world.language.questions import TYPES, Question, questions_of
+from allsight.data.world.language.questions import SIMPLER, TYPES, questions_of
 from allsight.data.world.language.scenes import scene_of
 from allsight.data.world.language.sentences import MaskedSentence, masked, reordered, shortened
 from allsight.data.world.language.split import PAIRS, SPLITS
@@ -36,14 +37,12 @@ from allsight.data.world.sampling import Draws
 from allsight.data.world.scene import Scene
 from allsight.data.world.vocabulary import CAPTION_SHAPES, SHAPES
 
-FORMAT = 1
+FORMAT = 2
 """Version of this layout, in language.json."""
 
 _TEXTS = 2 << 40
 """Texts are drawn under numbers of their own, as looks are."""
 _FIRST_ID = {"train": 1, "val": 100_000_001, "pairs": 200_000_001}
-_PER_PICTURE = 10
-"""Ids that each picture has for its captions and its questions."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Written:
         things: Its objects.
         captions: The canonical one, and the same in another order.
         pair_captions: The canonical one, and a short one.
-        questions: Up to one of each type.
+        questions: Up to one of each type of its split.
         sentence: With words taken out.
         graph: Its line of pictures_{split}.jsonl.
     """
@@ -121,40 +120,18 @@ def write_texts(
     root: Path, config: Language.Config, split: str, pictures: Sequence[Written]
 ) -> dict[str, Any]:
     """Write captions, questions, masked sentences and graphs of a split; how many there are of what."""
-    first = _FIRST_ID[split]
-    captions = {
-        "images": [
-            {
-                "id": first + p.index,
-                "file_name": f"{stem(p.index)}.jpg",
-                "width": config.size_px,
-                "height": config.size_px,
-            }
-            for p in pictures
-        ],
-        "annotations": [
-            {
-                "id": (first + p.index) * _PER_PICTURE + number,
-                "image_id": first + p.index,
-                "caption": caption,
-            }
-            for p in pictures
-            for number, caption in enumerate(p.captions)
-        ],
-    }
-    questions = [
-        {
-            "question_id": (first + p.index) * _PER_PICTURE + TYPES.index(question.type),
-            "image_id": first + p.index,
-            "image": f"images/{split}/{stem(p.index)}.jpg",
-            "question": question.text,
-            "question_type": question.type,
-            "answers": [question.answer],
-            "multiple_choice_answer": question.answer,
-        }
+    first, kinds = _FIRST_ID[split], TYPES + SIMPLER
+    captions = captions_list(
+        ((first + p.index, f"{stem(p.index)}.jpg", p.captions) for p in pictures), config.size_px
+    )
+    asked = questions_list(
+        (
+            first + p.index,
+            f"images/{split}/{stem(p.index)}.jpg",
+            [(kinds.index(question.type), question) for question in p.questions],
+        )
         for p in pictures
-        for question in p.questions
-    ]
+    )
     sentences = [
         {
             "id": stem(p.index),
@@ -166,10 +143,10 @@ def write_texts(
         for p in pictures
     ]
     _write(root / "annotations" / f"captions_{split}.json", [captions])
-    _write(root / "annotations" / f"vqa_{split}.json", [{"questions": questions}])
+    _write(root / "annotations" / f"vqa_{split}.json", [asked])
     _write(root / f"{split}.jsonl", sentences)
     (root / f"pictures_{split}.jsonl").write_text("".join(f"{p.graph}\n" for p in pictures), encoding="utf-8")
-    counted = {type: sum(q["question_type"] == type for q in questions) for type in TYPES}
+    counted = {type: sum(q.type == type for p in pictures for q in p.questions) for type in kinds}
     return {"pictures": len(pictures), "questions": counted}
 
 

@@ -1,4 +1,4 @@
-"""Questions about a picture, of five types, and their answers.
+"""Questions about a picture and their answers: of five types, and of three simpler ones to learn from.
 
 | type | wordings | answers |
 |---|---|---|
@@ -7,6 +7,13 @@
 | `colour` | what colour is the cube (the large object)? | 8 colours |
 | `shape` | what is at the top-left? what is the red object? | 12 names |
 | `relation` | is the cube left of (right of, above, below) the red object? | yes, no |
+| `there` | is there a cube (a red object, a small object)? | yes, no |
+| `where` | where is the cube (the red object)? | 9 places |
+| `side` | is the cube left or right of (above or below) the red object? | left, right, above, below |
+
+The last three are asked in `train` alone. Whether two things at once hold is a question whose answer no single
+word and no single part of the picture tells anything about, so that it is learnt late or not at all; the parts
+it is made of are learnt before.
 
 What a question speaks of is the only one of its kind in the picture. Yes and no are drawn evenly; where the
 answer is no, there is the same name in another colour, the same colour with another name, or neither. Names
@@ -18,9 +25,9 @@ relation of one object) is left out. No question of `train` or `val` speaks of a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from allsight.data.text_annotations import Question
 from allsight.data.world.language.arranging import Arrangement, Thing
 from allsight.data.world.language.split import PAIRS, Pair
 from allsight.data.world.language.vocabulary import COLOURS, PLACES, SIZES
@@ -28,19 +35,11 @@ from allsight.data.world.sampling import Draws
 from allsight.data.world.vocabulary import SHAPES
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question, its answer, and its type."""
-
-    text: str
-    answer: str
-    type: str
-
-
 def questions_of(draws: Draws, split: str, things: Arrangement) -> tuple[Question, ...]:
     """One question of each type that can be asked of a picture of a split."""
     found = []
-    for type, ask in _ASKING.items():
+    asking = _ASKING | _SIMPLER if split == "train" else _ASKING
+    for type, ask in asking.items():
         asked = ask(draws, split, things)
         if asked is not None:
             found.append(Question(f"{asked[0]}?", asked[1], type))
@@ -108,6 +107,17 @@ def _shape(draws: Draws, split: str, things: Arrangement) -> Asked:
 
 
 def _relation(draws: Draws, split: str, things: Arrangement) -> Asked:
+    related = _related(draws, things)
+    if related is None:
+        return None
+    this, that, holds, fails = related
+    is_so = draws.chance(0.5)
+    way = holds if is_so else fails
+    return f"is the {this} {_OF.get(way, way)} the {that}", "yes" if is_so else "no"
+
+
+def _related(draws: Draws, things: Arrangement) -> tuple[str, str, str, str] | None:
+    """Words for two objects, and on which side of the second the first is and is not."""
     if len(things) < 2:
         return None
     first = draws.integer(0, len(things) - 1)
@@ -119,13 +129,52 @@ def _relation(draws: Draws, split: str, things: Arrangement) -> Asked:
     (row_a, column_a), (row_b, column_b) = (divmod(PLACES.index(thing.place), 3) for thing in (a, b))
     ways = []
     if column_a != column_b:
-        ways.append(("left of", "right of") if column_a < column_b else ("right of", "left of"))
+        ways.append(("left", "right") if column_a < column_b else ("right", "left"))
     if row_a != row_b:
         ways.append(("above", "below") if row_a < row_b else ("below", "above"))
     holds, fails = ways[draws.integer(0, len(ways) - 1)]
-    is_so = draws.chance(0.5)
-    way = holds if is_so else fails
-    return f"is the {this} {way} the {that}", "yes" if is_so else "no"
+    return this, that, holds, fails
+
+
+def _there(draws: Draws, split: str, things: Arrangement) -> Asked:
+    # Both answers are possible to each, so that the wording tells nothing.
+    asked = [
+        (attribute, parts)
+        for attribute, values in _SINGLE
+        if all(parts := _parted(values, {getattr(thing, attribute) for thing in things}))
+    ]
+    if not asked:
+        return None
+    attribute, (here, absent) = asked[draws.integer(0, len(asked) - 1)]
+    is_there = draws.chance(0.5)
+    words = here if is_there else absent
+    word = draws.choice(words)
+    return f"is there a {word if attribute == 'name' else f'{word} object'}", "yes" if is_there else "no"
+
+
+def _parted(values: tuple[str, ...], here: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that are here, and those that are not."""
+    return tuple(v for v in values if v in here), tuple(v for v in values if v not in here)
+
+
+def _where(draws: Draws, split: str, things: Arrangement) -> Asked:
+    named = [thing for thing in things if thing.is_class and _is_only(things, "name", thing)]
+    coloured = [thing for thing in things if _is_only(things, "colour", thing)]
+    kinds = [some for some in (named, coloured) if some]
+    if not kinds:
+        return None
+    some = kinds[draws.integer(0, len(kinds) - 1)]
+    about = some[draws.integer(0, len(some) - 1)]
+    return f"where is the {about.name if some is named else f'{about.colour} object'}", about.place
+
+
+def _side(draws: Draws, split: str, things: Arrangement) -> Asked:
+    related = _related(draws, things)
+    if related is None:
+        return None
+    this, that, holds, _ = related
+    ways = "left or right of" if holds in ("left", "right") else "above or below"
+    return f"is the {this} {ways} the {that}", holds
 
 
 def _called(things: Arrangement, thing: Thing) -> str | None:
@@ -149,5 +198,17 @@ _ASKING: Final[dict[str, Callable[[Draws, str, Arrangement], Asked]]] = {
     "relation": _relation,
 }
 
+_SIMPLER: Final[dict[str, Callable[[Draws, str, Arrangement], Asked]]] = {
+    "there": _there,
+    "where": _where,
+    "side": _side,
+}
+
 TYPES: Final = tuple(_ASKING)
 """The five types."""
+SIMPLER: Final = tuple(_SIMPLER)
+"""The types of training alone."""
+
+_SINGLE: Final = (("name", SHAPES), ("colour", COLOURS), ("size", SIZES[:-1]))
+"""What is asked about by itself; something large is in every picture."""
+_OF: Final = {"left": "left of", "right": "right of"}

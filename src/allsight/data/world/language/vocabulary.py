@@ -32,7 +32,10 @@ PLACES: Final = (
 NUMBERS: Final = ("0", "1", "2", "3")
 
 ANSWERS: Final = ("yes", "no", *NUMBERS, *COLOURS, *SHAPES)
-"""All answers there are, with up to three objects."""
+"""All answers there are to questions of the five types, with up to three objects."""
+
+SIMPLER_ANSWERS: Final = ("yes", "no", *PLACES, "above", "below")
+"""Those to the simpler questions of training."""
 
 AND: Final = "and"
 BLANK: Final = "___"
@@ -52,9 +55,11 @@ OTHER_WORDS: Final = (
     "object",
     "objects",
     "of",
+    "or",
     "the",
     "there",
     "what",
+    "where",
 )
 """What questions need beside the words above."""
 
