@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from _retrieval import AT_ONCE, SET, Retrieval, found_in_sets, ids_of
 from torch import Tensor
 
 from allsight import load
@@ -26,13 +26,9 @@ from allsight.data.world.language.arranging import Arrangement
 from allsight.data.world.language.questions import TYPES
 from allsight.data.world.language.vocabulary import COLOURS, NAMES, PLACES, SIZES
 from allsight.data.world.vocabulary import CAPTION_SHAPES
-from allsight.models.uniperceiver.conditions import Purpose
 from allsight.tasks.names import names_as_texts
 from allsight.types import ClassScores, Closed, Image, Query, Sample, Segment, Text, TextAnswer, WordsAnswer
 
-_SET = 100
-"""Texts among which the right one is to be found."""
-_AT_ONCE = 100
 KINDS = ("size", "colour", "name", "place")
 _VALUES = (SIZES, COLOURS, NAMES, PLACES)
 
@@ -87,6 +83,7 @@ class Scores:
         tokenizer = self.predictor.tasks["captions"].tokenizer
         assert tokenizer is not None
         self.tokenizer = tokenizer
+        self._retrieval = Retrieval(self.predictor, 16)
 
     @cached_property
     def val(self) -> list[Picture]:
@@ -114,20 +111,23 @@ class Scores:
     def retrieval(self) -> list[Figure]:
         """Which of 100 different canonical captions belongs to a picture and the reverse; then 99 captions
         that differ in one word of one object."""
-        seen, blind = self._looked_at(self.val), self._looked_at(_others(self.val))
-        texts = self._texts([caption_of(picture.things) for picture in self.val])
+        seen, blind = (
+            self._retrieval.of_pictures([picture.image for picture in pictures])
+            for pictures in (self.val, _others(self.val))
+        )
+        texts = self._retrieval.of_texts([caption_of(picture.things) for picture in self.val])
         figures = []
         for way, turned in (("picture to text", False), ("text to picture", True)):
-            hits, hits_blind = (_found(features, texts, turned) for features in (seen, blind))
-            figures.append(Figure(f"R@1 of {_SET}, {way}", *hits, 1 / _SET, hits_blind[0], 0.90))
+            hits, hits_blind = (found_in_sets(features, texts, turned=turned) for features in (seen, blind))
+            figures.append(Figure(f"R@1 of {SET}, {way}", *hits, 1 / SET, hits_blind[0], 0.90))
         hard, hard_blind, count, chance = 0, 0, 0, 0.0
         rng = np.random.default_rng(0)
         for row, picture in enumerate(self.val):
             wrong = [caption_of(things) for things in variants(picture.things)]
-            if len(picture.things) < max(len(p.things) for p in self.val) or count == _SET:
+            if len(picture.things) < max(len(p.things) for p in self.val) or count == SET:
                 continue
-            chosen = [wrong[k] for k in rng.permutation(len(wrong))[: _SET - 1]]
-            candidates = self._texts([caption_of(picture.things), *chosen])
+            chosen = [wrong[k] for k in rng.permutation(len(wrong))[: SET - 1]]
+            candidates = self._retrieval.of_texts([caption_of(picture.things), *chosen])
             hard += int((candidates @ seen[row]).argmax() == 0)
             hard_blind += int((candidates @ blind[row]).argmax() == 0)
             chance, count = chance + 1 / len(candidates), count + 1
@@ -272,7 +272,7 @@ class Scores:
         for part in _parts(pictures):
             texts = [caption_of(picture.things) for picture in part]
             samples = [
-                Sample("", {"image": p.image, "text": Text(t, tokens=self._ids(t))})
+                Sample("", {"image": p.image, "text": Text(t, tokens=ids_of(self.tokenizer, t))})
                 for p, t in zip(part, texts, strict=True)
             ]
             batch = task.collate(samples)
@@ -283,26 +283,6 @@ class Scores:
                 # Four words an object, and one between objects.
                 rows += [one[5 * k : 5 * k + 4] for k in range(len(picture.things))]
         return np.stack(rows)
-
-    def _ids(self, text: str) -> Tensor:
-        return torch.cat([self.tokenizer.encode(text), torch.tensor([self.tokenizer.eos_id])])
-
-    def _looked_at(self, pictures: Sequence[Picture]) -> Tensor:
-        task: Any = self.predictor.tasks["pairs"]
-        found = []
-        for part in _parts(pictures):
-            batch = task.collate([Sample("", {"image": picture.image}) for picture in part])
-            found.append(self.model(batch)[0]["queries"])
-        return F.normalize(torch.cat(found), dim=-1)
-
-    def _texts(self, texts: Sequence[str]) -> Tensor:
-        purpose = Purpose("pairs", frozenset({"image"}), frozenset({"text"}), is_target=True)
-        found = []
-        for start in range(0, len(texts), _AT_ONCE):
-            some = texts[start : start + _AT_ONCE]
-            ids, mask = self.tokenizer.pad([self._ids(text) for text in some], 16)
-            found.append(self.model.encoder([Segment("text", ids, mask)], purpose))
-        return F.normalize(torch.cat(found), dim=-1)
 
     def _frequent_words(self) -> dict[str, str]:
         """The most frequent word of each kind in training."""
@@ -345,17 +325,6 @@ def variants(things: Arrangement) -> list[Arrangement]:
     return found
 
 
-def _found(pictures: Tensor, texts: Tensor, turned: bool) -> tuple[float, int]:
-    """Share of right ones over sets of 100, and how many there were."""
-    hits, count = 0, 0
-    for start in range(0, len(pictures), _SET):
-        similarity = pictures[start : start + _SET] @ texts[start : start + _SET].T
-        similarity = similarity.T if turned else similarity
-        hits += int((similarity.argmax(1) == torch.arange(len(similarity))).sum())
-        count += len(similarity)
-    return hits / count, count
-
-
 def _main(picture: Picture) -> Thing:
     return next(thing for thing in picture.things if thing.size == "large")
 
@@ -371,4 +340,4 @@ def _stacked(pictures: Sequence[Picture]) -> Tensor:
 
 
 def _parts(pictures: Sequence[Picture]) -> Iterable[Sequence[Picture]]:
-    return (pictures[start : start + _AT_ONCE] for start in range(0, len(pictures), _AT_ONCE))
+    return (pictures[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE))

@@ -135,6 +135,60 @@ def drives(
     )
 
 
+@app.command("compose")
+def compose(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    cutouts: Annotated[
+        Path,
+        typer.Option(
+            "--cutouts",
+            metavar="FOLDER",
+            help="With train.json and val.json (names), train.zip and val.zip (PNG with transparency).",
+        ),
+    ],
+    backgrounds: Annotated[
+        str, typer.Option("--backgrounds", metavar="FORMAT:PATH", help="Pictures with splits train and val.")
+    ],
+    seed: Seed = 0,
+    pictures: Annotated[int, typer.Option("--pictures", min=1, help="Training pictures.")] = 8000,
+    val: Annotated[int, typer.Option("--val", min=1, help="Validation pictures.")] = 1000,
+    unseen: Annotated[int, typer.Option("--unseen", min=1, help="Pictures of the other cut-outs.")] = 300,
+    size: Annotated[int, typer.Option("--size", min=32, metavar="PX", help="Side of the pictures.")] = 64,
+    languages: Annotated[
+        str, typer.Option("--languages", help="Of questions; captions are in the first.")
+    ] = "en,de",
+    processes: Processes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compose pictures of cut-outs on other pictures, with captions and questions that follow from them.
+
+    \b
+    allsight data compose composed --cutouts cutouts --backgrounds imagefolder:tiny_imagenet20
+    """
+    from allsight.data.composing import Composing
+    from allsight.data.composing import compose as compose_pictures
+    from allsight.launch.run import usable_cores
+
+    sizes = {"seed": seed, "train": pictures, "val": val, "unseen": unseen, "size_px": size}
+    config = Composing.Config(**sizes, languages=tuple(languages.split(",")))
+    begun = time.perf_counter()
+    notes = compose_pictures(
+        out,
+        cutouts,
+        backgrounds,
+        config,
+        workers=processes or usable_cores(),
+        on_progress=None if quiet else Counter("pictures"),
+    )
+    for note in notes:
+        print(note, file=sys.stderr)
+    total, seconds = pictures + val + unseen, time.perf_counter() - begun
+    print(
+        f"{out}: {total} pictures of {size} px in {seconds:.1f} s; use it with "
+        f"{shlex.quote(f'data=coco_captions:{out}')} and {shlex.quote(f'data=coco_vqa:{out}')}"
+    )
+
+
 @app.command("tokenizer")
 def tokenizer(
     corpus: Annotated[

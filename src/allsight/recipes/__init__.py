@@ -70,6 +70,7 @@ RECIPES = {
     "uni_perceiver_base_mix16_224": "allsight.recipes.uni_perceiver:uni_perceiver_base_mix16_224",
     "uni_perceiver_moe_base_mix16": "allsight.recipes.uni_perceiver:uni_perceiver_moe_base_mix16",
     "uni_perceiver_moe_base_mix16_224": "allsight.recipes.uni_perceiver:uni_perceiver_moe_base_mix16_224",
+    "uni_perceiver_micro_real": "allsight.recipes.language:uni_perceiver_micro_real",
     "uni_perceiver_micro_world": "allsight.recipes.language:uni_perceiver_micro_world",
     "uni_perceiver_world": "allsight.recipes.language:uni_perceiver_world",
     "uni_perceiver_world_smoke": "allsight.recipes.language:uni_perceiver_world_smoke",

@@ -11,9 +11,9 @@
 | `where` | where is the cube (the red object)? | 9 places |
 | `side` | is the cube left or right of (above or below) the red object? | left, right, above, below |
 
-The last three are asked in `train` alone. Whether two things at once hold is a question whose answer no single
-word and no single part of the picture tells anything about, so that it is learnt late or not at all; the parts
-it is made of are learnt before.
+The last three are asked in `train` alone. Whether two things hold at once is a question whose answer no
+single word and no single part of the picture tells anything about, so that it is learnt late or not at all;
+the parts it is made of are learnt before.
 
 What a question speaks of is the only one of its kind in the picture. Yes and no are drawn evenly; where the
 answer is no, there is the same name in another colour, the same colour with another name, or neither. Names

@@ -31,8 +31,9 @@ _MOST_TURN_RAD = 0.45
 _MARGIN = 0.11
 """Least distance of an object's middle from the border of its third, as a part of the picture's side.
 
-With 0.05, when middles lay up to 7.5 of 64 px off that of their third, a network of 8 px patches read 49 % of the
-places after 500 steps, and with 0.125 75 % (and 66 % of the colours, not 53 %); there, some objects hide others."""
+With 0.05, when middles lay up to 7.5 of 64 px off that of their third, a network of 8 px patches read 49 % of
+the places after 500 steps, and with 0.125 75 % (and 66 % of the colours, not 53 %); there, some objects hide
+others."""
 _TRIES = 60
 _FAR_WALL_M = 60.0
 _GROUNDS = World.Config.variant("easy")
