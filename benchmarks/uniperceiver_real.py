@@ -151,10 +151,10 @@ def main() -> None:
     alone = ", ".join(f"{task} {own_steps(task, steps)}" for task in config.tasks)
     method = f"{steps} steps of all tasks together; alone: {alone}; seed {given.seed}"
     parts = [
-        "Trivial: chance, or the most frequent class, word or answer (of questions: to the same words). Blind: "
-        "the same model, another picture (of `joint`). Composed pictures are cut-outs on pictures of Tiny "
-        "ImageNet; those of validation are new compositions of the cut-outs of training on other pictures. "
-        "COCO's few pictures are asked about in training: whether they can be learnt by heart.",
+        "Trivial: chance, or the most frequent class, word or answer (of questions: to the same words). "
+        "Blind: the same model, another picture (of `joint`). Composed pictures are cut-outs on pictures of "
+        "Tiny ImageNet; those of validation are new compositions of the cut-outs of training on other "
+        "pictures. COCO's few pictures are asked about in training: whether they can be learnt by heart.",
         table(found, (*together, "alone")),
     ]
     setting = setting_of(__file__, method)

@@ -89,8 +89,8 @@ def uni_perceiver_micro_real() -> RunConfig:
     Command: allsight data compose composed --cutouts cutouts --backgrounds imagefolder:tiny_imagenet20, then
     allsight data tokenizer composed/annotations/captions_train.json composed/texts/train.txt --vocab 1000,
     then allsight train uni_perceiver_micro_real data.root=.
-    Hardware: 2 CPU cores; about half an hour. Expected: each task above its trivial baseline. Measured here:
-    see benchmarks/uniperceiver_real.py and benchmarks/results.
+    Hardware: 2 CPU cores; about half an hour. Expected: each task above its trivial baseline.
+    Measured here: see benchmarks/uniperceiver_real.py and benchmarks/results.
     Source: ours, after Uni-Perceiver (arXiv:2112.01522).
     """
     text: dict[str, Any] = {"size_px": 64, "max_tokens": 64}

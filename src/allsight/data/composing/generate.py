@@ -228,9 +228,7 @@ def _pasted(rng: np.random.Generator, picture: PillowImage.Image, things: Arrang
         height, width = cutout.pixels.shape[:2]
         scale = rng.uniform(*_EXTENTS) * side / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        # Scaled with colours weighted by their opacity, else the colour of what is transparent bleeds in.
-        weighted = PillowImage.fromarray(cutout.pixels, "RGBA").convert("RGBa")
-        scaled = weighted.resize(size, PillowImage.Resampling.LANCZOS).convert("RGBA")
+        scaled = PillowImage.fromarray(cutout.pixels).resize(size, PillowImage.Resampling.LANCZOS)
         row, column = divmod(quarter, 2)
         left, top = (
             round(start * half + rng.uniform(0, half - extent))
