@@ -27,7 +27,10 @@ from allsight.models.m3i import (
     cases,
 )
 from allsight.models.m3i.encoder import Seen
-from allsight.models.m3i.monitors import place_share
+from allsight.models.m3i.monitors import place_share, target_numbers
+from allsight.models.m3i.nets import Truth
+from allsight.models.m3i.scene import Groups
+from allsight.models.m3i.target import Looked, Term
 from allsight.types import Batch, FeatureSpec
 
 DECODER = {"channels": 16, "heads": 2, "projector_blocks": 1, "predictor_blocks": 1}
@@ -71,6 +74,24 @@ def test_a_step_tells_all_monitors_of_the_page():
     assert values["supervised/caption"] == 1
     weight = config.targets.category.weight
     assert values["category/loss"] * weight == pytest.approx(losses["label"].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("among", ["set", "group"])
+def test_information_is_that_of_the_true_labels_however_they_are_smoothed(among):
+    torch.manual_seed(0)
+    prediction, values, labels = torch.randn(6, 4), torch.randn(6, 4), torch.arange(6)
+    if among == "set":
+        truth = Truth(labels=labels, candidates=values)
+    else:
+        truth = Truth(values=values)
+    numbers = {}
+    for smoothing in (0.0, 0.3):
+        settings = Boltzmann.Config(among=among, symmetric=among == "group", label_smoothing=smoothing)
+        scored = Boltzmann(settings, 4)(prediction, truth, Groups(6))
+        looked = Looked(prediction, None, scored)
+        numbers[smoothing] = target_numbers("a", Term(scored.loss, (looked,)))
+    assert numbers[0.3]["a/information"] == pytest.approx(float(numbers[0.0]["a/information"]), rel=1e-6)
+    assert numbers[0.3]["a/loss"] != numbers[0.0]["a/loss"]
 
 
 def test_monitors_change_no_gradient_and_stay_away_between_watched_steps():

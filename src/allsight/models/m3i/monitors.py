@@ -36,7 +36,8 @@ def target_numbers(name: str, term: Term) -> dict[str, Tensor]:
     looked = kept[0]
     numbers |= {f"{name}/{key}": value for key, value in looked.scored.values.items()}
     if looked.scored.candidates:
-        bound = torch.as_tensor(boltzmann_information(looked.scored.loss.detach(), looked.scored.candidates))
+        hard = looked.scored.loss if looked.scored.cross_entropy is None else looked.scored.cross_entropy
+        bound = torch.as_tensor(boltzmann_information(hard.detach(), looked.scored.candidates))
         # Of a set of one nothing can be learnt: a share of nothing counts as none.
         most = math.log(looked.scored.candidates) or math.inf
         numbers |= {f"{name}/information": bound, f"{name}/information_share": bound / most}

@@ -58,11 +58,14 @@ class Scored:
         candidates: Size of the set that cross-entropies choose from (the geometric mean over rows that have
             sets of their own); 0: not a choice.
         values: Further numbers by name.
+        cross_entropy: Of a choice whose loss is not the cross-entropy of what is true, because labels are
+            smoothed; None: the loss is it.
     """
 
     loss: Float[Tensor, ""]
     candidates: float = 0
     values: dict[str, Tensor] = field(default_factory=dict)
+    cross_entropy: Float[Tensor, ""] | None = None
 
 
 class Posterior(nn.Module, Configured):
@@ -168,15 +171,14 @@ class Boltzmann(Posterior):
         logits = self._logits(prediction, truth.candidates)
         if truth.bias is not None:
             logits = logits + truth.bias
-        loss = boltzmann_loss(logits, truth.labels, label_smoothing=self.config.label_smoothing)
-        return Scored(loss, logits.shape[-1], self._numbers())
+        loss, hard = self._chosen(logits, truth.labels)
+        return Scored(loss, logits.shape[-1], self._numbers(), hard)
 
     def _of_group(self, prediction: Tensor, truth: Truth, groups: Groups) -> Scored:
         assert truth.values is not None
         pairs = in_groups(prediction, truth, groups, drop_same=self.config.drop_same)
         logits = self._logits(pairs.queries, pairs.candidates)
-        smoothing = self.config.label_smoothing
-        loss = boltzmann_loss(logits, pairs.labels, label_smoothing=smoothing, excluded=pairs.excluded)
+        loss, hard = self._chosen(logits, pairs.labels, pairs.excluded)
         if self.config.symmetric:
             back = in_groups(
                 truth.values,
@@ -185,11 +187,10 @@ class Boltzmann(Posterior):
                 drop_same=self.config.drop_same,
             )
             logits_back = self._logits(back.queries, back.candidates)
-            other = boltzmann_loss(
-                logits_back, back.labels, label_smoothing=smoothing, excluded=back.excluded
-            )
+            other, other_hard = self._chosen(logits_back, back.labels, back.excluded)
             loss = (loss + other) / 2
-        return Scored(loss, pairs.num_candidates(), self._numbers())
+            hard = None if hard is None or other_hard is None else (hard + other_hard) / 2
+        return Scored(loss, pairs.num_candidates(), self._numbers(), hard)
 
     def _of_queue(self, prediction: Tensor, values: Tensor) -> Scored:
         assert self.queue is not None
@@ -201,6 +202,14 @@ class Boltzmann(Posterior):
             self.queue.offer(values)
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
         return Scored(loss, logits.shape[-1], self._numbers())
+
+    def _chosen(
+        self, logits: Tensor, labels: Tensor, excluded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss, and where labels are smoothed the cross-entropy of the true ones."""
+        smoothing = self.config.label_smoothing
+        loss = boltzmann_loss(logits, labels, label_smoothing=smoothing, excluded=excluded)
+        return loss, boltzmann_loss(logits.detach(), labels, excluded=excluded) if smoothing else None
 
     def _numbers(self) -> dict[str, Tensor]:
         return {"scale": self.log_scale.detach().exp()} if self.learns_scale else {}
