@@ -80,10 +80,8 @@ def test_a_step_tells_all_monitors_of_the_page():
 def test_information_is_that_of_the_true_labels_however_they_are_smoothed(among):
     torch.manual_seed(0)
     prediction, values, labels = torch.randn(6, 4), torch.randn(6, 4), torch.arange(6)
-    if among == "set":
-        truth = Truth(labels=labels, candidates=values)
-    else:
-        truth = Truth(values=values)
+    of_set = Truth(labels=labels, candidates=values)
+    truth = of_set if among == "set" else Truth(values=values)
     numbers = {}
     for smoothing in (0.0, 0.3):
         settings = Boltzmann.Config(among=among, symmetric=among == "group", label_smoothing=smoothing)
