@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from data.toy_drives import HEIGHT, RIG, WIDTH, boxes_at, car_at, write_infos, write_nuscenes
 
 from allsight.data.driving.index import open_index
+from allsight.data.driving.mapped import Chunks, Clips
 from allsight.data.driving.poses import heading, inverse, moved
 from allsight.data.readers import open_reader
+from allsight.data.transforms import Compose, ResizeRig
 from allsight.models.bevformer.alignment import official_can_bus
+from allsight.tasks.rigs import NoStreams
 from allsight.types import DataError, MultiCameraBatch
 
 
@@ -87,6 +91,46 @@ def test_a_kept_index_gives_the_same_and_is_made_anew_when_a_table_changes(table
             assert np.array_equal(reader.frame(n).boxes.centers_m, plain.frame(n).boxes.centers_m)
     edited(tables / "v1.0-toy/sample_annotation.json", lambda rows: rows[0].update(num_lidar_pts=999))
     assert 999 in open_index(tables / "v1.0-toy", kept=True)[0].box_points
+
+
+def as_jpegs(tables):
+    """Smooth pictures, each another, in place of those that are there."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    for number, file in enumerate(sorted((tables / "samples").rglob("*.jpg"))):
+        waves = [
+            127 + 100 * np.sin((rows * a + columns * b + number) / 5) for a, b in ((1, 0), (0, 1), (1, 1))
+        ]
+        file.write_bytes(simplejpeg.encode_jpeg(np.stack(waves, -1).astype(np.uint8), quality=95))
+
+
+@pytest.mark.parametrize("how", ["exact", "bottom"])
+@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: Clips(r, 2), lambda r: Chunks(r, 2), NoStreams])
+def test_pictures_decoded_smaller_show_the_same_at_the_same_place(tables, wrap, how):
+    as_jpegs(tables)
+    reader = wrap(open_reader(f"nuscenes:{tables}"))
+    step = ResizeRig((HEIGHT // 2 - 1, WIDTH // 2), how)
+    smaller = Compose(step)
+    least = lambda height, width: smaller.least_hw_px(height, width, lambda: None)  # noqa: E731
+    for index in range(min(2, len(reader))):
+        whole, reduced = reader[index], reader.reduced(index, least)
+        assert len(whole.views) == len(reduced.views)
+        assert reduced.inputs["rig"].images[0].hw_px == (HEIGHT // 2, WIDTH // 2)
+        shown, same = (step(sample, np.random.default_rng(0)) for sample in (whole, reduced))
+        rigs = [[sample.inputs["rig"], *(view["rig"] for view in sample.views)] for sample in (shown, same)]
+        for one, other in zip(*rigs, strict=True):
+            assert torch.allclose(one.img_from_ref, other.img_from_ref, rtol=1e-5, atol=1e-4)
+            for a, b in zip(one.images, other.images, strict=True):
+                assert a.hw_px == b.hw_px
+                assert (a.pixels.float() - b.pixels.float()).abs().mean() < 6
+
+
+def test_pictures_of_which_more_is_wanted_are_decoded_whole(tables):
+    as_jpegs(tables)
+    reader = open_reader(f"nuscenes:{tables}")
+    whole, asked = reader[1], reader.reduced(1, lambda height, width: (height // 2 + 1, width // 2))
+    assert torch.equal(whole.inputs["rig"].img_from_ref, asked.inputs["rig"].img_from_ref)
+    for a, b in zip(whole.inputs["rig"].images, asked.inputs["rig"].images, strict=True):
+        assert torch.equal(a.pixels, b.pixels)
 
 
 def test_filters_leave_boxes_out_and_say_so(tables):

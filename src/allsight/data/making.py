@@ -25,7 +25,7 @@ from allsight.types.batches import bytes_of
 
 @runtime_checkable
 class Reduces(Protocol):
-    """A reader whose pictures can be decoded at a smaller size, where nothing else is measured in pixels."""
+    """A reader whose pictures can be decoded at a smaller size; what else is measured in pixels follows."""
 
     def reduced(self, index: int, least: LeastSize) -> Sample:
         """The sample, its picture perhaps smaller, never below `least(height, width)`."""

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from allsight.config import ConfigError
-from allsight.data.driving.mapped import Chunks, Clips, ThinHistory
+from allsight.data.decode import LeastSize
+from allsight.data.driving.mapped import Chunks, Clips, ThinHistory, reading
 from allsight.data.inspection.moments import RigView, Seen, draw_moment
 from allsight.data.transforms import (
     ColorJitter,
@@ -169,8 +170,9 @@ class RigTask(Task):
         config = self.config
         steps: list[Transform] = [ResizeRig(config.hw_px)]
         if split == "train":
+            # Behind the size, which is asked first how large pictures are to be decoded.
             if config.history_kept is not None:
-                steps.insert(0, ThinHistory(config.history_kept))
+                steps.append(ThinHistory(config.history_kept))
             if config.crop > 1:
                 steps.append(RandomCropRig(config.crop))
             if config.distortion:
@@ -277,6 +279,10 @@ class NoStreams:
 
     def __getitem__(self, index: int) -> Sample:
         return self.reader[index]
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """The sample, its pictures decoded smaller where that suffices and the reader can."""
+        return reading(self.reader, least)(index)
 
 
 def bev_spec(features: tuple[FeatureSpec, ...], task: str) -> BEVSpec:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from allsight.data.decode import MAX_PIXELS, decode_picture
+from allsight.data.decode import MAX_PIXELS, LeastSize, decode_picture
 from allsight.data.readers.tree import Tree
 from allsight.types import Boxes3D, BoxNotes, DataError, Rig, Sample
 
@@ -102,30 +102,37 @@ def check_intrinsics(matrix: Float64[np.ndarray, "3 3"], said_by: str, id: str) 
         )
 
 
-def to_sample(id: str, frame: Frame, tree: Tree, *, max_pixels: int = MAX_PIXELS) -> Sample:
+def to_sample(
+    id: str, frame: Frame, tree: Tree, *, max_pixels: int = MAX_PIXELS, least: LeastSize | None = None
+) -> Sample:
     """Decode the pictures of a frame.
 
     The sample has the input `rig` and the targets `boxes` (`Boxes3D`) and `box_notes` (`BoxNotes`).
 
+    Args:
+        least: Size that suffices of a picture; those that are decoded smaller bring their matrices along.
     Raises:
         DataError: A picture is missing, unreadable, or of another size than the data set says.
     """
-    images = []
-    for shot in frame.shots:
+    images, matrices = [], np.zeros((len(frame.shots), 3, 4))
+    for number, shot in enumerate(frame.shots):
         try:
             data = tree.read(shot.file)
         except OSError as error:
             said = "no such file" if isinstance(error, FileNotFoundError) else str(error)
             raise DataError(f"{id}: {shot.name}: {tree.where(shot.file)}: {said}", id) from None
-        image = decode_picture(data, id, max_pixels=max_pixels)
-        if shot.hw_px is not None and image.hw_px != shot.hw_px:
+        image = decode_picture(data, id, min_hw_px=least, max_pixels=max_pixels)
+        height, width = image.original_hw_px or image.hw_px
+        if shot.hw_px is not None and (height, width) != shot.hw_px:
             raise DataError(
-                f"{id}: {shot.name}: {shot.file} is {image.hw_px[1]} x {image.hw_px[0]} px, the data set "
+                f"{id}: {shot.name}: {shot.file} is {width} x {height} px, the data set "
                 f"says {shot.hw_px[1]} x {shot.hw_px[0]}; its matrices would not fit",
                 id,
             )
         images.append(image)
-    matrices = np.stack([shot.img_from_ref for shot in frame.shots]) if frame.shots else np.zeros((0, 3, 4))
+        # Decoded at 1/2, 1/4 or 1/8, of which the last row and column may lie half outside.
+        reduced = max(round(height / image.hw_px[0]), round(width / image.hw_px[1]))
+        matrices[number] = shot.img_from_ref / np.array([[reduced], [reduced], [1]])
     rig = Rig(
         tuple(images),
         torch.from_numpy(matrices).float(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from allsight.data.decode import LeastSize
 from allsight.data.driving.frames import Frame
 from allsight.data.driving.masks import MapMasks
 from allsight.data.driving.vector_map import VectorMap, read_map
@@ -35,6 +37,13 @@ class DriveReader(Protocol):
     def map_file(self, index: int) -> Path | None: ...
 
 
+def reading(reader: Any, least: LeastSize | None) -> Callable[[int], Sample]:
+    """How samples are read: with pictures that may be decoded smaller, where the reader can."""
+    if least is None or not hasattr(reader, "reduced"):
+        return reader.__getitem__
+    return lambda index: reader.reduced(index, least)
+
+
 class Wrapped:
     """A reader of drives in front of another one, as which it presents itself."""
 
@@ -49,6 +58,10 @@ class Wrapped:
 
     def __getitem__(self, index: int) -> Sample:
         return self.reader[index]
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        """The sample, its pictures decoded smaller where that suffices and the reader can."""
+        return reading(self.reader, least)(index)
 
     def frame(self, index: int) -> Frame:
         return self.reader.frame(index)
@@ -74,7 +87,12 @@ class Mapped(Wrapped):
         self._needs_map = any(cls.layers for cls in masks.classes.values())
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.reader[index]
+        return self._mapped(self.reader[index], index)
+
+    def reduced(self, index: int, least: LeastSize) -> Sample:
+        return self._mapped(super().reduced(index, least), index)
+
+    def _mapped(self, sample: Sample, index: int) -> Sample:
         return replace(sample, targets={**sample.targets, "bev_map": self.bev_map(index)})
 
     def bev_map(self, index: int) -> BEVMap:
@@ -137,7 +155,12 @@ class Clips:
         return len(self.reader)
 
     def __getitem__(self, index: int) -> Sample:
-        return _with_history(self.reader, max(int(self._starts[index]), index - self.history), index)
+        return self.reduced(index, None)
+
+    def reduced(self, index: int, least: LeastSize | None) -> Sample:
+        """The sample, its pictures decoded smaller where that suffices and the reader can."""
+        first = max(int(self._starts[index]), index - self.history)
+        return _with_history(reading(self.reader, least), first, index)
 
 
 class Chunks:
@@ -170,16 +193,21 @@ class Chunks:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.reduced(index, None)
+
+    def reduced(self, index: int, least: LeastSize | None) -> Sample:
+        """The sample, its pictures decoded smaller where that suffices and the reader can."""
         if not 0 <= index < len(self):
             raise IndexError(f"chunk {index} of {len(self)}")
         last = int(self._ends[index]) - 1
-        return _with_history(self.reader, max(int(self._starts[index]), last - self.frames + 1), last)
+        first = max(int(self._starts[index]), last - self.frames + 1)
+        return _with_history(reading(self.reader, least), first, last)
 
 
-def _with_history(reader: DriveReader, first: int, last: int) -> Sample:
+def _with_history(read: Callable[[int], Sample], first: int, last: int) -> Sample:
     """A sample with the frames from `first` on before it."""
-    sample = reader[last]
-    earlier = [reader[n] for n in range(first, last)]
+    sample = read(last)
+    earlier = [read(n) for n in range(first, last)]
     return replace(
         sample,
         views=tuple({"rig": one.inputs["rig"]} for one in earlier),

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from allsight.data.decode import MAX_PIXELS
+from allsight.data.decode import MAX_PIXELS, LeastSize
 from allsight.data.driving.frames import BoxArrays, Frame, Shot, check_intrinsics, to_sample
 from allsight.data.driving.poses import inverse, is_rigid
 from allsight.data.listings import SampleClasses
@@ -126,8 +126,12 @@ class Infos:
         return len(self._tokens)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.reduced(index, None)
+
+    def reduced(self, index: int, least: LeastSize | None) -> Sample:
+        """The sample, its pictures decoded smaller where that suffices."""
         id = f"{self.split}/{self._tokens[index]}"
-        return to_sample(id, self.frame(index), self._tree, max_pixels=self._max_pixels)
+        return to_sample(id, self.frame(index), self._tree, max_pixels=self._max_pixels, least=least)
 
     def originals(self, index: int) -> dict[str, bytes]:
         """Nothing: the pictures of a rig are packed as pixels."""

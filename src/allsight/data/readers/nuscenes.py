@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from allsight.config import ConfigError, did_you_mean
-from allsight.data.decode import MAX_PIXELS
+from allsight.data.decode import MAX_PIXELS, LeastSize
 from allsight.data.driving.can_bus import CanBus, vehicle_signals
 from allsight.data.driving.frames import BoxArrays, Frame, Shot, check_intrinsics, to_sample
 from allsight.data.driving.index import Index, open_index
@@ -144,9 +144,13 @@ class NuScenes:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.reduced(index, None)
+
+    def reduced(self, index: int, least: LeastSize | None) -> Sample:
+        """The sample, its pictures decoded smaller where that suffices."""
         frame = self.frame(index)
         id = f"{self.split}/{frame.token}"
-        sample = to_sample(id, frame, self._tree, max_pixels=self._max_pixels)
+        sample = to_sample(id, frame, self._tree, max_pixels=self._max_pixels, least=least)
         if self._can_bus is not None:
             row = int(self.samples[index])
             values = self._can_bus.at(frame.scene, int(self.index.sample_time_us[row]))

@@ -7,6 +7,7 @@ from the left; what moves the world by B multiplies it by the inverse of B from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from allsight.data.transforms.carry import FILL, Window, crop_and_resize, flip_horizontally
 from allsight.data.transforms.colour import ColorJitter
-from allsight.data.transforms.compose import Transform
+from allsight.data.transforms.compose import Fresh, Transform
 from allsight.types import DataError, Image, Rig, Sample
 
 
@@ -67,16 +68,21 @@ class ResizeRig:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         def change(rig: Rig) -> Rig:
-            cuts = [self._cut(image) for image in rig.images]
+            cuts = [self._cut(image.hw_px) for image in rig.images]
             rig = _cropped(rig, [window for window, _ in cuts], [size for _, size in cuts])
             whole = Window(0, 0, self.hw_px[1], self.hw_px[0])
             return _cropped(rig, [whole] * len(cuts), [self.hw_px] * len(cuts))
 
         return on_rigs(sample, change)
 
-    def _cut(self, image: Image) -> tuple[Window, tuple[int, int]]:
+    def least_hw_px(self, height: int, width: int, fresh: Fresh) -> tuple[int, int]:
+        """The size to which a whole picture is brought, of which a part may be cut off."""
+        window, size = self._cut((height, width))
+        return math.ceil(height * size[0] / window.height), math.ceil(width * size[1] / window.width)
+
+    def _cut(self, hw_px: tuple[int, int]) -> tuple[Window, tuple[int, int]]:
         """What is shown of a picture, and the size it gets before rows are added below."""
-        (height, width), (most, across) = image.hw_px, self.hw_px
+        (height, width), (most, across) = hw_px, self.hw_px
         if self.how == "exact":
             return Window(0, 0, width, height), self.hw_px
         rows = max(1, round(most * width / across))
