@@ -23,7 +23,7 @@ from allsight import load
 from allsight.data.decode import read_picture
 from allsight.data.world.language import Thing, caption_of, read_pictures
 from allsight.data.world.language.arranging import Arrangement
-from allsight.data.world.language.questions import TYPES
+from allsight.data.world.language.questions import SIMPLER, TYPES
 from allsight.data.world.language.vocabulary import COLOURS, NAMES, PLACES, SIZES
 from allsight.data.world.vocabulary import CAPTION_SHAPES
 from allsight.tasks.names import names_as_texts
@@ -171,21 +171,30 @@ class Scores:
         return figures
 
     def questions(self) -> list[Figure]:
-        """Five types of questions on `val`; trivial is the most frequent answer to the same words."""
-        asked = [q for q in self._questions("val") if self._number(q) < len(self.val)]
-        figures, others = [], _others(self.val)
-        for type in TYPES:
-            own = [q for q in asked if q["question_type"] == type]
-            right, blind = (self._answered(pictures, own) for pictures in (self.val, others))
-            trivial = [
-                self.train_answers.get(q["question"], self.train_answers[type]) == q["multiple_choice_answer"]
-                for q in own
-            ]
-            figures.append(
-                Figure(f"questions: {type}", right, len(own), float(np.mean(trivial)), blind, 0.70)
-            )
+        """Five types of questions on `val`, and the simpler ones; trivial is the most frequent answer to the
+        same words."""
+        figures = [self._type_of_question("questions", type, 0.70) for type in TYPES]
         mean = [float(np.mean([getattr(f, n) for f in figures])) for n in ("found", "trivial", "blind")]
-        return [*figures, Figure("questions: mean of types", mean[0], len(asked), mean[1], mean[2], 0.85)]
+        count = sum(figure.count for figure in figures)
+        simpler = [self._type_of_question("simpler", type, None) for type in SIMPLER]
+        return [
+            *figures,
+            Figure("questions: mean of types", mean[0], count, mean[1], mean[2], 0.85),
+            *simpler,
+        ]
+
+    def _type_of_question(self, task: str, type: str, bar: float | None) -> Figure:
+        own = [
+            q
+            for q in self._questions("val")
+            if q["question_type"] == type and self._number(q) < len(self.val)
+        ]
+        right, blind = (self._answered(task, pictures, own) for pictures in (self.val, _others(self.val)))
+        trivial = [
+            self.train_answers.get(q["question"], self.train_answers[type]) == q["multiple_choice_answer"]
+            for q in own
+        ]
+        return Figure(f"{task}: {type}", right, len(own), float(np.mean(trivial)), blind, bar)
 
     def masked_words(self) -> list[Figure]:
         """Words taken out of canonical captions of `val`; trivial is the most frequent word of the kind."""
@@ -229,7 +238,7 @@ class Scores:
             hits += sum(names[k] == _main(p).name for k, p in zip(chosen, part, strict=True))
         return hits / max(len(pictures), 1)
 
-    def _answered(self, pictures: Sequence[Picture], questions: Sequence[dict[str, Any]]) -> float:
+    def _answered(self, task: str, pictures: Sequence[Picture], questions: Sequence[dict[str, Any]]) -> float:
         samples = (
             Sample(
                 str(q["question_id"]),
@@ -237,7 +246,7 @@ class Scores:
             )
             for q in questions
         )
-        answers = self.predictor.predict_many(samples, "questions")
+        answers = self.predictor.predict_many(samples, task)
         right = []
         for answer, question in zip(answers, questions, strict=True):
             assert isinstance(answer, ClassScores)

@@ -107,6 +107,23 @@ def test_questions_in_one_file_name_their_pictures(tmp_path):
         open_reader(f"coco_vqa:{tmp_path}")
 
 
+def test_questions_of_some_types_are_read_alone(tmp_path):
+    put(tmp_path / "a.png", picture())
+    row = {"image_id": 5, "question": "q", "answers": ["yes"], "image": "a.png"}
+    kinds = ("how", "is there", "how", None)
+    rows = [
+        {**row, "question_id": n, **({} if kind is None else {"question_type": kind})}
+        for n, kind in enumerate(kinds)
+    ]
+    put(tmp_path / "annotations/vqa_train.json", json.dumps({"questions": rows}))
+    reader = open_reader(f"coco_vqa:{tmp_path}", types=("how",))
+    assert [reader[k].id for k in range(len(reader))] == ["train/0", "train/2"]
+    assert reader.notes == ("2 questions of other types",) and len(list(reader.common_answers())) == 2
+    assert len(open_reader(f"coco_vqa:{tmp_path}", types=("is there", "how"))) == 3
+    with pytest.raises(DataError, match="no question of the type 'who'; it has how, is there"):
+        open_reader(f"coco_vqa:{tmp_path}", types=("how", "who"))
+
+
 def test_segments_are_numbered_with_class_kind_and_crowd(tmp_path):
     WRITERS["coco_panoptic"](tmp_path)
     reader = open_reader(f"coco_panoptic:{tmp_path}")

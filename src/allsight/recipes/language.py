@@ -12,8 +12,8 @@ from allsight.models import UniPerceiver
 from allsight.tasks import VQA, Captioning, Classification, ImageTextRetrieval, MaskedLanguage
 
 _STEPS = 13_000
-_THIRD, _HALF = _STEPS // 3, _STEPS // 2
-"""Between them names, pairs and captions, which are learnt by then, make room for questions."""
+_THIRD, _HALF, _LATE = _STEPS // 3, _STEPS // 2, 2 * _STEPS // 3
+"""From a third on names, pairs and captions, learnt by then, make room for questions, simpler ones first."""
 
 
 def uni_perceiver_micro_world() -> RunConfig:
@@ -29,6 +29,7 @@ def uni_perceiver_micro_world() -> RunConfig:
     Source: ours, after Uni-Perceiver (arXiv:2112.01522).
     """
     text: dict[str, Any] = {"tokenizer": "language/tokenizer.json", "size_px": 64}
+    asked = {"data": "coco_vqa:language", "max_tokens": 16, "batch_size": 32, **text}
     return RunConfig(
         name="uni_perceiver_micro_world",
         model=UniPerceiver.Config.variant("micro"),
@@ -44,7 +45,7 @@ def uni_perceiver_micro_world() -> RunConfig:
             ),
             captions=Captioning.Config(
                 data="coco_captions:language",
-                share=((0, 0.36), (_THIRD, 0.36), (_HALF, 0.25)),
+                share=((0, 0.36), (_THIRD, 0.36), (_HALF, 0.2)),
                 max_tokens=16,
                 batch_size=32,
                 **text,
@@ -59,11 +60,15 @@ def uni_perceiver_micro_world() -> RunConfig:
                 **text,
             ),
             questions=VQA.Config(
-                data="coco_vqa:language",
-                share=((0, 0.34), (_THIRD, 0.34), (_HALF, 0.5)),
-                max_tokens=16,
-                batch_size=32,
-                **text,
+                share=((0, 0.25), (_HALF, 0.25), (_LATE, 0.5)),
+                data_options=Mixture(types=("exist", "count", "colour", "shape", "relation")),
+                **asked,
+            ),
+            simpler=VQA.Config(
+                share=((0, 0.09), (_THIRD, 0.09), (_HALF, 0.35), (_LATE, 0.12)),
+                data_options=Mixture(types=("there", "where", "side")),
+                temperature="questions",
+                **asked,
             ),
             words=MaskedLanguage.Config(
                 data="manifest:language",

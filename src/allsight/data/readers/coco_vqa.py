@@ -38,12 +38,13 @@ class CocoVqa:
     Args:
         path: The data set's folder, or an archive of it.
         split: Which split.
+        types: Only questions whose `question_type` is one of these; None: all.
         max_characters: A sample with a longer question or answer is refused when it is read.
         max_pixels: Larger pictures are refused when they are read.
 
     Raises:
-        DataError: No such split; damaged json; a question twice or without a picture's name. On reading: the
-            picture is missing or unreadable; a text is too long.
+        DataError: No such split, or no question of one of the types in it; damaged json; a question twice or
+            without a picture's name. On reading: the picture is missing or unreadable; a text is too long.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class CocoVqa:
         path: Path,
         split: str,
         *,
+        types: tuple[str, ...] | None = None,
         max_characters: int = MAX_CHARACTERS,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -63,12 +65,16 @@ class CocoVqa:
         if not questions:
             raise DataError(f"{where}: no questions of the split {split!r}")
         coco_json.refuse_twice((q["question_id"] for q in questions), "question_id", where)
+        others = 0
+        if types is not None:
+            others, questions = len(questions), _of_types(questions, types, f"{where}: the split {split!r}")
+            others -= len(questions)
         self._ids = np.array([q["question_id"] for q in questions], dtype=np.int64)
         paths = PackedStrings(name_inside(check_text(q["image"], where), where) for q in questions)
         self._pictures = TreeFiles(pictures, paths)
         self._texts = PackedStrings(json.dumps(_text(q, where)) for q in questions)
         unanswered = sum("answers" not in q for q in questions)
-        self.notes = notes((unanswered, "questions without answers"))
+        self.notes = notes((unanswered, "questions without answers"), (others, "questions of other types"))
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:
@@ -142,6 +148,18 @@ def _official(tree: Tree, file: str, name: str, folder: str) -> list[Mapping[str
         {**of_question.get(q["question_id"], {}), **q, "image": f"COCO_{name}_{q['image_id']:012d}.jpg"}
         for q in questions
     ]
+
+
+def _of_types(
+    questions: list[Mapping[str, Any]], types: tuple[str, ...], where: str
+) -> list[Mapping[str, Any]]:
+    known = sorted({str(q["question_type"]) for q in questions if "question_type" in q})
+    unknown = next((type for type in types if type not in known), None)
+    if unknown is not None:
+        raise DataError(
+            f"{where}: no question of the type {unknown!r}; it has {', '.join(known) or 'no types'}"
+        )
+    return [q for q in questions if q.get("question_type") in types]
 
 
 def _text(entry: Mapping[str, Any], where: str) -> dict[str, Any]:

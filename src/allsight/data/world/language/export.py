@@ -54,7 +54,7 @@ class Written:
         things: Its objects.
         captions: The canonical one, and the same in another order.
         pair_captions: The canonical one, and a short one.
-        questions: Up to one of each type of its split.
+        questions: Up to one of each type.
         sentence: With words taken out.
         graph: Its line of pictures_{split}.jsonl.
     """

@@ -11,9 +11,9 @@
 | `where` | where is the cube (the red object)? | 9 places |
 | `side` | is the cube left or right of (above or below) the red object? | left, right, above, below |
 
-The last three are asked in `train` alone. Whether two things hold at once is a question whose answer no
-single word and no single part of the picture tells anything about, so that it is learnt late or not at all;
-the parts it is made of are learnt before.
+The last three are there to learn from. Whether two things hold at once is a question whose answer no single
+word and no single part of the picture tells anything about, so that it is learnt late or not at all; the
+parts it is made of are learnt before.
 
 What a question speaks of is the only one of its kind in the picture. Yes and no are drawn evenly; where the
 answer is no, there is the same name in another colour, the same colour with another name, or neither. Names
@@ -38,8 +38,7 @@ from allsight.data.world.vocabulary import SHAPES
 def questions_of(draws: Draws, split: str, things: Arrangement) -> tuple[Question, ...]:
     """One question of each type that can be asked of a picture of a split."""
     found = []
-    asking = _ASKING | _SIMPLER if split == "train" else _ASKING
-    for type, ask in asking.items():
+    for type, ask in (_ASKING | _SIMPLER).items():
         asked = ask(draws, split, things)
         if asked is not None:
             found.append(Question(f"{asked[0]}?", asked[1], type))
@@ -207,7 +206,7 @@ _SIMPLER: Final[dict[str, Callable[[Draws, str, Arrangement], Asked]]] = {
 TYPES: Final = tuple(_ASKING)
 """The five types."""
 SIMPLER: Final = tuple(_SIMPLER)
-"""The types of training alone."""
+"""Three simpler types to learn from."""
 
 _SINGLE: Final = (("name", SHAPES), ("colour", COLOURS), ("size", SIZES[:-1]))
 """What is asked about by itself; something large is in every picture."""
