@@ -173,28 +173,28 @@ class Scores:
     def questions(self) -> list[Figure]:
         """Five types of questions on `val`, and the simpler ones; trivial is the most frequent answer to the
         same words."""
-        figures = [self._type_of_question("questions", type, 0.70) for type in TYPES]
+        figures = [self._type_of_question(type, 0.70) for type in TYPES]
         mean = [float(np.mean([getattr(f, n) for f in figures])) for n in ("found", "trivial", "blind")]
         count = sum(figure.count for figure in figures)
-        simpler = [self._type_of_question("simpler", type, None) for type in SIMPLER]
+        simpler = [self._type_of_question(type, None) for type in SIMPLER]
         return [
             *figures,
             Figure("questions: mean of types", mean[0], count, mean[1], mean[2], 0.85),
             *simpler,
         ]
 
-    def _type_of_question(self, task: str, type: str, bar: float | None) -> Figure:
+    def _type_of_question(self, type: str, bar: float | None) -> Figure:
         own = [
             q
             for q in self._questions("val")
             if q["question_type"] == type and self._number(q) < len(self.val)
         ]
-        right, blind = (self._answered(task, pictures, own) for pictures in (self.val, _others(self.val)))
+        right, blind = (self._answered(pictures, own) for pictures in (self.val, _others(self.val)))
         trivial = [
             self.train_answers.get(q["question"], self.train_answers[type]) == q["multiple_choice_answer"]
             for q in own
         ]
-        return Figure(f"{task}: {type}", right, len(own), float(np.mean(trivial)), blind, bar)
+        return Figure(f"questions: {type}", right, len(own), float(np.mean(trivial)), blind, bar)
 
     def masked_words(self) -> list[Figure]:
         """Words taken out of canonical captions of `val`; trivial is the most frequent word of the kind."""
@@ -246,7 +246,7 @@ class Scores:
             )
             for q in questions
         )
-        answers = self.predictor.predict_many(samples, task)
+        answers = self.predictor.predict_many(samples, "questions")
         right = []
         for answer, question in zip(answers, questions, strict=True):
             assert isinstance(answer, ClassScores)
