@@ -169,8 +169,14 @@ def compose(
     from allsight.data.composing import compose as compose_pictures
     from allsight.launch.run import usable_cores
 
-    sizes = {"seed": seed, "train": pictures, "val": val, "unseen": unseen, "size_px": size}
-    config = Composing.Config(**sizes, languages=tuple(languages.split(",")))
+    config = Composing.Config(
+        seed=seed,
+        train=pictures,
+        val=val,
+        unseen=unseen,
+        size_px=size,
+        languages=tuple(languages.split(",")),
+    )
     begun = time.perf_counter()
     notes = compose_pictures(
         out,

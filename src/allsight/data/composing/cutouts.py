@@ -79,7 +79,8 @@ def _entries(file: Path) -> list[dict[str, Any]]:
         entries = json.loads(file.read_bytes())
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error})") from None
-    for number, entry in enumerate(entries if isinstance(entries, list) else [None]):
+    listed: list[Any] = entries if isinstance(entries, list) else [None]
+    for number, entry in enumerate(listed):
         fits = (
             isinstance(entry, dict)
             and isinstance(entry.get("file"), str)
@@ -90,7 +91,7 @@ def _entries(file: Path) -> list[dict[str, Any]]:
             raise DataError(
                 f"{file}: entry {number}: expected an object with `file` and `captions` (language -> text)"
             )
-    return entries
+    return listed
 
 
 def _pictures(folder: Path, split: str) -> Tree:
