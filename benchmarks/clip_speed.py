@@ -6,9 +6,9 @@
 The sample is what a recipe's task gets in training: pictures, boxes and matrices of the frame and of the two
 before it, brought to the recipe's size, with its augmentation, read as the loader reads them (pictures of
 which half is enough are decoded at half of their size). Bare decoding is `decode_picture` of the same 18
-files, which are in memory. Both take turns on one thread. Drives are generated at the given size; with
-`--pictures` the JPEGs of a folder, all of one size, take the place of their pictures: those of nuScenes are
-900 x 1600.
+files, which are in memory. Both take turns on one thread that keeps freed memory, as workers do. Drives are
+generated at the given size; with `--pictures` the JPEGs of a folder, all of one size, take the place of their
+pictures: those of nuScenes are 900 x 1600.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from _page import RESULTS, setting_of, write_page
 
 from allsight.config import replace
 from allsight.data.decode import decode_picture
+from allsight.data.workers import keep_freed_memory
 from allsight.data.world.drives import Drives, generate_drives
 from allsight.launch.bench.measure import interleave
 from allsight.recipes import find_config
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    # As workers of the loader do, for both.
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         drives = Path(folder) / "drives"
         size = (chosen.height, chosen.width)

@@ -32,7 +32,7 @@ from allsight.data.loader import MetaDataloader
 from allsight.data.order import generator
 from allsight.data.sampler import Plan
 from allsight.data.transforms import ColorJitter, Compose, HorizontalFlip, RandomResizedCrop
-from allsight.data.workers import Workers, _keep_freed_memory
+from allsight.data.workers import Workers, keep_freed_memory
 from allsight.launch.bench.measure import interleave
 from allsight.launch.bench.report import aligned
 from allsight.tasks import Classification
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
     files = sorted(options.pictures.rglob("*.jpg"))[: options.most]
     sizes = np.array([PillowImage.open(file).size for file in files])
     about = f"{len(files)} JPEGs, {sizes[:, 0].mean():.0f} x {sizes[:, 1].mean():.0f} px in the mean."

@@ -311,7 +311,7 @@ def _work(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
     made: Batch | Exception
     outbox = Outbox(connection)
     try:
@@ -333,7 +333,7 @@ def _work(
         return
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let what pictures leave behind be used by the next ones, instead of going back to the system each time.
 
     Fresh pages cost 5 to 10 % of the time of a picture. The process keeps what its largest batch needed; by
