@@ -83,16 +83,17 @@ class RealScores:
         """Words of texts, each after the right ones before it or between those left; trivial is the most
         frequent word."""
         samples = self._samples(name, split)
-        shown = samples if samples[0].inputs.get("image") is None else _others(samples)
-        rights, truth = [], Tensor()
-        for some in (samples, shown):
-            likeliest, truths = self._read(name, some)
-            truth = truths
-            rights.append(float((likeliest == truths).float().mean()))
+        right, truth = self._words_right(name, samples)
         frequent = Counter(truth.tolist()).most_common(1)[0][1] / len(truth)
+        # Where there is no picture, nothing is blind: all that could be known is what is frequent.
+        blind = self._words_right(name, _others(samples))[0] if "image" in samples[0].inputs else frequent
         where = "" if split == "val" else " (of training)"
-        blind = rights[1] if shown is not samples else frequent
-        return [Figure(f"{name}: words{where}", rights[0], len(truth), frequent, blind)]
+        return [Figure(f"{name}: words{where}", right, len(truth), frequent, blind)]
+
+    def _words_right(self, name: str, samples: Sequence[Sample]) -> tuple[float, Tensor]:
+        """The share of words that are right, and the right ones."""
+        likeliest, truth = self._read(name, samples)
+        return float((likeliest == truth).float().mean()), truth
 
     def _read(self, name: str, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Likeliest and right words."""

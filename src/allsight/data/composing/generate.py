@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -139,6 +139,9 @@ def compose(
         DataError: Cut-outs or backgrounds cannot be read.
     """
     config, out = config or Composing.Config(), Path(out)
+    # What lies there may be another than at the last call.
+    _read_once.cache_clear()
+    _backgrounds.cache_clear()
     sources = {split: _Source(config, Path(cutouts).resolve(), backgrounds, split) for split in SPLITS}
     notes = {note: None for source in sources.values() for note in _cutouts(source)[1]}
     arranged = _arranged(sources)
@@ -241,14 +244,11 @@ def _pasted(rng: np.random.Generator, picture: PillowImage.Image, things: Arrang
 def _write_texts(
     root: Path, config: Composing.Config, split: str, first: int, pictures: Sequence[_Written]
 ) -> None:
-    def entries() -> Iterator[tuple[int, _Written]]:
-        yield from enumerate(pictures)
-
     captions = captions_list(
-        ((first + n, _path(split, n).name, p.captions[:1]) for n, p in entries()), config.size_px
+        ((first + n, _path(split, n).name, p.captions[:1]) for n, p in enumerate(pictures)), config.size_px
     )
     asked = questions_list(
-        (first + n, str(_path(split, n)), list(enumerate(p.questions))) for n, p in entries()
+        (first + n, str(_path(split, n)), list(enumerate(p.questions))) for n, p in enumerate(pictures)
     )
     for kind, tree in (("captions", captions), ("vqa", asked)):
         text = json.dumps(tree, separators=(",", ":"), ensure_ascii=False)

@@ -65,16 +65,17 @@ class CocoVqa:
         if not questions:
             raise DataError(f"{where}: no questions of the split {split!r}")
         coco_json.refuse_twice((q["question_id"] for q in questions), "question_id", where)
-        others = 0
+        asked = len(questions)
         if types is not None:
-            others, questions = len(questions), _of_types(questions, types, f"{where}: the split {split!r}")
-            others -= len(questions)
+            questions = _of_types(questions, types, f"{where}: the split {split!r}")
         self._ids = np.array([q["question_id"] for q in questions], dtype=np.int64)
         paths = PackedStrings(name_inside(check_text(q["image"], where), where) for q in questions)
         self._pictures = TreeFiles(pictures, paths)
         self._texts = PackedStrings(json.dumps(_text(q, where)) for q in questions)
         unanswered = sum("answers" not in q for q in questions)
-        self.notes = notes((unanswered, "questions without answers"), (others, "questions of other types"))
+        self.notes = notes(
+            (unanswered, "questions without answers"), (asked - len(questions), "questions of other types")
+        )
 
     @classmethod
     def found_in(cls, path: Path, tree: Tree) -> Found | None:

@@ -35,7 +35,7 @@ ANSWERS: Final = ("yes", "no", *NUMBERS, *COLOURS, *SHAPES)
 """All answers there are to questions of the five types, with up to three objects."""
 
 SIMPLER_ANSWERS: Final = ("yes", "no", *PLACES, "above", "below")
-"""Those to the simpler questions of training."""
+"""Those to the simpler questions."""
 
 AND: Final = "and"
 BLANK: Final = "___"
